@@ -1,0 +1,127 @@
+//! The one histogram of tailcliff: 1 µs to 1 hour in ns, 3 significant digits, so that any two can be added. On the
+//! wire: HdrHistogram V2 bytes (readable by other HdrHistogram tools) and a count of values that did not fit.
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
+
+use crate::v1;
+
+/// Smallest value told apart, ns.
+pub const LOWEST_NS: u64 = 1_000;
+/// Largest value held, ns: one hour.
+pub const HIGHEST_NS: u64 = 3_600_000_000_000;
+/// Decimal digits kept.
+pub const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// A histogram of durations in ns, with the values it could not hold counted beside.
+#[derive(Clone, Debug)]
+pub struct LatencyHistogram {
+    inner: Histogram<u64>,
+    out_of_range: u64,
+}
+
+/// Why bytes were not a histogram of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not HdrHistogram V2, or cut short.
+    #[error("histogram bytes are not HdrHistogram V2: {0}")]
+    Format(String),
+    /// Another range or precision: adding it would be silently wrong.
+    #[error("histogram has another range or precision ({0})")]
+    Shape(String),
+}
+
+impl Default for LatencyHistogram {
+    fn default() -> Self {
+        Self { inner: empty(), out_of_range: 0 }
+    }
+}
+
+#[allow(clippy::expect_used)]
+fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(LOWEST_NS, HIGHEST_NS, SIGNIFICANT_DIGITS).expect("constant bounds are valid")
+}
+
+impl LatencyHistogram {
+    /// Adds one duration; one that is negative or over an hour is counted as out of range, never clipped.
+    pub fn record(&mut self, ns: i64) {
+        let fits = u64::try_from(ns).is_ok_and(|v| v <= HIGHEST_NS && self.inner.record(v).is_ok());
+        if !fits {
+            self.out_of_range += 1;
+        }
+    }
+
+    /// Adds another histogram's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.out_of_range += other.out_of_range;
+        if self.inner.add(&other.inner).is_err() {
+            self.out_of_range += other.inner.len();
+        }
+    }
+
+    /// Values held.
+    pub fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    /// True when no value is held.
+    pub fn is_empty(&self) -> bool {
+        self.inner.is_empty()
+    }
+
+    /// Values that did not fit.
+    pub fn out_of_range(&self) -> u64 {
+        self.out_of_range
+    }
+
+    /// The value at a quantile in 0..=1, in ns; `None` when empty.
+    pub fn quantile_ns(&self, quantile: f64) -> Option<u64> {
+        (!self.is_empty()).then(|| self.inner.value_at_quantile(quantile))
+    }
+
+    /// Mean in ns; `None` when empty.
+    pub fn mean_ns(&self) -> Option<f64> {
+        (!self.is_empty()).then(|| self.inner.mean())
+    }
+
+    /// Smallest and largest value in ns; `None` when empty.
+    pub fn min_max_ns(&self) -> Option<(u64, u64)> {
+        (!self.is_empty()).then(|| (self.inner.min(), self.inner.max()))
+    }
+
+    /// The histogram inside, for writers of HdrHistogram logs.
+    pub fn hdr(&self) -> &Histogram<u64> {
+        &self.inner
+    }
+
+    /// Forgets every value, keeping the memory.
+    pub fn clear(&mut self) {
+        self.inner.reset();
+        self.out_of_range = 0;
+    }
+
+    /// Wire form.
+    pub fn to_wire(&self) -> v1::Histogram {
+        let mut v2 = Vec::new();
+        // Writing to memory cannot fail but by a count over i64, which no run reaches.
+        if V2Serializer::new().serialize(&self.inner, &mut v2).is_err() {
+            v2.clear();
+        }
+        v1::Histogram { v2, out_of_range: self.out_of_range }
+    }
+}
+
+impl TryFrom<&v1::Histogram> for LatencyHistogram {
+    type Error = DecodeError;
+
+    fn try_from(wire: &v1::Histogram) -> Result<Self, DecodeError> {
+        let mut bytes = wire.v2.as_slice();
+        let inner: Histogram<u64> =
+            Deserializer::new().deserialize(&mut bytes).map_err(|e| DecodeError::Format(format!("{e:?}")))?;
+        let shape = (inner.low(), inner.high(), inner.sigfig());
+        if shape != (LOWEST_NS, HIGHEST_NS, SIGNIFICANT_DIGITS) {
+            return Err(DecodeError::Shape(format!("{shape:?}")));
+        }
+        Ok(Self { inner, out_of_range: wire.out_of_range })
+    }
+}

@@ -1,0 +1,17 @@
+//! What two tailcliff processes must agree on, and nothing else: the wire, the host clock, the histogram encoding,
+//! and how a node dials the coordinator.
+
+pub mod clock;
+pub mod histogram;
+
+/// Generated wire types of `tailcliff.v1`; fields are documented in the `.proto` files.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("tailcliff.v1");
+}
+
+/// The integer that both ends must share; a mismatch is refused with both versions named.
+pub const PROTOCOL: u32 = 1;
+
+/// The build that this binary says it is in hello.
+pub const BUILD: &str = env!("CARGO_PKG_VERSION");
