@@ -1,1 +1,5 @@
-//! Under construction.
+//! The command a person types: plans, schedules, corrects clocks, merges, judges, reports.
+
+pub mod clock;
+pub mod plan;
+pub mod stored;

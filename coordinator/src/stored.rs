@@ -1,0 +1,100 @@
+//! What a finished (or cut short) run left behind, as read back from its journal: raw stamps, clock exchanges and
+//! events, nothing corrected. The merge is a pure function of this.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tailcliff_proto::v1;
+
+use crate::clock::Exchange;
+use crate::plan::Plan;
+
+/// Identity of one node process, random at its start.
+pub type Incarnation = u64;
+
+/// Everything the journal of one run holds.
+#[derive(Debug, Default)]
+pub struct RunData {
+    /// The plan, names and versions; written first.
+    pub header: RunHeader,
+    /// Nodes by incarnation.
+    pub nodes: BTreeMap<Incarnation, Node>,
+    /// Levels in the order they ran.
+    pub levels: Vec<LevelLog>,
+    /// How the run ended; `None` when the coordinator died.
+    pub end: Option<RunEnd>,
+    /// Bytes at the journal's end that were not a whole frame.
+    pub torn_bytes: u64,
+}
+
+/// The first frame of a journal.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RunHeader {
+    /// Directory name of the run.
+    pub name: String,
+    /// RFC 3339 UTC.
+    pub started_utc: String,
+    /// Version of the coordinator.
+    pub tailcliff_version: String,
+    /// Coordinator's raw clock at the start, ns: `t_s` of every output counts from here.
+    pub started_ref_ns: i64,
+    /// What was asked; secrets redacted.
+    pub plan: Plan,
+    /// The command line, secrets redacted.
+    pub command: Vec<String>,
+    /// Clock domain of the coordinator: boot id and time namespace.
+    pub clock_domain: (String, u64),
+}
+
+/// One node process and all it sent.
+#[derive(Debug, Default)]
+pub struct Node {
+    /// As it said hello.
+    pub hello: v1::Hello,
+    /// Order of joining among its kind.
+    pub index: u32,
+    /// Clock exchanges in the order made.
+    pub exchanges: Vec<Exchange>,
+    /// Clock snapshots in the order made.
+    pub snapshots: Vec<v1::ClockSnapshot>,
+    /// Pings that were never answered.
+    pub lost_pings: u64,
+    /// Batches in the order of their numbers, each once.
+    pub batches: Vec<v1::Batch>,
+    /// (sent on the node's clock, received on the coordinator's) of each batch.
+    pub batch_stamps: Vec<(i64, i64)>,
+    /// Answer to the preflight.
+    pub preflight: Option<v1::PreflightDone>,
+    /// Raw time on the coordinator's clock when its connection was lost for good.
+    pub lost_ref_ns: Option<i64>,
+}
+
+/// One rung of the sweep as it was driven.
+#[derive(Debug, Default)]
+pub struct LevelLog {
+    /// Index in the plan.
+    pub level: u32,
+    /// Streams asked for, all agents together.
+    pub concurrency: u32,
+    /// What each agent was asked.
+    pub shares: BTreeMap<Incarnation, v1::LoadShare>,
+    /// Common start on the coordinator's clock.
+    pub start_ref_ns: i64,
+    /// Starts as they happened, each in its agent's clock.
+    pub started: BTreeMap<Incarnation, v1::LevelStarted>,
+    /// Ends; an agent without one was lost.
+    pub done: BTreeMap<Incarnation, v1::LevelDone>,
+    /// Newest progress of each agent.
+    pub progress: BTreeMap<Incarnation, v1::LevelProgress>,
+    /// Why the level does not count, if so.
+    pub voided: Option<String>,
+}
+
+/// The last frame of a journal that was closed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RunEnd {
+    /// RFC 3339 UTC.
+    pub ended_utc: String,
+    /// Ctrl-C, or an error: in words; empty when the plan was finished.
+    pub cut_short: String,
+}
