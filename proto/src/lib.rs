@@ -3,6 +3,10 @@
 
 pub mod clock;
 pub mod histogram;
+pub mod host;
+pub mod link;
+pub mod outbox;
+pub mod pong;
 
 /// Generated wire types of `tailcliff.v1`; fields are documented in the `.proto` files.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

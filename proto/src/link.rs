@@ -1,0 +1,122 @@
+//! How a node reaches the coordinator: dial with back-off, say hello, and be welcomed or refused.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::v1;
+use crate::v1::control_client::ControlClient;
+use crate::v1::{coordinator_message, node_message};
+
+/// Largest message either end accepts, bytes.
+pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Why a node has no link to its coordinator.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The address is not HOST:PORT.
+    #[error("failed to read coordinator address {0:?}: expected HOST:PORT")]
+    Address(String),
+    /// We were told to stop while dialling.
+    #[error("stopped before the coordinator answered")]
+    Stopped,
+    /// The coordinator speaks another protocol, or refuses for another reason.
+    #[error("refused by the coordinator: {0}")]
+    Refused(String),
+    /// The stream broke.
+    #[error("failed to talk to the coordinator: {0}")]
+    Broken(String),
+}
+
+impl From<tonic::Status> for LinkError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Broken(format!("{:?}: {}", status.code(), status.message()))
+    }
+}
+
+/// A joined control session.
+#[derive(Debug)]
+pub struct ControlLink {
+    /// Messages to the coordinator; bounded.
+    pub out: mpsc::Sender<v1::NodeMessage>,
+    /// Messages from the coordinator.
+    pub inbound: tonic::Streaming<v1::CoordinatorMessage>,
+    /// Its answer to our hello.
+    pub welcome: v1::Welcome,
+}
+
+/// Connects to HOST:PORT, trying again with a growing, jittered pause until it works or `shutdown` fires.
+///
+/// # Errors
+/// A malformed address at once; [`LinkError::Stopped`] on shutdown.
+pub async fn dial(address: &str, shutdown: &CancellationToken) -> Result<Channel, LinkError> {
+    let endpoint = endpoint(address)?;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let attempt = tokio::select! {
+            attempt = endpoint.connect() => attempt,
+            () = shutdown.cancelled() => return Err(LinkError::Stopped),
+        };
+        if let Ok(channel) = attempt {
+            return Ok(channel);
+        }
+        // Half to all of the pause, so that a thousand nodes do not return in step.
+        tokio::select! {
+            () = tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
+            () = shutdown.cancelled() => return Err(LinkError::Stopped),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, LinkError> {
+    let bad = || LinkError::Address(address.to_owned());
+    let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
+    if host.is_empty() || host.contains('/') || port.parse::<u16>().is_err() {
+        return Err(bad());
+    }
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| bad())?;
+    Ok(endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(10)))
+}
+
+/// Says hello over a channel and waits for the answer.
+///
+/// # Errors
+/// [`LinkError::Refused`] carries the coordinator's reason; anything else is a broken stream.
+pub async fn join(channel: Channel, hello: v1::Hello) -> Result<ControlLink, LinkError> {
+    let (out, messages) = mpsc::channel(256);
+    let first = v1::NodeMessage { kind: Some(node_message::Kind::Hello(hello)) };
+    out.send(first).await.map_err(|_| LinkError::Broken("no stream".to_owned()))?;
+    let mut client = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut inbound = client.session(ReceiverStream::new(messages)).await?.into_inner();
+    let answer = inbound.message().await?.and_then(|m| m.kind);
+    match answer {
+        Some(coordinator_message::Kind::Welcome(welcome)) => Ok(ControlLink { out, inbound, welcome }),
+        Some(coordinator_message::Kind::Refused(refused)) => Err(LinkError::Refused(refused.reason)),
+        other => Err(LinkError::Broken(format!("expected a welcome, got {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::endpoint;
+
+    #[test]
+    fn addresses_are_host_and_port_only() {
+        assert!(endpoint("127.0.0.1:9000").is_ok());
+        assert!(endpoint("[::1]:9000").is_ok());
+        for bad in ["", "localhost", "localhost:", ":9000", "http://localhost:9000", "localhost:99999"] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+    }
+}

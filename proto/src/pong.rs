@@ -1,0 +1,70 @@
+//! Answers the coordinator's clock pings on a thread and a connection of their own, so that a pong never waits behind
+//! load or data.
+
+use std::io;
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::HostClock;
+use crate::link::{LinkError, dial};
+use crate::v1::clock_client::ClockClient;
+use crate::v1::{self, clock_down, clock_up};
+
+/// Starts the thread; it reconnects until `shutdown`.
+///
+/// # Errors
+/// When the thread or its runtime cannot be made.
+pub fn answer_pings(address: String, incarnation: u64, shutdown: CancellationToken) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("clock-pong".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            while !shutdown.is_cancelled() {
+                let _ended = answer_until_broken(&address, incarnation, &shutdown).await;
+                tokio::select! {
+                    () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+        });
+    })
+}
+
+async fn answer_until_broken(address: &str, incarnation: u64, shutdown: &CancellationToken) -> Result<(), LinkError> {
+    let channel = dial(address, shutdown).await?;
+    let (out, messages) = mpsc::channel(64);
+    let hello = clock_up::Kind::Hello(v1::ClockHello { incarnation });
+    send(&out, hello).await?;
+    let mut pings = ClockClient::new(channel).exchange(ReceiverStream::new(messages)).await?.into_inner();
+    loop {
+        let message = tokio::select! {
+            message = pings.message() => message?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let read_at = HostClock.now();
+        match message.ok_or_else(|| LinkError::Broken("clock stream ended".to_owned()))?.kind {
+            Some(clock_down::Kind::Ping(ping)) => send(&out, pong(&ping, read_at)).await?,
+            Some(clock_down::Kind::SnapshotRequest(_)) => {
+                send(&out, clock_up::Kind::Snapshot(HostClock.snapshot())).await?;
+            }
+            None => {}
+        }
+    }
+}
+
+fn pong(ping: &v1::ClockPing, read_at: i64) -> clock_up::Kind {
+    clock_up::Kind::Pong(v1::ClockPong {
+        burst: ping.burst,
+        seq: ping.seq,
+        t0_ns: ping.t0_ns,
+        t1_ns: read_at,
+        t2_ns: HostClock.now(),
+    })
+}
+
+async fn send(out: &mpsc::Sender<v1::ClockUp>, kind: clock_up::Kind) -> Result<(), LinkError> {
+    let message = v1::ClockUp { kind: Some(kind) };
+    out.send(message).await.map_err(|_| LinkError::Broken("clock stream closed".to_owned()))
+}
