@@ -25,7 +25,8 @@ fn line(path: &str) -> String {
 /// The value of the first `name : value` line of a file under /proc.
 fn field(path: &str, name: &str) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    let value = text.lines().find_map(|l| l.strip_prefix(name)?.trim_start().strip_prefix(':').map(str::trim));
+    let value =
+        text.lines().find_map(|l| l.strip_prefix(name)?.trim_start().strip_prefix(':').map(str::trim));
     value.unwrap_or_default().to_owned()
 }
 

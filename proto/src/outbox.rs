@@ -116,7 +116,8 @@ impl Outbox {
     async fn send_from(&self, out: mpsc::Sender<v1::Batch>) -> Result<(), LinkError> {
         let mut sent = 0;
         loop {
-            self.wait(|state| state.last_seq > sent && state.kept.back().is_some_and(|(b, _)| b.seq > sent)).await;
+            self.wait(|state| state.last_seq > sent && state.kept.back().is_some_and(|(b, _)| b.seq > sent))
+                .await;
             while let Some(batch) = self.next_after(sent) {
                 sent = batch.seq;
                 out.send(batch).await.map_err(|_| LinkError::Broken("bulk stream closed".to_owned()))?;

@@ -17,7 +17,11 @@ use crate::v1::{self, clock_down, clock_up};
 ///
 /// # Errors
 /// When the thread or its runtime cannot be made.
-pub fn answer_pings(address: String, incarnation: u64, shutdown: CancellationToken) -> io::Result<JoinHandle<()>> {
+pub fn answer_pings(
+    address: String,
+    incarnation: u64,
+    shutdown: CancellationToken,
+) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("clock-pong".to_owned()).spawn(move || {
         runtime.block_on(async {
@@ -32,7 +36,11 @@ pub fn answer_pings(address: String, incarnation: u64, shutdown: CancellationTok
     })
 }
 
-async fn answer_until_broken(address: &str, incarnation: u64, shutdown: &CancellationToken) -> Result<(), LinkError> {
+async fn answer_until_broken(
+    address: &str,
+    incarnation: u64,
+    shutdown: &CancellationToken,
+) -> Result<(), LinkError> {
     let channel = dial(address, shutdown).await?;
     let (out, messages) = mpsc::channel(64);
     let hello = clock_up::Kind::Hello(v1::ClockHello { incarnation });
