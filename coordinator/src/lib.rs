@@ -1,5 +1,7 @@
 //! The command a person types: plans, schedules, corrects clocks, merges, judges, reports.
 
 pub mod clock;
+pub mod journal;
+pub mod load;
 pub mod plan;
 pub mod stored;

@@ -89,6 +89,14 @@ fn endpoint(address: &str) -> Result<Endpoint, LinkError> {
         .keep_alive_timeout(Duration::from_secs(10)))
 }
 
+/// Where the clock service answers: the host that was dialled, at the port that the coordinator named.
+pub fn clock_address(coordinator: &str, welcome: &v1::Welcome) -> String {
+    match (coordinator.rsplit_once(':'), welcome.clock_port) {
+        (Some((host, _)), port) if port != 0 => format!("{host}:{port}"),
+        _ => coordinator.to_owned(),
+    }
+}
+
 /// Says hello over a channel and waits for the answer.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use std::io;
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +46,9 @@ async fn answer_until_broken(
     let (out, messages) = mpsc::channel(64);
     let hello = clock_up::Kind::Hello(v1::ClockHello { incarnation });
     send(&out, hello).await?;
-    let mut pings = ClockClient::new(channel).exchange(ReceiverStream::new(messages)).await?.into_inner();
+    // A pong is stamped when the connection takes it, not when it is queued.
+    let messages = ReceiverStream::new(messages).map(stamped);
+    let mut pings = ClockClient::new(channel).exchange(messages).await?.into_inner();
     loop {
         let message = tokio::select! {
             message = pings.message() => message?,
@@ -68,11 +71,18 @@ fn pong(ping: &v1::ClockPing, read_at: i64) -> clock_up::Kind {
         seq: ping.seq,
         t0_ns: ping.t0_ns,
         t1_ns: read_at,
-        t2_ns: HostClock.now(),
+        t2_ns: read_at,
     })
 }
 
-async fn send(out: &mpsc::Sender<v1::ClockUp>, kind: clock_up::Kind) -> Result<(), LinkError> {
-    let message = v1::ClockUp { kind: Some(kind) };
-    out.send(message).await.map_err(|_| LinkError::Broken("clock stream closed".to_owned()))
+fn stamped(kind: clock_up::Kind) -> v1::ClockUp {
+    let kind = match kind {
+        clock_up::Kind::Pong(pong) => clock_up::Kind::Pong(v1::ClockPong { t2_ns: HostClock.now(), ..pong }),
+        other => other,
+    };
+    v1::ClockUp { kind: Some(kind) }
+}
+
+async fn send(out: &mpsc::Sender<clock_up::Kind>, kind: clock_up::Kind) -> Result<(), LinkError> {
+    out.send(kind).await.map_err(|_| LinkError::Broken("clock stream closed".to_owned()))
 }

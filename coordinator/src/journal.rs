@@ -1,0 +1,295 @@
+//! The run directory's journal: append-only frames of length, crc32c and one entry each. Acked only after fdatasync,
+//! so that what a node forgets is on disk; readable to the last whole frame however the coordinator died.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use prost::Message;
+use tailcliff_proto::v1;
+use tokio::sync::oneshot;
+
+/// File name inside the run directory.
+pub const FILE_NAME: &str = "journal.tcj";
+/// First bytes of the file: name and version of the format.
+pub const MAGIC: &[u8; 8] = b"tcliffj1";
+/// Longest frame that is believed, bytes.
+pub const MAX_FRAME: usize = 32 << 20;
+
+/// Something worth keeping; each field set is one fact, `incarnation` 0 when it is of the coordinator's own.
+#[derive(Clone, PartialEq, Message)]
+pub struct Entry {
+    /// Whose it is.
+    #[prost(fixed64, tag = "1")]
+    pub incarnation: u64,
+    /// What it is.
+    #[prost(oneof = "Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    pub fact: Option<Fact>,
+}
+
+/// The kinds of entry.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Fact {
+    /// `RunHeader` as JSON; the first entry.
+    #[prost(string, tag = "2")]
+    Header(String),
+    /// A node joined.
+    #[prost(message, tag = "3")]
+    Hello(v1::Hello),
+    /// Answered pings: t0, t1, t2, t3 of each in turn, ns.
+    #[prost(message, tag = "4")]
+    Exchanges(Exchanges),
+    /// All clocks of a node.
+    #[prost(message, tag = "5")]
+    Snapshot(v1::ClockSnapshot),
+    /// A bulk batch.
+    #[prost(message, tag = "6")]
+    Batch(StoredBatch),
+    /// A node's preflight.
+    #[prost(message, tag = "7")]
+    Preflight(v1::PreflightDone),
+    /// A level begins.
+    #[prost(message, tag = "8")]
+    Level(LevelPlanned),
+    /// What one agent was asked.
+    #[prost(message, tag = "9")]
+    Share(LevelShare),
+    /// An agent started.
+    #[prost(message, tag = "10")]
+    Started(v1::LevelStarted),
+    /// An agent finished.
+    #[prost(message, tag = "11")]
+    Done(v1::LevelDone),
+    /// An agent's newest counts.
+    #[prost(message, tag = "12")]
+    Progress(v1::LevelProgress),
+    /// A level does not count.
+    #[prost(message, tag = "13")]
+    Voided(v1::StopReleasing),
+    /// A node was lost at this time of the coordinator's clock, ns.
+    #[prost(sfixed64, tag = "14")]
+    Lost(i64),
+    /// Pings that were not answered since the last such entry.
+    #[prost(uint64, tag = "15")]
+    LostPings(u64),
+    /// `RunEnd` as JSON; the last entry.
+    #[prost(string, tag = "16")]
+    End(String),
+}
+
+/// Four stamps each, flattened.
+#[derive(Clone, PartialEq, Message)]
+pub struct Exchanges {
+    /// t0, t1, t2, t3, t0, …
+    #[prost(sfixed64, repeated, tag = "1")]
+    pub stamps_ns: Vec<i64>,
+}
+
+/// A batch and when it came.
+#[derive(Clone, PartialEq, Message)]
+pub struct StoredBatch {
+    /// As it was sent.
+    #[prost(message, optional, tag = "1")]
+    pub batch: Option<v1::Batch>,
+    /// Coordinator's raw clock at receipt.
+    #[prost(sfixed64, tag = "2")]
+    pub received_ref_ns: i64,
+}
+
+/// A level and its common start on the coordinator's clock.
+#[derive(Clone, PartialEq, Message)]
+pub struct LevelPlanned {
+    /// Index in the plan.
+    #[prost(uint32, tag = "1")]
+    pub level: u32,
+    /// Streams, all agents together.
+    #[prost(uint32, tag = "2")]
+    pub concurrency: u32,
+    /// Common start, ns.
+    #[prost(sfixed64, tag = "3")]
+    pub start_ref_ns: i64,
+}
+
+/// One agent's part of a level.
+#[derive(Clone, PartialEq, Message)]
+pub struct LevelShare {
+    /// Index in the plan.
+    #[prost(uint32, tag = "1")]
+    pub level: u32,
+    /// What it was asked.
+    #[prost(message, optional, tag = "2")]
+    pub share: Option<v1::LoadShare>,
+}
+
+/// Why a journal could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file system said no.
+    #[error("failed to use journal {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The writer ended, because an earlier write failed.
+    #[error("failed to write the journal: {0}")]
+    Stopped(String),
+    /// Not ours.
+    #[error("{0} is not a tailcliff journal")]
+    Foreign(PathBuf),
+}
+
+type Order = (Entry, Option<oneshot::Sender<()>>);
+
+/// The writing end: a thread that groups what is waiting into one fdatasync.
+#[derive(Debug)]
+pub struct Journal {
+    orders: mpsc::SyncSender<Order>,
+    writer: JoinHandle<Result<(), JournalError>>,
+}
+
+impl Journal {
+    /// Creates the file in `dir` (which must exist) and starts the writer.
+    ///
+    /// # Errors
+    /// When the file exists already or cannot be made.
+    pub fn create(dir: &Path) -> Result<Self, JournalError> {
+        let path = dir.join(FILE_NAME);
+        let fail = |source| JournalError::Io { path: path.clone(), source };
+        let mut file = OpenOptions::new().append(true).create_new(true).open(&path).map_err(fail)?;
+        file.write_all(MAGIC).map_err(fail)?;
+        let (orders, inbox) = mpsc::sync_channel(4096);
+        let thread = std::thread::Builder::new().name("journal".to_owned());
+        let of = path.clone();
+        let writer = thread.spawn(move || write_all(&of, file, &inbox)).map_err(fail)?;
+        Ok(Self { orders, writer })
+    }
+
+    /// Appends an entry; `stored` fires once it is on disk.
+    ///
+    /// # Errors
+    /// When the writer has died of an earlier error; [`Self::close`] tells which.
+    pub fn append(&self, entry: Entry, stored: Option<oneshot::Sender<()>>) -> Result<(), JournalError> {
+        let stopped = |_| JournalError::Stopped("the writer has stopped".to_owned());
+        self.orders.send((entry, stored)).map_err(stopped)
+    }
+
+    /// Writes what waits, and ends.
+    ///
+    /// # Errors
+    /// The first error of the writer.
+    pub fn close(self) -> Result<(), JournalError> {
+        drop(self.orders);
+        self.writer.join().unwrap_or_else(|_| Err(JournalError::Stopped("the writer panicked".to_owned())))
+    }
+}
+
+fn write_all(path: &Path, file: File, inbox: &mpsc::Receiver<Order>) -> Result<(), JournalError> {
+    let fail = |source| JournalError::Io { path: path.to_owned(), source };
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    while let Ok(first) = inbox.recv() {
+        let mut waiting = Vec::new();
+        for (entry, stored) in std::iter::once(first).chain(inbox.try_iter().take(1024)) {
+            write_frame(&mut out, &entry).map_err(fail)?;
+            waiting.extend(stored);
+        }
+        out.flush().map_err(fail)?;
+        if !waiting.is_empty() {
+            out.get_ref().sync_data().map_err(fail)?;
+        }
+        for stored in waiting {
+            // The one who asked may be gone; the entry is on disk all the same.
+            let _gone = stored.send(());
+        }
+    }
+    out.get_ref().sync_all().map_err(fail)
+}
+
+fn write_frame(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
+    let bytes = entry.encode_to_vec();
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    out.write_all(&length.to_le_bytes())?;
+    out.write_all(&crc32c::crc32c(&bytes).to_le_bytes())?;
+    out.write_all(&bytes)
+}
+
+/// Reads every whole frame; returns the entries and how many bytes at the end were not one.
+///
+/// # Errors
+/// When the file cannot be read or is not a journal.
+pub fn read(dir: &Path) -> Result<(Vec<Entry>, u64), JournalError> {
+    let path = dir.join(FILE_NAME);
+    let bytes = std::fs::read(&path).map_err(|source| JournalError::Io { path: path.clone(), source })?;
+    let mut rest = bytes.strip_prefix(MAGIC).ok_or(JournalError::Foreign(path))?;
+    let mut entries = Vec::new();
+    while let Some((entry, after)) = next_frame(rest) {
+        entries.push(entry);
+        rest = after;
+    }
+    Ok((entries, rest.len() as u64))
+}
+
+fn next_frame(bytes: &[u8]) -> Option<(Entry, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let (payload, after) = (length <= MAX_FRAME).then(|| rest.split_at_checked(length)).flatten()?;
+    let whole = crc32c::crc32c(payload) == u32::from_le_bytes(*crc);
+    Some((whole.then(|| Entry::decode(payload).ok()).flatten()?, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(n: u64) -> Entry {
+        Entry { incarnation: n, fact: Some(Fact::LostPings(n)) }
+    }
+
+    #[test]
+    fn a_journal_cut_anywhere_reads_to_its_last_whole_frame() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::create(dir.path()).unwrap();
+        for n in 1..=5 {
+            journal.append(lost(n), None).unwrap();
+        }
+        journal.close().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let whole = std::fs::read(&path).unwrap();
+        let frame = (whole.len() - MAGIC.len()) / 5;
+        for cut in MAGIC.len()..=whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (entries, torn) = read(dir.path()).unwrap();
+            assert_eq!(entries.len(), (cut - MAGIC.len()) / frame, "cut at {cut}");
+            assert_eq!(torn as usize, (cut - MAGIC.len()) % frame);
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_ends_the_reading_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::create(dir.path()).unwrap();
+        for n in 1..=3 {
+            journal.append(lost(n), None).unwrap();
+        }
+        journal.close().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let (entries, torn) = read(dir.path()).unwrap();
+        assert_eq!(entries.len(), 1);
+        assert!(torn > 0);
+    }
+
+    #[test]
+    fn another_file_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE_NAME), "hello there").unwrap();
+        assert!(matches!(read(dir.path()), Err(JournalError::Foreign(_))));
+    }
+}
