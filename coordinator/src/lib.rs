@@ -3,5 +3,6 @@
 pub mod clock;
 pub mod journal;
 pub mod load;
+pub mod pinger;
 pub mod plan;
 pub mod stored;

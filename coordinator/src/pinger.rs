@@ -1,0 +1,254 @@
+//! The coordinator's end of the clock connections: a thread with a runtime of its own that pings each node in
+//! back-to-back bursts and passes on the four stamps, corrected by nobody here.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tailcliff_proto::clock::HostClock;
+use tailcliff_proto::v1::clock_server::{Clock, ClockServer};
+use tailcliff_proto::v1::{self, clock_down, clock_up};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::clock::Exchange;
+use crate::stored::Incarnation;
+
+/// Pings of the burst made when a node joins.
+pub const JOIN_BURST: u32 = 64;
+/// Pings of the regular burst.
+pub const BEAT_BURST: u32 = 8;
+/// Exchanges a second over all nodes together; with many nodes the bursts thin out.
+pub const BUDGET_PER_SECOND: u32 = 1_000;
+
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the clock thread has to say.
+#[derive(Debug)]
+pub enum ClockEvent {
+    /// The answered pings of one burst, in order, and how many were lost.
+    Burst {
+        /// Whose clock.
+        of: Incarnation,
+        /// In the order made.
+        exchanges: Vec<Exchange>,
+        /// Not answered within a second.
+        lost: u64,
+    },
+    /// All clocks of a node, taken after a burst.
+    Snapshot(Incarnation, Box<v1::ClockSnapshot>),
+}
+
+/// A handle to the clock thread: asks for bursts outside the regular beat.
+#[derive(Clone, Debug, Default)]
+pub struct Pinger {
+    nodes: Arc<Mutex<HashMap<Incarnation, mpsc::Sender<u32>>>>,
+}
+
+impl Pinger {
+    /// Asks for a burst of `pings`; dropped when the node is gone or busy with earlier bursts.
+    pub fn burst(&self, of: Incarnation, pings: u32) {
+        if let Some(orders) = self.nodes().get(&of) {
+            let _busy = orders.try_send(pings);
+        }
+    }
+
+    fn nodes(&self) -> std::sync::MutexGuard<'_, HashMap<Incarnation, mpsc::Sender<u32>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts the thread that serves the clock on `listener`; events go to `events`.
+///
+/// # Errors
+/// When the runtime or the thread cannot be made.
+pub fn serve(
+    listener: std::net::TcpListener,
+    events: mpsc::Sender<ClockEvent>,
+    shutdown: CancellationToken,
+) -> io::Result<(Pinger, JoinHandle<()>)> {
+    let pinger = Pinger::default();
+    let service = Service { pinger: pinger.clone(), events, shutdown: shutdown.clone() };
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("clock-ping".to_owned());
+    let handle = thread.spawn(move || {
+        runtime.block_on(async {
+            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+            let serving = tonic::transport::Server::builder()
+                .tcp_nodelay(true)
+                .add_service(ClockServer::new(service))
+                .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned());
+            // A node whose clock connection breaks dials again; the listener itself has nothing to report.
+            let _ended = serving.await;
+        });
+    })?;
+    Ok((pinger, handle))
+}
+
+#[derive(Debug)]
+struct Service {
+    pinger: Pinger,
+    events: mpsc::Sender<ClockEvent>,
+    shutdown: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl Clock for Service {
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<v1::ClockDown, Status>> + Send>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<v1::ClockUp>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let (out, down) = mpsc::channel(8);
+        let (orders, inbox) = mpsc::channel(16);
+        let conversation = Conversation {
+            up: request.into_inner(),
+            down: out,
+            pinger: self.pinger.clone(),
+            events: self.events.clone(),
+        };
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ended = conversation.hold(orders, inbox) => {}
+                () = shutdown.cancelled() => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(down).map(|kind| Ok(stamped(kind))))))
+    }
+}
+
+/// A ping is stamped when the connection takes it, not when it is queued.
+fn stamped(kind: clock_down::Kind) -> v1::ClockDown {
+    let kind = match kind {
+        clock_down::Kind::Ping(ping) => {
+            clock_down::Kind::Ping(v1::ClockPing { t0_ns: HostClock.now(), ..ping })
+        }
+        other => other,
+    };
+    v1::ClockDown { kind: Some(kind) }
+}
+
+struct Conversation {
+    up: Streaming<v1::ClockUp>,
+    down: mpsc::Sender<clock_down::Kind>,
+    pinger: Pinger,
+    events: mpsc::Sender<ClockEvent>,
+}
+
+/// The conversation is over: the node hung up, or nobody listens to us any more.
+struct Over;
+
+impl Conversation {
+    async fn hold(mut self, orders: mpsc::Sender<u32>, mut inbox: mpsc::Receiver<u32>) -> Result<(), Over> {
+        let of = match self.receive().await? {
+            clock_up::Kind::Hello(hello) => hello.incarnation,
+            _ => return Err(Over),
+        };
+        self.pinger.nodes().insert(of, orders.clone());
+        let ended = self.ping(of, &mut inbox).await;
+        let mut nodes = self.pinger.nodes();
+        // A node that dialled again has put its new conversation here: leave that.
+        if nodes.get(&of).is_some_and(|current| current.same_channel(&orders)) {
+            nodes.remove(&of);
+        }
+        ended
+    }
+
+    async fn ping(&mut self, of: Incarnation, inbox: &mut mpsc::Receiver<u32>) -> Result<(), Over> {
+        let mut number = 0;
+        let mut pings = JOIN_BURST;
+        loop {
+            self.burst(of, number, pings).await?;
+            number += 1;
+            let nodes = self.pinger.nodes().len() as u32;
+            let beat = f64::from(nodes * BEAT_BURST) / f64::from(BUDGET_PER_SECOND);
+            // Jittered by 10 %, so that bursts to many nodes do not fall together.
+            let pause = Duration::from_secs_f64(beat.max(1.0) * (0.9 + 0.2 * fastrand::f64()));
+            pings = tokio::select! {
+                order = inbox.recv() => order.ok_or(Over)?,
+                () = tokio::time::sleep(pause) => BEAT_BURST,
+            };
+        }
+    }
+
+    async fn burst(&mut self, of: Incarnation, burst: u32, pings: u32) -> Result<(), Over> {
+        let mut exchanges = Vec::with_capacity(pings as usize);
+        for seq in 0..pings {
+            self.send(clock_down::Kind::Ping(v1::ClockPing { burst, seq, t0_ns: 0 })).await?;
+            match tokio::time::timeout(PING_TIMEOUT, self.pong(burst, seq)).await {
+                Ok(exchange) => exchanges.push(exchange?),
+                Err(_late) => {}
+            }
+        }
+        let lost = u64::from(pings) - exchanges.len() as u64;
+        self.events.send(ClockEvent::Burst { of, exchanges, lost }).await.map_err(|_| Over)?;
+        self.send(clock_down::Kind::SnapshotRequest(v1::SnapshotRequest {})).await?;
+        if let Ok(snapshot) = tokio::time::timeout(PING_TIMEOUT, self.snapshot()).await {
+            let event = ClockEvent::Snapshot(of, Box::new(snapshot?));
+            self.events.send(event).await.map_err(|_| Over)?;
+        }
+        Ok(())
+    }
+
+    /// The answer to one ping; answers to earlier, timed-out ones are passed over.
+    async fn pong(&mut self, burst: u32, seq: u32) -> Result<Exchange, Over> {
+        loop {
+            let kind = self.receive().await?;
+            let t3 = HostClock.now();
+            if let clock_up::Kind::Pong(pong) = kind
+                && (pong.burst, pong.seq) == (burst, seq)
+            {
+                return Ok(Exchange { t0: pong.t0_ns, t1: pong.t1_ns, t2: pong.t2_ns, t3 });
+            }
+        }
+    }
+
+    async fn snapshot(&mut self) -> Result<v1::ClockSnapshot, Over> {
+        loop {
+            if let clock_up::Kind::Snapshot(snapshot) = self.receive().await? {
+                return Ok(snapshot);
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<clock_up::Kind, Over> {
+        self.up.message().await.ok().flatten().and_then(|m| m.kind).ok_or(Over)
+    }
+
+    async fn send(&self, kind: clock_down::Kind) -> Result<(), Over> {
+        self.down.send(kind).await.map_err(|_| Over)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_on_this_host_is_measured_through_its_own_connection() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (events, mut inbox) = mpsc::channel(64);
+        let shutdown = CancellationToken::new();
+        let (_pinger, thread) = serve(listener, events, shutdown.clone()).unwrap();
+        let node = tailcliff_proto::pong::answer_pings(address, 42, shutdown.clone()).unwrap();
+        let Some(ClockEvent::Burst { of, exchanges, lost }) = inbox.recv().await else { panic!("no burst") };
+        assert_eq!((of, lost, exchanges.len()), (42, 0, JOIN_BURST as usize));
+        for e in &exchanges {
+            // Same host, same clock: the four stamps must be in the order of the four events.
+            assert!(e.t0 <= e.t1 && e.t1 <= e.t2 && e.t2 <= e.t3, "{e:?}");
+        }
+        assert!(matches!(inbox.recv().await, Some(ClockEvent::Snapshot(42, _))));
+        shutdown.cancel();
+        tokio::task::spawn_blocking(move || (thread.join().unwrap(), node.join().unwrap())).await.unwrap();
+    }
+}
