@@ -5,4 +5,6 @@ pub mod journal;
 pub mod load;
 pub mod pinger;
 pub mod plan;
+pub mod run;
+pub mod split;
 pub mod stored;
