@@ -27,6 +27,7 @@ const END_PATIENCE_NS: i64 = 15_000_000_000;
 
 /// Something that happened.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few a second; boxing would only add noise")]
 pub enum Event {
     /// A node said hello and was welcomed; again after a reconnect.
     Joined(Incarnation, v1::NodeKind),
@@ -46,6 +47,7 @@ pub enum Event {
 
 /// Something to do.
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a few a second; boxing would only add noise")]
 pub enum Command {
     /// Send to one node.
     Send(Incarnation, Order),
@@ -324,7 +326,7 @@ impl Run {
             Phase::Arm(_) => self.await_armed(now, waited, out),
             Phase::Run(level) => {
                 let over = level.shares.keys().all(|of| level.done.contains_key(of));
-                over && self.to_settle(now)
+                over && self.begin_settling(now)
             }
             Phase::Settle(_) => self.await_settled(now, waited, out),
             Phase::End(ending) => {
@@ -405,7 +407,7 @@ impl Run {
                 level: index,
                 target: Some(self.target.clone()),
                 workload: Some(self.workload.clone()),
-                load: Some(share.clone()),
+                load: Some(*share),
             };
             out.push(Command::Send(of, Order::Arm(order)));
             out.push(Command::Burst(of, START_BURST));
@@ -463,7 +465,7 @@ impl Run {
         false
     }
 
-    fn to_settle(&mut self, now: i64) -> bool {
+    fn begin_settling(&mut self, now: i64) -> bool {
         let Phase::Run(level) = std::mem::replace(&mut self.phase, Phase::Over) else { return false };
         self.enter(now, Phase::Settle(level));
         true
