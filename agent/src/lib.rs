@@ -1,1 +1,10 @@
 //! Under construction.
+
+pub mod body;
+pub mod client;
+pub mod connection;
+pub mod delta;
+pub mod preflight;
+pub mod sse;
+pub mod target;
+pub mod timeline;

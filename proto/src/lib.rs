@@ -1,6 +1,7 @@
 //! What two tailcliff processes must agree on, and nothing else: the wire, the host clock, the histogram encoding,
 //! and how a node dials the coordinator.
 
+pub mod arrivals;
 pub mod clock;
 pub mod histogram;
 pub mod host;

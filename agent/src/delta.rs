@@ -1,0 +1,1 @@
+//! Reads one chat or completions payload: how much text, which usage, did it end.

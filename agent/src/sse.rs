@@ -1,0 +1,1 @@
+//! Incremental parser of server-sent events, whatever the split.
