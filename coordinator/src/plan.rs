@@ -50,8 +50,8 @@ pub struct Plan {
     pub agents: u32,
     /// Probes waited for.
     pub probes: u32,
-    /// GPU poll interval, ns.
-    pub gpu_interval_ns: i64,
+    /// GPU poll interval of the embedded probe, ns; `None` when probes decide for themselves.
+    pub gpu_interval_ns: Option<i64>,
     /// Thresholds of knee and cliff.
     pub cliff: CliffRule,
     /// Facts given by the user (`--metadata k=v`).

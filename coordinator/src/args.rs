@@ -1,0 +1,282 @@
+//! The command line as typed, and the plan file, which has the same names.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+
+/// Finds the p95 cliff of an LLM inference server, and gives every number its error bar.
+#[derive(Debug, Parser)]
+#[command(name = "tailcliff", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The three jobs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Sweep a server from this machine: one agent and one GPU probe are embedded.
+    Run(Box<RunArgs>),
+    /// Wait for agents and probes that dial in, then sweep through them.
+    Coordinate(Box<CoordinateArgs>),
+    /// Write the outputs of a finished or broken run again from what it stored.
+    Merge {
+        /// Directory of the run.
+        run_dir: PathBuf,
+    },
+}
+
+/// `tailcliff run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// What to sweep.
+    #[command(flatten)]
+    pub sweep: SweepArgs,
+    /// NVML library of the embedded probe, where the loader does not find it.
+    #[arg(long, value_name = "FILE")]
+    pub nvml_path: Option<PathBuf>,
+    /// GPU sampling interval of the embedded probe.
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = gpu_interval)]
+    pub gpu_interval: Span,
+}
+
+fn gpu_interval(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse()?;
+    if span.0 < 1_000_000 {
+        Err("a GPU cannot be read more often than each 1ms".to_owned())
+    } else {
+        Ok(span)
+    }
+}
+
+/// `tailcliff coordinate`.
+#[derive(Debug, Args)]
+pub struct CoordinateArgs {
+    /// What to sweep.
+    #[command(flatten)]
+    pub sweep: SweepArgs,
+    /// Address that nodes dial; the clock listens on the next port.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7100")]
+    pub listen: String,
+    /// Agents to wait for.
+    #[arg(long, default_value_t = 1)]
+    pub agents: u32,
+    /// GPU probes to wait for.
+    #[arg(long, default_value_t = 0)]
+    pub probes: u32,
+    /// How long to wait for them.
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub wait: Span,
+}
+
+/// A sweep, by flags or by a plan file; a flag wins over the file.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SweepArgs {
+    /// YAML file with these same names.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub plan: Option<PathBuf>,
+    /// The server: http://HOST:PORT, or HOST:PORT.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// Model name to ask for.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Kind of endpoint [default: chat].
+    #[arg(long, value_name = "KIND", value_parser = ["chat", "completions"])]
+    pub endpoint_type: Option<String>,
+    /// Path of the endpoint, where it is not the usual one.
+    #[arg(long, value_name = "PATH")]
+    pub endpoint: Option<String>,
+    /// Ask for whole replies instead of streams.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub no_streaming: Option<bool>,
+    /// Streams in flight at each level, ascending [default: 1,2,4,8,16].
+    #[arg(long, value_name = "N,N,…")]
+    pub concurrency: Option<Levels>,
+    /// Requests of each level [default: 80, when no --duration].
+    #[arg(long, value_name = "N")]
+    pub num_prompts: Option<u64>,
+    /// Length of each level instead of a number of requests: 60s, 500ms, 2m.
+    #[arg(long, value_name = "TIME")]
+    pub duration: Option<Span>,
+    /// Warm-up before each level, left out of the figures [default: 0s].
+    #[arg(long, value_name = "TIME")]
+    pub warmup: Option<Span>,
+    /// Longest wait for unfinished requests after a level [default: the request timeout].
+    #[arg(long, value_name = "TIME")]
+    pub drain: Option<Span>,
+    /// Longest a request may take [default: 60s].
+    #[arg(long, value_name = "TIME")]
+    pub request_timeout: Option<Span>,
+    /// Longest a connection may take [default: 5s].
+    #[arg(long, value_name = "TIME")]
+    pub connect_timeout: Option<Span>,
+    /// One prompt for all requests (servers cache it) instead of synthetic ones.
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Words of each synthetic prompt [default: 128].
+    #[arg(long, value_name = "WORDS")]
+    pub input_len: Option<u32>,
+    /// max_tokens of each request [default: 128].
+    #[arg(long, value_name = "TOKENS")]
+    pub output_len: Option<u32>,
+    /// Ask the server to go on past the end-of-sequence token.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub ignore_eos: Option<bool>,
+    /// Sampling temperature, sent when given.
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Seed of the synthetic prompts [default: 0].
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// JSON object merged into each request body.
+    #[arg(long, value_name = "JSON")]
+    pub extra_body: Option<String>,
+    /// "Name: value", repeatable.
+    #[arg(long, value_name = "HEADER")]
+    pub header: Vec<String>,
+    /// File that holds the API key; without it OPENAI_API_KEY is used when set.
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// Latency that the cliff is judged on [default: e2e].
+    #[arg(long, value_name = "METRIC", value_parser = ["e2e", "ttft", "itl"])]
+    pub cliff_metric: Option<String>,
+    /// Percentile that the cliff is judged on [default: 95].
+    #[arg(long, value_name = "PERCENT")]
+    pub cliff_percentile: Option<f64>,
+    /// The cliff: first level over this multiple of the lowest level [default: 3].
+    #[arg(long, value_name = "X")]
+    pub cliff_multiple: Option<f64>,
+    /// The knee: throughput gains less than this share of the concurrency gain [default: 0.5].
+    #[arg(long, value_name = "SHARE")]
+    pub knee_gain_share: Option<f64>,
+    /// A fact to record with the run, key=value, repeatable.
+    #[arg(long, value_name = "K=V")]
+    pub metadata: Vec<String>,
+    /// Name of the run [default: the model's].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where to write [default: runs/<utc>-<name>].
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+}
+
+impl SweepArgs {
+    /// These flags, with what they leave open taken from `file`.
+    pub fn over(self, file: Self) -> Self {
+        let list = |flags: Vec<String>, file| if flags.is_empty() { file } else { flags };
+        Self {
+            plan: self.plan,
+            url: self.url.or(file.url),
+            model: self.model.or(file.model),
+            endpoint_type: self.endpoint_type.or(file.endpoint_type),
+            endpoint: self.endpoint.or(file.endpoint),
+            no_streaming: self.no_streaming.or(file.no_streaming),
+            concurrency: self.concurrency.or(file.concurrency),
+            // Either way of ending a level on the command line replaces both of the file.
+            num_prompts: self.num_prompts.or(file.num_prompts.filter(|_| self.duration.is_none())),
+            duration: self.duration.or(file.duration.filter(|_| self.num_prompts.is_none())),
+            warmup: self.warmup.or(file.warmup),
+            drain: self.drain.or(file.drain),
+            request_timeout: self.request_timeout.or(file.request_timeout),
+            connect_timeout: self.connect_timeout.or(file.connect_timeout),
+            prompt: self.prompt.or(file.prompt),
+            input_len: self.input_len.or(file.input_len),
+            output_len: self.output_len.or(file.output_len),
+            ignore_eos: self.ignore_eos.or(file.ignore_eos),
+            temperature: self.temperature.or(file.temperature),
+            seed: self.seed.or(file.seed),
+            extra_body: self.extra_body.or(file.extra_body),
+            header: list(self.header, file.header),
+            api_key_file: self.api_key_file.or(file.api_key_file),
+            cliff_metric: self.cliff_metric.or(file.cliff_metric),
+            cliff_percentile: self.cliff_percentile.or(file.cliff_percentile),
+            cliff_multiple: self.cliff_multiple.or(file.cliff_multiple),
+            knee_gain_share: self.knee_gain_share.or(file.knee_gain_share),
+            metadata: list(self.metadata, file.metadata),
+            name: self.name.or(file.name),
+            output_dir: self.output_dir.or(file.output_dir),
+        }
+    }
+}
+
+/// A length of time, ns: `500ms`, `60s`, `2m`, `1h`, or plain seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "serde_norway::Value")]
+pub struct Span(pub i64);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let scale = match &text[digits.len()..] {
+            "us" => 1e3,
+            "ms" => 1e6,
+            "s" | "" => 1e9,
+            "m" | "min" => 60e9,
+            "h" => 3600e9,
+            unit => return Err(format!("unknown unit {unit:?}: try 500ms, 60s, 2m or 1h")),
+        };
+        let number: f64 =
+            digits.trim().parse().map_err(|_| "not a time: try 500ms, 60s, 2m or 1h".to_owned())?;
+        let ns = number * scale;
+        // A week is longer than any level, and keeps every sum of times far from overflow.
+        if !(0.0..=604_800e9).contains(&ns) {
+            return Err("a time must lie between 0 and 7 days".to_owned());
+        }
+        Ok(Self(ns as i64))
+    }
+}
+
+impl TryFrom<serde_norway::Value> for Span {
+    type Error = String;
+
+    fn try_from(value: serde_norway::Value) -> Result<Self, String> {
+        scalar(&value).ok_or("not a time: try 500ms, 60s, 2m or 1h")?.parse()
+    }
+}
+
+/// Levels of a sweep: `1,2,4,8`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "serde_norway::Value")]
+pub struct Levels(pub Vec<u32>);
+
+impl FromStr for Levels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let level = |part: &str| {
+            part.trim().parse().map_err(|_| format!("{part:?} is not a number of streams: try 1,2,4,8"))
+        };
+        text.split(',').map(level).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl TryFrom<serde_norway::Value> for Levels {
+    type Error = String;
+
+    fn try_from(value: serde_norway::Value) -> Result<Self, String> {
+        let wrong = || "not a list of levels: try [1, 2, 4, 8]".to_owned();
+        let text = match &value {
+            serde_norway::Value::Sequence(levels) => {
+                levels.iter().map(scalar).collect::<Option<Vec<_>>>().ok_or_else(wrong)?.join(",")
+            }
+            one => scalar(one).ok_or_else(wrong)?,
+        };
+        text.parse()
+    }
+}
+
+fn scalar(value: &serde_norway::Value) -> Option<String> {
+    match value {
+        serde_norway::Value::String(text) => Some(text.clone()),
+        serde_norway::Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}

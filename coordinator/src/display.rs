@@ -1,0 +1,200 @@
+//! What a person sees while a run goes on: one live line on a terminal, plain lines elsewhere. Never fails a run: a
+//! closed terminal is not an error of the measurement.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+
+use tailcliff_proto::histogram::LatencyHistogram;
+use tailcliff_proto::v1;
+
+use crate::stored::Incarnation;
+
+/// Lines to a person.
+pub struct Display {
+    out: Box<dyn Write + Send>,
+    live: bool,
+    painted: bool,
+    levels: usize,
+    level: Option<Level>,
+    last_plain_ns: i64,
+}
+
+impl std::fmt::Debug for Display {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Display").field("live", &self.live).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Level {
+    index: u32,
+    concurrency: u32,
+    began_ns: i64,
+    wanted: Wanted,
+    progress: BTreeMap<Incarnation, v1::LevelProgress>,
+    ttft: LatencyHistogram,
+    e2e: LatencyHistogram,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    Requests(u64),
+    Ns(i64),
+}
+
+const PLAIN_EVERY_NS: i64 = 10_000_000_000;
+
+impl Display {
+    /// On standard error; live when that is a terminal. `levels` is the number of levels planned.
+    pub fn stderr(levels: usize) -> Self {
+        let err = std::io::stderr();
+        let live = err.is_terminal();
+        Self::new(Box::new(err), live, levels)
+    }
+
+    /// To any writer.
+    pub fn new(out: Box<dyn Write + Send>, live: bool, levels: usize) -> Self {
+        Self { out, live, painted: false, levels, level: None, last_plain_ns: 0 }
+    }
+
+    /// One line that stays.
+    pub fn say(&mut self, line: &str) {
+        let wipe = if self.painted { "\r\x1b[K" } else { "" };
+        self.painted = false;
+        // A closed terminal must not stop the run.
+        let _closed = writeln!(self.out, "{wipe}{line}");
+    }
+
+    /// A level is about to start.
+    pub fn level(
+        &mut self,
+        index: u32,
+        concurrency: u32,
+        shares: &BTreeMap<Incarnation, v1::LoadShare>,
+        now: i64,
+    ) {
+        let stops = shares.values().filter_map(|share| share.stop.map(|stop| (stop, share.warmup_ns)));
+        let mut wanted = Wanted::Requests(0);
+        for (stop, warmup_ns) in stops {
+            wanted = match (stop, wanted) {
+                (v1::load_share::Stop::Requests(n), Wanted::Requests(sum)) => Wanted::Requests(sum + n),
+                (v1::load_share::Stop::DurationNs(ns), _) => Wanted::Ns(warmup_ns + ns),
+                (_, wanted) => wanted,
+            };
+        }
+        let (ttft, e2e) = (LatencyHistogram::default(), LatencyHistogram::default());
+        let progress = BTreeMap::new();
+        self.level = Some(Level { index, concurrency, began_ns: now, wanted, progress, ttft, e2e });
+        self.last_plain_ns = now;
+    }
+
+    /// An agent's newest counts.
+    pub fn progress(&mut self, of: Incarnation, progress: &v1::LevelProgress) {
+        if let Some(level) = self.level.as_mut().filter(|level| level.index == progress.level) {
+            level.progress.insert(of, *progress);
+        }
+    }
+
+    /// Windows that came in: the live percentiles.
+    pub fn windows(&mut self, windows: &[v1::Window]) {
+        let Some(level) = &mut self.level else { return };
+        for window in windows.iter().filter(|w| w.level == level.index) {
+            for (sum, part) in [(&mut level.ttft, &window.ttft), (&mut level.e2e, &window.e2e)] {
+                if let Some(Ok(part)) = part.as_ref().map(LatencyHistogram::try_from) {
+                    sum.add(&part);
+                }
+            }
+        }
+    }
+
+    /// Paints the current level, if one runs.
+    pub fn repaint(&mut self, now: i64) {
+        let Some(level) = &self.level else { return };
+        let line = level.line(self.levels, now);
+        if self.live {
+            let width = terminal_width();
+            let line: String = line.chars().take(width.saturating_sub(1)).collect();
+            let _closed = write!(self.out, "\r\x1b[K{line}");
+            let _closed = self.out.flush();
+            self.painted = true;
+        } else if now - self.last_plain_ns >= PLAIN_EVERY_NS {
+            self.last_plain_ns = now;
+            self.say(&line);
+        }
+    }
+
+    /// Nothing more will come: leaves the cursor at the start of a line.
+    pub fn rest(&mut self) {
+        self.level = None;
+        if std::mem::take(&mut self.painted) {
+            let _closed = writeln!(self.out);
+        }
+    }
+
+    /// A level is over: its line stays.
+    pub fn settled(&mut self, index: u32, now: i64) {
+        if let Some(level) = self.level.take().filter(|level| level.index == index) {
+            let line = level.line(self.levels, now);
+            self.say(&line);
+        }
+    }
+}
+
+impl Level {
+    fn line(&self, levels: usize, now: i64) -> String {
+        let sum = |part: fn(&v1::LevelProgress) -> u64| self.progress.values().map(part).sum::<u64>();
+        let counts = |p: &v1::LevelProgress| p.counts.unwrap_or_default();
+        let completed = self.progress.values().map(|p| counts(p).completed).sum::<u64>();
+        let failed = self.progress.values().map(|p| counts(p).failed).sum::<u64>();
+        let in_flight = sum(|p| u64::from(p.in_flight));
+        let tokens = sum(|p| p.output_tokens);
+        let elapsed_s = ((now - self.began_ns).max(1)) as f64 / 1e9;
+        let (done, of) = match self.wanted {
+            Wanted::Requests(n) => ((completed + failed) as f64 / n.max(1) as f64, format!("/{n}")),
+            Wanted::Ns(ns) => (elapsed_s * 1e9 / ns.max(1) as f64, String::new()),
+        };
+        let mut line = format!(
+            "level {}/{levels}: {} streams {} {completed}{of} done, {in_flight} in flight, {:.1} req/s, {:.0} tok/s",
+            self.index + 1,
+            self.concurrency,
+            bar(done),
+            completed as f64 / elapsed_s,
+            tokens as f64 / elapsed_s,
+        );
+        if failed > 0 {
+            line += &format!(", {failed} failed");
+        }
+        for (name, histogram) in [("TTFT", &self.ttft), ("E2E", &self.e2e)] {
+            if let Some(p95) = histogram.quantile_ns(0.95) {
+                line += &format!(", {name} p95 {}", duration(p95 as f64));
+            }
+        }
+        line
+    }
+}
+
+fn bar(done: f64) -> String {
+    const CELLS: usize = 10;
+    let full = (done.clamp(0.0, 1.0) * CELLS as f64) as usize;
+    "━".repeat(full) + &"─".repeat(CELLS - full)
+}
+
+/// A duration in ns as a person reads it.
+pub fn duration(ns: f64) -> String {
+    match ns {
+        ns if ns < 1e6 => format!("{:.0} µs", ns / 1e3),
+        ns if ns < 100e6 => format!("{:.1} ms", ns / 1e6),
+        ns if ns < 1e9 => format!("{:.0} ms", ns / 1e6),
+        ns => format!("{:.2} s", ns / 1e9),
+    }
+}
+
+/// Columns of the terminal; 100 where it does not tell.
+pub fn terminal_width() -> usize {
+    let asked = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    asked.or_else(ioctl_width).filter(|&w: &usize| w >= 20).unwrap_or(100)
+}
+
+fn ioctl_width() -> Option<usize> {
+    terminal_size::terminal_size_of(std::io::stderr()).map(|(width, _)| usize::from(width.0))
+}

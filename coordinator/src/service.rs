@@ -1,0 +1,155 @@
+//! The coordinator's end of the control and bulk connections: turns streams into [`Input`]s of the one task that owns
+//! the state, and holds none itself.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tailcliff_proto::link::MAX_MESSAGE_BYTES;
+use tailcliff_proto::v1::bulk_server::{Bulk, BulkServer};
+use tailcliff_proto::v1::control_server::{Control, ControlServer};
+use tailcliff_proto::v1::{self, coordinator_message, node_message};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::run::LEASE_NS;
+use crate::stored::Incarnation;
+
+/// Tells one connection of a node from its next.
+pub type Connection = u64;
+
+/// Where messages to a node go.
+pub type ToNode = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
+
+/// What comes in from nodes.
+#[derive(Debug)]
+pub enum Input {
+    /// A node said hello; the answer goes to `out`.
+    Hello {
+        /// Of this stream.
+        connection: Connection,
+        /// As said.
+        hello: Box<v1::Hello>,
+        /// Where the welcome or refusal goes.
+        out: ToNode,
+    },
+    /// A welcomed node said something.
+    Said(Connection, Incarnation, Box<node_message::Kind>),
+    /// A control stream ended or fell silent.
+    Gone(Connection, Incarnation),
+    /// A batch came in; acks go to `acks`.
+    Batch {
+        /// As sent.
+        batch: Box<v1::Batch>,
+        /// Where its ack goes.
+        acks: mpsc::Sender<Result<v1::Ack, Status>>,
+    },
+}
+
+const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_nanos(LEASE_NS as u64);
+
+/// Serves control and bulk on `listener` until the future is dropped.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    inputs: mpsc::Sender<Input>,
+) -> Result<(), tonic::transport::Error> {
+    let control = ControlServer::new(Service { inputs: inputs.clone(), connections: AtomicU64::new(1) });
+    let bulk = BulkServer::new(Service { inputs, connections: AtomicU64::new(1) });
+    tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(control.max_decoding_message_size(1 << 20))
+        .add_service(bulk.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .serve_with_incoming(TcpListenerStream::new(listener))
+        .await
+}
+
+#[derive(Debug)]
+struct Service {
+    inputs: mpsc::Sender<Input>,
+    connections: AtomicU64,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn closing<T>(_: mpsc::error::SendError<T>) -> Status {
+    Status::unavailable("the run is over")
+}
+
+#[tonic::async_trait]
+impl Control for Service {
+    type SessionStream = Answers<v1::CoordinatorMessage>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::NodeMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut messages = request.into_inner();
+        let first = tokio::time::timeout(HELLO_PATIENCE, messages.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
+        let Some(node_message::Kind::Hello(hello)) = first.and_then(|m| m.kind) else {
+            return Err(Status::invalid_argument("the first message must be hello"));
+        };
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
+        let of = hello.incarnation;
+        let (out, answers) = mpsc::channel(64);
+        let hello = Input::Hello { connection, hello: Box::new(hello), out };
+        self.inputs.send(hello).await.map_err(closing)?;
+        tokio::spawn(listen(messages, connection, of, self.inputs.clone()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// Passes on what a node says. A node silent for a lease is as good as gone: its TCP may outlive it.
+async fn listen(
+    mut messages: Streaming<v1::NodeMessage>,
+    connection: Connection,
+    of: Incarnation,
+    inputs: mpsc::Sender<Input>,
+) {
+    while let Ok(Ok(Some(message))) = tokio::time::timeout(SILENCE, messages.message()).await {
+        let Some(kind) = message.kind else { continue };
+        if inputs.send(Input::Said(connection, of, Box::new(kind))).await.is_err() {
+            return;
+        }
+    }
+    // At the end of a run nobody listens any more.
+    let _over = inputs.send(Input::Gone(connection, of)).await;
+}
+
+#[tonic::async_trait]
+impl Bulk for Service {
+    type ShipStream = Answers<v1::Ack>;
+
+    async fn ship(
+        &self,
+        request: Request<Streaming<v1::Batch>>,
+    ) -> Result<Response<Self::ShipStream>, Status> {
+        let mut batches = request.into_inner();
+        let (acks, answers) = mpsc::channel(64);
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(batch)) = batches.next().await {
+                let input = Input::Batch { batch: Box::new(batch), acks: acks.clone() };
+                if inputs.send(input).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// A message to a node.
+pub fn message(kind: coordinator_message::Kind) -> v1::CoordinatorMessage {
+    v1::CoordinatorMessage { kind: Some(kind) }
+}
