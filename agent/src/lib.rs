@@ -8,3 +8,6 @@ pub mod preflight;
 pub mod sse;
 pub mod target;
 pub mod timeline;
+
+#[cfg(test)]
+mod testdata;
