@@ -1,18 +1,488 @@
-//! What is under test, parsed once at the edge.
+//! What is under test: the wire's target parsed once at the edge into what a request needs, with its secrets kept from
+//! anything that is printed.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING,
+};
+use http::header::{HeaderName, HeaderValue, USER_AGENT};
+use http::uri::{PathAndQuery, Uri};
+use serde_json::{Map, Value};
 use tailcliff_proto::v1;
+use tokio::sync::OnceCell;
 
-/// A parsed target.
-#[derive(Debug)]
-pub struct Target {}
+/// Used when the wire gives no connect timeout.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Used when the wire gives no request timeout; the value that the field's tools use is hours.
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest text of a server that is kept, in characters.
+const MAX_DETAIL: usize = 300;
 
-/// Why a target was refused.
+/// Which of the two OpenAI endpoints is driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Completions,
+}
+
+/// A parsed target. One per level, shared by every stream.
+pub struct Target {
+    host: String,
+    port: u16,
+    /// The URL's path before `/v1`, without a trailing slash; usually empty.
+    prefix: String,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    secrets: Vec<String>,
+    endpoint: Endpoint,
+    model: String,
+    streaming: bool,
+    extra_body: Map<String, Value>,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    /// Filled by the first connection: a load test measures one server, not its name service.
+    pub(crate) addresses: OnceCell<Vec<SocketAddr>>,
+}
+
+/// Why a target was refused. No message repeats a key or a header's value.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to read the target")]
-pub struct TargetError;
+pub enum TargetError {
+    /// TLS is not built in.
+    #[error("failed to use {0}: https is not supported yet; give the server's http:// address")]
+    Https(String),
+    /// Not an http URL.
+    #[error("failed to read the URL {url:?}: {reason}; expected http://host:port")]
+    Url {
+        /// As given, without user information.
+        url: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Not a path.
+    #[error("failed to read the path {0:?}: expected something like /v1/chat/completions")]
+    Path(String),
+    /// Neither chat nor completions.
+    #[error("failed to read the target: the endpoint type must be chat or completions")]
+    Endpoint,
+    /// A header that cannot be sent, or that would break the framing of the request.
+    #[error("failed to use the header {name:?}: {reason}")]
+    Header {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The key has characters that no header can carry.
+    #[error("failed to use the API key: it has characters that a header cannot carry (a line end?)")]
+    ApiKey,
+    /// Not a JSON object.
+    #[error("failed to read the extra body: {0}")]
+    ExtraBody(String),
+}
 
 impl Target {
-    /// Parses a wire target.
-    pub fn parse(_wire: &v1::Target) -> Result<Target, TargetError> {
-        Err(TargetError)
+    /// Parses a wire target. An empty `path` means the endpoint's usual one under `/v1`; a base URL that already ends
+    /// in `/v1` is understood. A timeout that is not positive means 10 s to connect and 600 s for a request.
+    pub fn parse(wire: &v1::Target) -> Result<Target, TargetError> {
+        let uri = parse_url(&wire.base_url)?;
+        let endpoint = parse_endpoint(wire.endpoint_type)?;
+        let prefix = prefix_of(&uri);
+        let path = parse_path(&prefix, &wire.path, endpoint)?;
+        let (host, port) = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(80));
+        Ok(Target {
+            headers: parse_headers(wire, &authority(&host, port))?,
+            secrets: secrets_of(wire),
+            extra_body: parse_extra_body(&wire.extra_body_json)?,
+            connect_timeout: timeout(wire.connect_timeout_ns, DEFAULT_CONNECT_TIMEOUT),
+            request_timeout: timeout(wire.request_timeout_ns, DEFAULT_REQUEST_TIMEOUT),
+            model: wire.model.clone(),
+            streaming: wire.streaming,
+            addresses: OnceCell::new(),
+            host,
+            port,
+            prefix,
+            path,
+            endpoint,
+        })
+    }
+
+    /// Host name or address; an IPv6 address without its brackets.
+    pub fn host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `host:port` as in a URL.
+    pub fn authority(&self) -> String {
+        authority(&self.host, self.port)
+    }
+
+    /// What is posted to.
+    pub fn path(&self) -> &PathAndQuery {
+        &self.path
+    }
+
+    /// URL of another of the server's pages, e.g. `/v1/models`.
+    pub fn url_of(&self, page: &str) -> String {
+        format!("http://{}{}{page}", self.authority(), self.prefix)
+    }
+
+    /// Every header of a request but `x-request-id` and the length.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Chat or completions.
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// The model's name; may be empty where the server has only one.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Replies are asked for as event streams.
+    pub fn streaming(&self) -> bool {
+        self.streaming
+    }
+
+    /// Keys that are merged over each body.
+    pub fn extra_body(&self) -> &Map<String, Value> {
+        &self.extra_body
+    }
+
+    /// Limit for name resolution and TCP connect together.
+    pub fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    /// Limit from issue to the reply's end.
+    pub fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+
+    /// Text of a server made fit to be stored: no secret, no control characters, at most 300 characters.
+    pub fn redact(&self, text: &str) -> String {
+        let mut clean = text.to_owned();
+        for secret in &self.secrets {
+            clean = clean.replace(secret, "***");
+        }
+        let clean = clean.chars().map(|c| if c.is_control() { ' ' } else { c });
+        clean.take(MAX_DETAIL).collect()
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers, extra body and query may hold keys.
+        f.debug_struct("Target")
+            .field("authority", &self.authority())
+            .field("path", &self.path.path())
+            .field("endpoint", &self.endpoint)
+            .field("model", &self.model)
+            .field("streaming", &self.streaming)
+            .finish_non_exhaustive()
+    }
+}
+
+fn parse_url(url: &str) -> Result<Uri, TargetError> {
+    let refuse = |reason| TargetError::Url { url: without_user(url), reason };
+    let uri: Uri = url.trim().parse().map_err(|_| refuse("it is not a URL"))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(TargetError::Https(without_user(url))),
+        _ => return Err(refuse("it does not start with http://")),
+    }
+    let authority = uri.authority().map_or("", |a| a.as_str());
+    if authority.contains('@') {
+        return Err(refuse("user and password belong in a header"));
+    }
+    if uri.host().is_none_or(str::is_empty) || authority.ends_with(':') {
+        return Err(refuse("host or port is missing"));
+    }
+    // `http` keeps a port that is no u16 as text and then says that there is none.
+    let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'));
+    if port.is_some() && uri.port_u16().is_none_or(|p| p == 0) {
+        return Err(refuse("the port is not between 1 and 65535"));
+    }
+    if uri.query().is_some() {
+        return Err(refuse("it has a query"));
+    }
+    Ok(uri)
+}
+
+/// The URL as a message may show it.
+fn without_user(url: &str) -> String {
+    let scheme = url.find("://").map_or(0, |i| i + 3);
+    match url.rfind('@') {
+        Some(at) if at >= scheme => format!("{}{}", &url[..scheme], &url[at + 1..]),
+        _ => url.to_owned(),
+    }
+}
+
+fn parse_endpoint(wire: i32) -> Result<Endpoint, TargetError> {
+    match v1::EndpointType::try_from(wire) {
+        Ok(v1::EndpointType::Chat) => Ok(Endpoint::Chat),
+        Ok(v1::EndpointType::Completions) => Ok(Endpoint::Completions),
+        _ => Err(TargetError::Endpoint),
+    }
+}
+
+/// People paste the base that an OpenAI client wants, with `/v1`; paths here start with it.
+fn prefix_of(uri: &Uri) -> String {
+    let path = uri.path().trim_end_matches('/');
+    path.strip_suffix("/v1").unwrap_or(path).to_owned()
+}
+
+fn parse_path(prefix: &str, path: &str, endpoint: Endpoint) -> Result<PathAndQuery, TargetError> {
+    let path = match (path.trim(), endpoint) {
+        ("", Endpoint::Chat) => "/v1/chat/completions",
+        ("", Endpoint::Completions) => "/v1/completions",
+        (given, _) => given,
+    };
+    if !path.starts_with('/') {
+        return Err(TargetError::Path(path.to_owned()));
+    }
+    PathAndQuery::try_from(format!("{prefix}{path}")).map_err(|_| TargetError::Path(path.to_owned()))
+}
+
+fn authority(host: &str, port: u16) -> String {
+    format!("{host}:{port}")
+}
+
+fn parse_headers(wire: &v1::Target, authority: &str) -> Result<HeaderMap, TargetError> {
+    let mut headers = HeaderMap::new();
+    let accept = if wire.streaming { "text/event-stream" } else { "application/json" };
+    let agent = concat!("tailcliff/", env!("CARGO_PKG_VERSION"));
+    let host = HeaderValue::from_str(authority)
+        .map_err(|_| TargetError::Url { url: authority.to_owned(), reason: "it is no host" })?;
+    headers.insert(HOST, host);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static(accept));
+    headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+    if !wire.api_key.is_empty() {
+        let value = format!("Bearer {}", wire.api_key.trim());
+        headers.insert(AUTHORIZATION, sensitive(&value).ok_or(TargetError::ApiKey)?);
+    }
+    // A header that the user gives replaces ours.
+    for header in &wire.headers {
+        let (name, value) = parse_header(header)?;
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+fn parse_header(header: &v1::Header) -> Result<(HeaderName, HeaderValue), TargetError> {
+    let refuse = |reason| TargetError::Header { name: header.name.clone(), reason };
+    let name: HeaderName = header.name.trim().parse().map_err(|_| refuse("it is not a header name"))?;
+    if [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION].contains(&name) || name == "x-request-id" {
+        return Err(refuse("tailcliff sets it itself"));
+    }
+    let value = sensitive(header.value.trim()).ok_or_else(|| refuse("its value cannot be sent"))?;
+    Ok((name, value))
+}
+
+fn sensitive(value: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The key, and the values of headers whose names say that they are secret; longest first, so that a secret that is
+/// part of another does not leave the rest standing.
+fn secrets_of(wire: &v1::Target) -> Vec<String> {
+    const TELLING: [&str; 6] = ["auth", "key", "token", "secret", "cookie", "password"];
+    let mut secrets = vec![wire.api_key.trim().to_owned()];
+    for header in &wire.headers {
+        let name = header.name.to_ascii_lowercase();
+        if TELLING.iter().any(|t| name.contains(t)) {
+            // "Bearer KEY": the server may repeat the key alone.
+            secrets.extend(header.value.split_whitespace().last().map(str::to_owned));
+            secrets.push(header.value.trim().to_owned());
+        }
+    }
+    secrets.retain(|s| !s.is_empty());
+    secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
+    secrets
+}
+
+fn parse_extra_body(json: &str) -> Result<Map<String, Value>, TargetError> {
+    if json.trim().is_empty() {
+        return Ok(Map::new());
+    }
+    // A parse error's position is shown, its text is not: the body may hold a key.
+    let value: Value = serde_json::from_str(json).map_err(|e| {
+        TargetError::ExtraBody(format!("it is not JSON at line {} column {}", e.line(), e.column()))
+    })?;
+    let Value::Object(map) = value else {
+        return Err(TargetError::ExtraBody("it is not a JSON object".to_owned()));
+    };
+    if map.contains_key("stream") {
+        return Err(TargetError::ExtraBody("\"stream\" is set by the streaming flag".to_owned()));
+    }
+    Ok(map)
+}
+
+fn timeout(ns: i64, default: Duration) -> Duration {
+    u64::try_from(ns).ok().filter(|&ns| ns > 0).map_or(default, Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(url: &str) -> v1::Target {
+        v1::Target {
+            base_url: url.to_owned(),
+            endpoint_type: v1::EndpointType::Chat as i32,
+            model: "m".to_owned(),
+            streaming: true,
+            api_key: "sk-very-secret".to_owned(),
+            ..Default::default()
+        }
+    }
+
+    fn header(name: &str, value: &str) -> v1::Header {
+        v1::Header { name: name.to_owned(), value: value.to_owned() }
+    }
+
+    fn error(wire: &v1::Target) -> String {
+        Target::parse(wire).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn parts_of_the_url() {
+        let parts = |url: &str| {
+            let t = Target::parse(&wire(url)).unwrap();
+            (t.host().to_owned(), t.port(), t.authority(), t.path().to_string(), t.url_of("/v1/models"))
+        };
+        let own = |a: &str, b, c: &str, d: &str, e: &str| (a.into(), b, c.into(), d.into(), e.into());
+        let chat = "/v1/chat/completions";
+        let plain = own("gpu1", 8000, "gpu1:8000", chat, "http://gpu1:8000/v1/models");
+        for url in ["http://gpu1:8000", "http://gpu1:8000/", "http://gpu1:8000/v1", " http://gpu1:8000/v1/"] {
+            assert_eq!(parts(url), plain, "{url}");
+        }
+        assert_eq!(parts("http://[::1]:9"), own("::1", 9, "[::1]:9", chat, "http://[::1]:9/v1/models"));
+        let under = own("h", 80, "h:80", "/llm/v1/chat/completions", "http://h:80/llm/v1/models");
+        assert_eq!(parts("http://h/llm/v1"), under);
+        assert_eq!(parts("http://[::1]").1, 80);
+    }
+
+    #[test]
+    fn the_path_is_the_users_or_the_endpoints() {
+        let mut w = wire("http://h:1/v1");
+        w.endpoint_type = v1::EndpointType::Completions as i32;
+        assert_eq!(Target::parse(&w).unwrap().path().as_str(), "/v1/completions");
+        w.path = "/generate?x=1".to_owned();
+        assert_eq!(Target::parse(&w).unwrap().path().as_str(), "/generate?x=1");
+        w.path = "generate".to_owned();
+        assert!(error(&w).contains("\"generate\""));
+    }
+
+    #[test]
+    fn bad_urls_are_refused_with_what_is_wrong() {
+        for (url, part) in [
+            ("https://h:1", "https is not supported"),
+            ("h:8000", "does not start with http://"),
+            ("ftp://h", "does not start with http://"),
+            ("http://", "not a URL"),
+            ("", "not a URL"),
+            ("http://h:99999", "port"),
+            ("http://h:0", "port"),
+            ("http://h:", "port"),
+            ("http://h/?q", "query"),
+        ] {
+            assert!(error(&wire(url)).contains(part), "{url}: {}", error(&wire(url)));
+        }
+        let with_user = error(&wire("http://me:hunter2@h:1"));
+        assert!(with_user.contains("belong in a header") && !with_user.contains("hunter2"), "{with_user}");
+        assert!(!error(&wire("https://me:hunter2@h:1")).contains("hunter2"));
+    }
+
+    #[test]
+    fn headers_are_ours_unless_given() {
+        let mut w = wire("http://h:1");
+        let t = Target::parse(&w).unwrap();
+        assert_eq!(t.headers()[AUTHORIZATION], "Bearer sk-very-secret");
+        assert_eq!(t.headers()[HOST], "h:1");
+        assert_eq!(t.headers()[ACCEPT], "text/event-stream");
+        assert!(t.headers()[USER_AGENT].to_str().unwrap().starts_with("tailcliff/"));
+        w.headers = vec![header("Authorization", "Basic Zm9v"), header("X-Team", "blue")];
+        let t = Target::parse(&w).unwrap();
+        assert_eq!(
+            (&t.headers()[AUTHORIZATION], &t.headers()["x-team"]),
+            (&"Basic Zm9v".parse().unwrap(), &"blue".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn bad_headers_are_refused_without_their_values() {
+        for (name, value) in
+            [("a b", "hush"), ("x", "hush\n"), ("Content-Length", "3"), ("connection", "close")]
+        {
+            let mut w = wire("http://h:1");
+            w.headers = vec![header(name, &format!("{value}\u{1}"))];
+            assert!(!error(&w).contains("hush"), "{name}");
+        }
+        let mut w = wire("http://h:1");
+        w.api_key = "sk\nsecret".to_owned();
+        assert!(error(&w).contains("API key") && !error(&w).contains("secret"));
+    }
+
+    #[test]
+    fn nothing_printed_holds_a_secret() {
+        let mut w = wire("http://h:1");
+        w.headers = vec![header("X-Api-Key", "header-hush"), header("Authorization", "Bearer bearer-hush")];
+        w.extra_body_json = "{\"k\":\"body-hush\"}".to_owned();
+        w.path = "/v1/x?key=query-hush".to_owned();
+        let t = Target::parse(&w).unwrap();
+        let shown = format!("{t:?} {:?}", t.headers());
+        assert!(!shown.contains("hush") && !shown.contains("sk-very"), "{shown}");
+        let said = t.redact("no: sk-very-secret, header-hush,\nBearer bearer-hush or bearer-hush");
+        assert_eq!(said, "no: ***, ***, *** or ***");
+        assert_eq!(t.redact(&"é".repeat(1000)).chars().count(), 300);
+        // Cut after redaction, never before: half a key is a leak too.
+        let long = format!("{}sk-very-secret", "x".repeat(295));
+        assert!(!t.redact(&long).contains("sk-"));
+    }
+
+    #[test]
+    fn extra_body_must_be_an_object() {
+        let mut w = wire("http://h:1");
+        for (json, part) in [
+            ("{\"k\": hush}", "not JSON at line 1"),
+            ("[1]", "not a JSON object"),
+            ("{\"stream\":true}", "streaming flag"),
+        ] {
+            w.extra_body_json = json.to_owned();
+            assert!(error(&w).contains(part) && !error(&w).contains("hush"), "{json}: {}", error(&w));
+        }
+    }
+
+    #[test]
+    fn timeouts_that_are_not_given_are_filled_in() {
+        let mut w = wire("http://h:1");
+        let t = Target::parse(&w).unwrap();
+        assert_eq!(
+            (t.connect_timeout(), t.request_timeout()),
+            (DEFAULT_CONNECT_TIMEOUT, DEFAULT_REQUEST_TIMEOUT)
+        );
+        (w.connect_timeout_ns, w.request_timeout_ns) = (1, -5);
+        let t = Target::parse(&w).unwrap();
+        assert_eq!(
+            (t.connect_timeout(), t.request_timeout()),
+            (Duration::from_nanos(1), DEFAULT_REQUEST_TIMEOUT)
+        );
     }
 }
