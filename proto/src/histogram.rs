@@ -111,10 +111,28 @@ impl LatencyHistogram {
     }
 }
 
+/// Refuses another shape before memory is taken for it: the header alone could ask for gigabytes.
+/// V2 header, big endian: cookie, payload length, normalising offset, digits (u32 each), lowest, highest (u64), ratio.
+fn check_header(v2: &[u8]) -> Result<(), DecodeError> {
+    let short = || DecodeError::Format("shorter than its header".to_owned());
+    let word = |at: usize| {
+        v2.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes).ok_or_else(short)
+    };
+    let long = |at: usize| {
+        v2.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes).ok_or_else(short)
+    };
+    let shape = (long(16)?, long(24)?, word(12)?);
+    if shape != (LOWEST_NS, HIGHEST_NS, u32::from(SIGNIFICANT_DIGITS)) {
+        return Err(DecodeError::Shape(format!("{shape:?}")));
+    }
+    Ok(())
+}
+
 impl TryFrom<&v1::Histogram> for LatencyHistogram {
     type Error = DecodeError;
 
     fn try_from(wire: &v1::Histogram) -> Result<Self, DecodeError> {
+        check_header(&wire.v2)?;
         let mut bytes = wire.v2.as_slice();
         let inner: Histogram<u64> =
             Deserializer::new().deserialize(&mut bytes).map_err(|e| DecodeError::Format(format!("{e:?}")))?;
@@ -123,5 +141,51 @@ impl TryFrom<&v1::Histogram> for LatencyHistogram {
             return Err(DecodeError::Shape(format!("{shape:?}")));
         }
         Ok(Self { inner, out_of_range: wire.out_of_range })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::Histogram;
+    use hdrhistogram::serialization::{Serializer, V2Serializer};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_wire_keeps_every_count(values in proptest::collection::vec(-5i64..2 * HIGHEST_NS as i64, 0..50)) {
+            let mut histogram = LatencyHistogram::default();
+            values.iter().for_each(|&v| histogram.record(v));
+            let back = LatencyHistogram::try_from(&histogram.to_wire()).unwrap();
+            prop_assert_eq!(back.hdr(), histogram.hdr());
+            prop_assert_eq!(back.len() + back.out_of_range(), values.len() as u64);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_refused_or_read_but_never_panic(v2 in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _either = LatencyHistogram::try_from(&v1::Histogram { v2, out_of_range: 0 });
+        }
+
+        #[test]
+        fn a_damaged_histogram_never_panics(at in 0usize..2000, to in any::<u8>(), cut in 0usize..2000) {
+            let mut histogram = LatencyHistogram::default();
+            (0..300).for_each(|i| histogram.record(i * i * 10_007));
+            let mut v2 = histogram.to_wire().v2;
+            let at = at % v2.len();
+            v2[at] = to;
+            v2.truncate(cut.max(1));
+            let _either = LatencyHistogram::try_from(&v1::Histogram { v2, out_of_range: 0 });
+        }
+    }
+
+    #[test]
+    fn another_shape_is_refused_by_its_header() {
+        let mut wide = Histogram::<u64>::new_with_bounds(1, 1 << 40, 5).unwrap();
+        wide.record(7).unwrap();
+        let mut v2 = Vec::new();
+        V2Serializer::new().serialize(&wide, &mut v2).unwrap();
+        let refused = LatencyHistogram::try_from(&v1::Histogram { v2, out_of_range: 0 });
+        assert!(matches!(refused, Err(DecodeError::Shape(_))));
     }
 }
