@@ -62,7 +62,9 @@ pub fn parse(payload: &[u8]) -> Result<Delta, DeltaError> {
     }
     let reply: Reply = serde_json::from_slice(payload)?;
     if reply.choices.is_none() && reply.usage.is_none() && reply.error.is_none() {
-        return Err(DeltaError::Foreign);
+        // Older servers put `{"object":"error","message":…}` in the place of a chunk.
+        let error = error_message(payload).ok_or(DeltaError::Foreign)?;
+        return Ok(Delta { error: Some(error), ..Delta::default() });
     }
     Ok(reply.into_delta())
 }
@@ -320,6 +322,7 @@ mod tests {
         assert_eq!(error(r#"{"error":503}"#), "error 503");
         assert_eq!(error(r#"{"error":{"message":null}}"#), NO_MESSAGE);
         assert_eq!(error(r#"{"error":[1]}"#), NO_MESSAGE);
+        assert_eq!(error(r#"{"object":"error","message":"too long","code":400}"#), "too long");
         assert_eq!(read(r#"{"error":null,"choices":[]}"#).error, None);
     }
 

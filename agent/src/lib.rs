@@ -11,3 +11,5 @@ pub mod timeline;
 
 #[cfg(test)]
 mod testdata;
+#[cfg(test)]
+mod testserver;
