@@ -359,19 +359,19 @@ mod tests {
 
     #[test]
     fn completed_needs_2xx_and_the_end_of_the_text() {
-        let ends = |status, events: &[(i64, Event)]| {
+        let ends = |status, events: Vec<(i64, Event)>| {
             let mut all = vec![(1500, Event::Headers { status }), text(2000)];
-            all.extend_from_slice(events);
+            all.extend(events);
             let record = run(&all);
             (outcome(&record).0, record.error_kind)
         };
         let (marker, ended) = ((3000, Event::DoneMarker), (3000, Event::Ended));
-        assert_eq!(ends(200, &[marker.clone()]), (Outcome::Completed, String::new()));
-        assert_eq!(ends(200, &[finish(2500), ended.clone()]), (Outcome::Completed, String::new()));
-        assert_eq!(ends(200, &[ended.clone()]), (Outcome::Failed, "closed".to_owned()));
-        assert_eq!(ends(500, &[finish(2500), ended]), (Outcome::Failed, "http_status".to_owned()));
-        assert_eq!(ends(302, &[marker]), (Outcome::Failed, "http_status".to_owned()));
-        assert_eq!(ends(200, &[finish(2500)]), (Outcome::Incomplete, "cancelled".to_owned()));
+        assert_eq!(ends(200, vec![marker.clone()]), (Outcome::Completed, String::new()));
+        assert_eq!(ends(200, vec![finish(2500), ended.clone()]), (Outcome::Completed, String::new()));
+        assert_eq!(ends(200, vec![ended.clone()]), (Outcome::Failed, "closed".to_owned()));
+        assert_eq!(ends(500, vec![finish(2500), ended]), (Outcome::Failed, "http_status".to_owned()));
+        assert_eq!(ends(302, vec![marker]), (Outcome::Failed, "http_status".to_owned()));
+        assert_eq!(ends(200, vec![finish(2500)]), (Outcome::Incomplete, "cancelled".to_owned()));
     }
 
     #[test]

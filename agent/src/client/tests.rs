@@ -70,15 +70,18 @@ fn recorded(name: &str, line_end: &str) -> String {
     format!("{STREAM_HEAD}{chunks}{LAST_CHUNK}")
 }
 
-/// (content chunks, characters, prompt tokens, output tokens) of each recording.
-const RECORDED: [(&str, (u32, u64, Option<u64>, Option<u64>)); 4] = [
+/// Content chunks, characters, prompt tokens, output tokens.
+type Figures = (u32, u64, Option<u64>, Option<u64>);
+
+/// What each recording holds.
+const RECORDED: [(&str, Figures); 4] = [
     ("llama-cpp-chat-stream", (8, 15, Some(29), Some(8))),
     ("llama-cpp-completions-stream", (6, 20, Some(4), Some(6))),
     ("vllm-0.32-chat-stream", (32, 150, Some(17), Some(32))),
     ("vllm-0.32-completions-stream", (6, 32, Some(3), Some(6))),
 ];
 
-fn figures(r: &RequestRecord) -> (u32, u64, Option<u64>, Option<u64>) {
+fn figures(r: &RequestRecord) -> Figures {
     assert_eq!(ended(r), (Outcome::Completed, ""), "{r:?}");
     assert_eq!((r.finish_reason.as_str(), r.token_source()), ("length", TokenSource::Usage));
     (r.content_chunks, r.text_len, r.prompt_tokens, r.output_tokens)
