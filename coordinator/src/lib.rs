@@ -1,11 +1,16 @@
 //! The command a person types: plans, schedules, corrects clocks, merges, judges, reports.
 
 pub mod args;
+pub mod certificate;
 pub mod clock;
 pub mod config;
 pub mod display;
 pub mod journal;
+pub mod knee;
+pub mod levels;
+pub mod little;
 pub mod load;
+pub mod merge;
 pub mod pinger;
 pub mod plan;
 pub mod run;

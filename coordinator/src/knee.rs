@@ -1,0 +1,277 @@
+//! Knee and cliff of a sweep, judged by the rule of its plan. Pure: rungs in, a finding with its numbers out.
+//!
+//! The **knee** is the last level before adding streams stops paying: the throughput gain to the next level is below a
+//! stated share of the concurrency gain. The **cliff** is the first level whose tail exceeds a stated multiple of the
+//! lowest level's. "None found up to N" is an answer. Levels that are void, or where nothing completed, are skipped by
+//! name.
+
+use crate::plan::CliffRule;
+
+/// Concurrency of levels left out, and why.
+pub type Skipped = Vec<(u32, String)>;
+
+/// A level as the judgement sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rung {
+    /// Streams in flight.
+    pub concurrency: u32,
+    /// Completed requests per second; `None` when it has none.
+    pub throughput: Option<f64>,
+    /// The judged percentile, ns; `None` when nothing was recorded.
+    pub judged_ns: Option<u64>,
+    /// The client was the limit: its figures are used, and the words say so.
+    pub client_bound: bool,
+    /// Why it is left out, if so.
+    pub skip: Option<String>,
+}
+
+/// One step of the sweep: what more streams bought.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Lower level's concurrency.
+    pub from: u32,
+    /// Higher level's.
+    pub to: u32,
+    /// Throughput of both, requests/s.
+    pub throughput: (f64, f64),
+    /// (X₂/X₁ − 1) / (C₂/C₁ − 1): 1 is linear growth, 0 none, below 0 a loss.
+    pub gain_share: f64,
+}
+
+/// Where throughput stops growing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Knee {
+    /// Concurrency of the knee; `None` when none was found.
+    pub at: Option<u32>,
+    /// Highest level looked at; `None` when there was none.
+    pub searched_to: Option<u32>,
+    /// Every step looked at.
+    pub steps: Vec<Step>,
+    /// Levels left out, and why.
+    pub skipped: Skipped,
+    /// The finding in words.
+    pub words: String,
+}
+
+/// One level's tail against the baseline.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tail {
+    /// The level.
+    pub concurrency: u32,
+    /// Its judged percentile, ns.
+    pub judged_ns: u64,
+    /// That over the baseline's.
+    pub multiple: f64,
+}
+
+/// Where the tail leaves its baseline.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cliff {
+    /// Concurrency of the cliff; `None` when none was found.
+    pub at: Option<u32>,
+    /// Highest level looked at; `None` when there was none.
+    pub searched_to: Option<u32>,
+    /// What is judged, such as `p95 e2e`.
+    pub judged: String,
+    /// Every level looked at; the first is the baseline.
+    pub tails: Vec<Tail>,
+    /// Levels left out, and why.
+    pub skipped: Skipped,
+    /// The finding in words.
+    pub words: String,
+}
+
+/// Levels to judge in ascending order of concurrency, and those left out.
+fn sort<T>(rungs: &[Rung], value: impl Fn(&Rung) -> Option<T>, without: &str) -> (Vec<(u32, T)>, Skipped) {
+    let (mut kept, mut skipped) = (Vec::new(), Vec::new());
+    for rung in rungs {
+        match (&rung.skip, value(rung)) {
+            (Some(why), _) => skipped.push((rung.concurrency, why.clone())),
+            (None, None) => skipped.push((rung.concurrency, without.to_owned())),
+            (None, Some(value)) => kept.push((rung.concurrency, value)),
+        }
+    }
+    kept.sort_by_key(|(concurrency, _)| *concurrency);
+    (kept, skipped)
+}
+
+/// Finds the knee.
+pub fn knee(rule: &CliffRule, rungs: &[Rung]) -> Knee {
+    let (kept, skipped) = sort(rungs, |r| r.throughput, "no throughput");
+    let steps: Vec<Step> = kept.windows(2).filter_map(|pair| step(pair[0], pair[1])).collect();
+    let found = steps.iter().find(|s| s.gain_share < rule.gain_share);
+    let searched_to = kept.last().map(|(c, _)| *c);
+    let mut words = match (found, searched_to) {
+        (Some(s), _) => format!(
+            "knee at concurrency {}: going to {} took throughput from {:.2} to {:.2} req/s, {:.0} % of the gain in \
+             concurrency (threshold {:.0} %)",
+            s.from,
+            s.to,
+            s.throughput.0,
+            s.throughput.1,
+            s.gain_share * 100.0,
+            rule.gain_share * 100.0
+        ),
+        (None, Some(n)) if steps.is_empty() => format!("no knee to find: only one usable level ({n})"),
+        (None, Some(n)) => format!(
+            "no knee found up to {n}: each step gained at least {:.0} % of its gain in concurrency",
+            rule.gain_share * 100.0
+        ),
+        (None, None) => "no knee to find: no usable level".to_owned(),
+    };
+    words.push_str(&caveats(rungs, &skipped));
+    Knee { at: found.map(|s| s.from), searched_to, steps, skipped, words }
+}
+
+fn step((from, low): (u32, f64), (to, high): (u32, f64)) -> Option<Step> {
+    let more = f64::from(to) / f64::from(from) - 1.0;
+    let gain_share = (high / low - 1.0) / more;
+    (more > 0.0 && gain_share.is_finite()).then_some(Step { from, to, throughput: (low, high), gain_share })
+}
+
+/// Finds the cliff.
+pub fn cliff(rule: &CliffRule, rungs: &[Rung]) -> Cliff {
+    let judged = format!("p{} {}", rule.percentile, rule.metric);
+    let (kept, skipped) = sort(rungs, |r| r.judged_ns.filter(|ns| *ns > 0), "nothing recorded to judge");
+    let baseline = kept.first().map(|(_, ns)| *ns as f64);
+    let tail = |&(concurrency, judged_ns): &(u32, u64)| {
+        Some(Tail { concurrency, judged_ns, multiple: judged_ns as f64 / baseline? })
+    };
+    let tails: Vec<Tail> = kept.iter().filter_map(tail).collect();
+    let found = tails.iter().find(|t| t.multiple > rule.multiple);
+    let searched_to = kept.last().map(|(c, _)| *c);
+    let mut words = match (found, tails.first(), searched_to) {
+        (Some(t), Some(b), _) => format!(
+            "{judged} cliff at concurrency {}: {} against {} at {}, {:.1} × (threshold {} ×)",
+            t.concurrency,
+            duration(t.judged_ns),
+            duration(b.judged_ns),
+            b.concurrency,
+            t.multiple,
+            rule.multiple
+        ),
+        (None, Some(b), Some(n)) if tails.len() > 1 => format!(
+            "no {judged} cliff found up to {n}: it stays within {} × its {} at {}",
+            rule.multiple,
+            duration(b.judged_ns),
+            b.concurrency
+        ),
+        (None, Some(b), _) => format!("no {judged} cliff to find: only one usable level ({})", b.concurrency),
+        _ => format!("no {judged} cliff to find: no usable level"),
+    };
+    words.push_str(&caveats(rungs, &skipped));
+    Cliff { at: found.map(|t| t.concurrency), searched_to, judged, tails, skipped, words }
+}
+
+fn caveats(rungs: &[Rung], skipped: &[(u32, String)]) -> String {
+    let mut all: Vec<String> = skipped.iter().map(|(c, why)| format!("{c} skipped ({why})")).collect();
+    let bound = rungs.iter().filter(|r| r.client_bound && r.skip.is_none());
+    all.extend(bound.map(|r| format!("{} is client-bound, not the server's", r.concurrency)));
+    if all.is_empty() { String::new() } else { format!("; {}", all.join(", ")) }
+}
+
+/// A duration in ns for people: three digits and a unit.
+pub fn duration(ns: u64) -> String {
+    let ns = ns as f64;
+    let (value, unit) = match ns {
+        ns if ns < 999.5e3 => (ns / 1e3, "µs"),
+        ns if ns < 999.5e6 => (ns / 1e6, "ms"),
+        ns => (ns / 1e9, "s"),
+    };
+    let digits = if value < 9.995 {
+        2
+    } else if value < 99.95 {
+        1
+    } else {
+        0
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rungs(rows: &[(u32, f64, u64)]) -> Vec<Rung> {
+        let rung = |&(concurrency, x, ms): &(u32, f64, u64)| Rung {
+            concurrency,
+            throughput: Some(x),
+            judged_ns: Some(ms * 1_000_000),
+            ..Rung::default()
+        };
+        rows.iter().map(rung).collect()
+    }
+
+    fn both(rows: &[Rung]) -> (Option<u32>, Option<u32>) {
+        let rule = CliffRule::default();
+        (knee(&rule, rows).at, cliff(&rule, rows).at)
+    }
+
+    #[test]
+    fn a_server_with_four_slots_bends_at_four() {
+        let rows = rungs(&[(1, 1.0, 100), (2, 2.0, 100), (4, 3.9, 110), (8, 4.0, 220), (16, 4.0, 440)]);
+        assert_eq!(both(&rows), (Some(4), Some(16)));
+        let knee = knee(&CliffRule::default(), &rows);
+        assert_eq!(knee.steps.len(), 4);
+        assert!((knee.steps[2].gain_share - (4.0 / 3.9 - 1.0)).abs() < 1e-12);
+        assert!(knee.words.contains("knee at concurrency 4") && knee.words.contains("threshold 50 %"));
+    }
+
+    #[test]
+    fn none_found_is_an_answer() {
+        let rows = rungs(&[(1, 1.0, 100), (2, 2.0, 120), (4, 3.6, 250)]);
+        assert_eq!(both(&rows), (None, None));
+        assert!(knee(&CliffRule::default(), &rows).words.starts_with("no knee found up to 4"));
+        assert!(cliff(&CliffRule::default(), &rows).words.starts_with("no p95 e2e cliff found up to 4"));
+    }
+
+    #[test]
+    fn throughput_that_falls_and_recovers_bends_where_it_first_falls() {
+        let rows = rungs(&[(1, 1.0, 100), (2, 1.9, 100), (4, 1.5, 400), (8, 6.0, 200)]);
+        assert_eq!(both(&rows), (Some(2), Some(4)));
+        assert!(knee(&CliffRule::default(), &rows).steps[1].gain_share < 0.0);
+    }
+
+    #[test]
+    fn one_level_or_none_has_nothing_to_find() {
+        assert_eq!(both(&rungs(&[(8, 3.0, 100)])), (None, None));
+        assert_eq!(both(&[]), (None, None));
+        assert!(
+            knee(&CliffRule::default(), &rungs(&[(8, 3.0, 100)])).words.contains("only one usable level (8)")
+        );
+        assert!(cliff(&CliffRule::default(), &[]).words.contains("no usable level"));
+    }
+
+    #[test]
+    fn levels_that_do_not_count_are_skipped_by_name() {
+        let mut rows = rungs(&[(1, 1.0, 1), (2, 2.0, 100), (4, 2.1, 310)]);
+        rows[0].skip = Some("void".to_owned());
+        assert_eq!(both(&rows), (Some(2), Some(4)), "the baseline is the lowest level that counts");
+        let found = cliff(&CliffRule::default(), &rows);
+        assert_eq!(found.skipped, [(1, "void".to_owned())]);
+        assert!(found.words.contains("1 skipped (void)"), "{}", found.words);
+    }
+
+    #[test]
+    fn exactly_at_a_threshold_is_neither() {
+        assert_eq!(both(&rungs(&[(1, 1.0, 100), (2, 1.5, 300)])), (None, None));
+        assert_eq!(both(&rungs(&[(1, 1.0, 100), (2, 1.49, 301)])), (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn a_client_bound_level_is_named() {
+        let mut rows = rungs(&[(1, 1.0, 100), (2, 1.1, 400)]);
+        rows[1].client_bound = true;
+        assert!(knee(&CliffRule::default(), &rows).words.contains("2 is client-bound"));
+    }
+
+    #[test]
+    fn durations_keep_three_digits() {
+        let seen =
+            [500, 12_345, 999_499, 999_600, 1_234_567, 98_760_000, 999_600_000, 12_300_000_000].map(duration);
+        assert_eq!(
+            seen,
+            ["0.50 µs", "12.3 µs", "999 µs", "1.00 ms", "1.23 ms", "98.8 ms", "1.00 s", "12.3 s"]
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! What one level of the sweep came to: counts, merged distributions, throughput and what qualifies them.
+
+use std::collections::BTreeMap;
+
+use tailcliff_proto::histogram::LatencyHistogram;
+
+use crate::certificate::Certificate;
+use crate::little::Little;
+use crate::merge::interval;
+use crate::merge::window::Throughput;
+
+/// Requests by how they ended; `released()` is their sum by construction, so the identity cannot break.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Whole answers.
+    pub completed: u64,
+    /// Errors of any kind.
+    pub failed: u64,
+    /// Under way when the level ended, or given up.
+    pub incomplete: u64,
+    /// Released by an agent that never told how they ended, or whose record did not fit.
+    pub unreported: u64,
+}
+
+impl Counts {
+    /// completed + failed + incomplete + unreported.
+    pub fn released(&self) -> u64 {
+        self.completed + self.failed + self.incomplete + self.unreported
+    }
+
+    /// Share of the released that did not complete for a reason of its own: failed / (completed + failed); `None`
+    /// when none ended.
+    pub fn error_rate(&self) -> Option<f64> {
+        let ended = self.completed + self.failed;
+        (ended > 0).then(|| self.failed as f64 / ended as f64)
+    }
+}
+
+/// A distribution: merged histogram, and the exact sum of what the records say.
+#[derive(Clone, Debug, Default)]
+pub struct Metric {
+    /// All agents' windows of the measured phase, added.
+    pub histogram: LatencyHistogram,
+    /// Exact sum over the records, ns.
+    pub sum_ns: i128,
+    /// Values in that sum.
+    pub count: u64,
+}
+
+impl Metric {
+    /// Adds a value of a record to the exact sum.
+    pub fn add_exact(&mut self, ns: i64, values: u64) {
+        self.sum_ns += i128::from(ns);
+        self.count += values;
+    }
+
+    /// Exact mean in ns; `None` when there is no value.
+    pub fn mean_ns(&self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum_ns as f64 / self.count as f64)
+    }
+
+    /// Standard deviation in ns, from the histogram; `None` when empty.
+    pub fn std_ns(&self) -> Option<f64> {
+        (!self.histogram.is_empty()).then(|| self.histogram.hdr().stdev())
+    }
+
+    /// Value at a percentile (0..=100) in ns; `None` when empty.
+    pub fn percentile_ns(&self, percent: f64) -> Option<u64> {
+        self.histogram.quantile_ns(percent / 100.0)
+    }
+
+    /// 95 % interval of a percentile in ns; `None` when there are too few values.
+    pub fn interval_ns(&self, percent: f64) -> Option<(u64, u64)> {
+        interval::of_histogram(&self.histogram, percent / 100.0)
+    }
+}
+
+/// The four distributions of a level.
+#[derive(Clone, Debug, Default)]
+pub struct Latencies {
+    /// Intended send → first token.
+    pub ttft: Metric,
+    /// (last − first token) / (tokens − 1), one value a request.
+    pub tpot: Metric,
+    /// Each gap between two content chunks.
+    pub itl: Metric,
+    /// Intended send → end.
+    pub e2e: Metric,
+}
+
+impl Latencies {
+    /// Names as vLLM's keys have them, with the distributions, in the order printed.
+    pub fn named(&self) -> [(&'static str, &Metric); 4] {
+        [("ttft", &self.ttft), ("tpot", &self.tpot), ("itl", &self.itl), ("e2el", &self.e2e)]
+    }
+
+    /// The distribution that a cliff rule names; E2E for a name that is none of ours.
+    pub fn judged(&self, metric: &str) -> &Metric {
+        match metric {
+            "ttft" => &self.ttft,
+            "itl" => &self.itl,
+            _ => &self.e2e,
+        }
+    }
+}
+
+/// What was left out of a level's figures, and how much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outside {
+    /// Windows that could not be decoded.
+    pub bad_windows: u64,
+    /// Values that no histogram could hold.
+    pub out_of_range: u64,
+    /// Token traces that could not be decoded.
+    pub bad_traces: u64,
+    /// Token traces that the agent left out.
+    pub dropped_traces: u64,
+    /// Records that the agent left out.
+    pub dropped_records: u64,
+    /// Requests of an agent without a clock track: in the distributions, in no throughput.
+    pub unaligned: u64,
+    /// Completed requests of the measured phase that neither a server's count nor a proxy gave tokens for.
+    pub without_tokens: u64,
+    /// Those whose tokens are a stated proxy: chunks or words.
+    pub proxy_tokens: u64,
+}
+
+/// Half-widths of the error bars of a level's stamps, ns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockBound {
+    /// Of the middle request.
+    pub median_ns: i64,
+    /// Of the worst.
+    pub worst_ns: i64,
+}
+
+/// One level, merged.
+#[derive(Clone, Debug, Default)]
+pub struct Level {
+    /// Index in the plan.
+    pub level: u32,
+    /// Streams asked for, all agents together.
+    pub concurrency: u32,
+    /// Common start on the coordinator's clock, ns.
+    pub start_ref_ns: i64,
+    /// Requests intended in the measured phase. The phase of an unreported one is unknown; all count here.
+    pub measured: Counts,
+    /// Requests of every phase.
+    pub all_phases: Counts,
+    /// Distributions of the measured phase.
+    pub latencies: Latencies,
+    /// Rates; `None` when no window can be named.
+    pub throughput: Option<Throughput>,
+    /// Prompt tokens of the completed requests of the measured phase.
+    pub input_tokens: u64,
+    /// Output tokens of the same.
+    pub output_tokens: u64,
+    /// Failed requests of the measured phase by kind.
+    pub error_kinds: BTreeMap<String, u64>,
+    /// One error in words.
+    pub sample_error: Option<String>,
+    /// Error bars of its stamps; `None` when nothing could be placed.
+    pub clock: Option<ClockBound>,
+    /// Little's law; `None` when the evidence is thin.
+    pub little: Option<Little>,
+    /// Whether these are the server's figures.
+    pub certificate: Certificate,
+    /// What is not in them.
+    pub outside: Outside,
+    /// Why the level does not count, if so.
+    pub voided: Option<String>,
+}

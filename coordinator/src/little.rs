@@ -1,0 +1,126 @@
+//! Little's law, L = λW, as a check on our own books. L comes from a gauge that is sampled on its own beat, λ and W from
+//! the records; were all three from records, the law would hold by arithmetic and prove nothing.
+
+use std::collections::BTreeMap;
+
+use crate::merge::tally::Point;
+use crate::merge::window::Window;
+use crate::stored::Incarnation;
+
+/// Fewer gauge samples of an agent in the window do not make an average.
+const MIN_SAMPLES: usize = 10;
+/// Fewer ended requests do not make a rate.
+const MIN_ENDED: usize = 20;
+/// Requests cut by the window's edges bias λW by up to W / length: a tenth, with this.
+const MIN_LENGTH_IN_W: f64 = 10.0;
+
+/// The three terms and how far they are apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Little {
+    /// L: streams in flight, averaged over the window's time, all agents together.
+    pub in_flight: f64,
+    /// λ: requests that ended in the window (however) per second.
+    pub rate_per_s: f64,
+    /// W: their mean time from issue to end, s.
+    pub mean_s: f64,
+    /// (L − λW) / L.
+    pub residual: f64,
+}
+
+/// Checks a window. `None` when an agent's gauge, the requests or the length are too little to tell.
+pub(crate) fn check(
+    window: Window,
+    agents: &[Incarnation],
+    gauges: &BTreeMap<Incarnation, Vec<(i64, u32)>>,
+    points: &[Point],
+) -> Option<Little> {
+    let mut in_flight = 0.0;
+    for of in agents {
+        in_flight += average(window, gauges.get(of)?)?;
+    }
+    let ended: Vec<_> = points.iter().filter(|p| window.holds(p.done_ns)).collect();
+    let spent: i128 = ended.iter().map(|p| i128::from(p.done_ns.saturating_sub(p.issued_ns))).sum();
+    if ended.len() < MIN_ENDED || in_flight <= 0.0 {
+        return None;
+    }
+    let mean_s = spent as f64 / 1e9 / ended.len() as f64;
+    let rate_per_s = ended.len() as f64 / window.seconds();
+    let residual = (in_flight - rate_per_s * mean_s) / in_flight;
+    (window.seconds() >= MIN_LENGTH_IN_W * mean_s).then_some(Little {
+        in_flight,
+        rate_per_s,
+        mean_s,
+        residual,
+    })
+}
+
+/// Average over time of a gauge, each sample holding until the next.
+fn average(window: Window, samples: &[(i64, u32)]) -> Option<f64> {
+    let mut inside: Vec<_> = samples.iter().copied().filter(|(at, _)| window.holds(*at)).collect();
+    inside.sort_unstable();
+    if inside.len() < MIN_SAMPLES {
+        return None;
+    }
+    let next = inside.iter().skip(1).map(|(at, _)| *at).chain([window.end_ns]);
+    let area: i128 =
+        inside.iter().zip(next).map(|((at, n), next)| i128::from(next - at) * i128::from(*n)).sum();
+    Some(area as f64 / (window.end_ns - inside[0].0) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::merge::window::Rule;
+    use tailcliff_proto::v1::Outcome;
+
+    const MS: i64 = 1_000_000;
+
+    fn window() -> Window {
+        Window { rule: Rule::Duration, start_ns: 0, end_ns: 10_000 * MS }
+    }
+
+    /// Four streams, each 100 ms a request, back to back for 10 s.
+    fn points() -> Vec<Point> {
+        let one = |i: i64| Point {
+            intended_ns: i / 4 * 100 * MS,
+            issued_ns: i / 4 * 100 * MS,
+            done_ns: (i / 4 + 1) * 100 * MS - 1,
+            outcome: Outcome::Completed,
+            measured: true,
+            input_tokens: 0,
+            output_tokens: 0,
+        };
+        (0..400).map(one).collect()
+    }
+
+    fn gauge(n: u32) -> Vec<(i64, u32)> {
+        (0..100).map(|i| (i * 100 * MS, n)).collect()
+    }
+
+    #[test]
+    fn books_that_agree_have_no_residual() {
+        let gauges = BTreeMap::from([(1, gauge(3)), (2, gauge(1))]);
+        let little = check(window(), &[1, 2], &gauges, &points()).unwrap();
+        assert!((little.in_flight - 4.0).abs() < 1e-9 && (little.rate_per_s - 40.0).abs() < 1e-9);
+        assert!(little.residual.abs() < 1e-6, "{little:?}");
+    }
+
+    #[test]
+    fn requests_missing_from_the_books_show() {
+        let gauges = BTreeMap::from([(1, gauge(4))]);
+        let half: Vec<_> = points().into_iter().step_by(2).collect();
+        let little = check(window(), &[1], &gauges, &half).unwrap();
+        assert!((little.residual - 0.5).abs() < 1e-6, "{little:?}");
+    }
+
+    #[test]
+    fn thin_evidence_is_none() {
+        let gauges = BTreeMap::from([(1, gauge(4))]);
+        assert!(check(window(), &[1, 2], &gauges, &points()).is_none(), "an agent without a gauge");
+        assert!(check(window(), &[1], &gauges, &points()[..19]).is_none(), "few requests");
+        let short = Window { end_ns: 900 * MS, ..window() };
+        assert!(check(short, &[1], &gauges, &points()).is_none(), "window of nine W");
+        let sparse = BTreeMap::from([(1, gauge(4)[..9].to_vec())]);
+        assert!(check(window(), &[1], &sparse, &points()).is_none(), "few samples");
+    }
+}

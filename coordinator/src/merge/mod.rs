@@ -1,0 +1,226 @@
+//! From what a run left behind to what it says: pure, so that the same journal gives the same figures anywhere.
+//!
+//! Histograms are added, percentiles never averaged. Latency belongs to the phase of a request's intended send;
+//! throughput to the window of its end. Counts come from records; what agents say they released beyond those is
+//! `unreported`.
+
+pub mod interval;
+pub mod nodes;
+pub(crate) mod record;
+pub(crate) mod tally;
+pub mod timeline;
+pub mod window;
+
+#[cfg(test)]
+pub(crate) mod testrun;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tailcliff_proto::v1;
+
+use crate::certificate::{Verdict, certify};
+use crate::clock::Causality;
+use crate::knee::{self, Cliff, Knee, Rung};
+use crate::levels::{ClockBound, Counts, Level};
+use crate::little;
+use crate::stored::{LevelLog, RunData, RunEnd, RunHeader};
+
+use nodes::NodeSummary;
+use tally::Tally;
+use timeline::Timeline;
+
+/// A run, merged.
+#[derive(Debug)]
+pub struct Merged {
+    /// What was asked.
+    pub header: RunHeader,
+    /// How it ended; `None` when the coordinator died.
+    pub end: Option<RunEnd>,
+    /// Bytes at the journal's end that were not a whole frame.
+    pub torn_bytes: u64,
+    /// Levels in ascending order of their index.
+    pub levels: Vec<Level>,
+    /// Where throughput stops growing with concurrency.
+    pub knee: Knee,
+    /// Where the tail leaves its baseline.
+    pub cliff: Cliff,
+    /// Agents, then probes, in the order of joining.
+    pub nodes: Vec<NodeSummary>,
+    /// Does the timeline keep effects after causes?
+    pub causality: Causality,
+    /// Records and windows of levels that the journal does not know.
+    pub stray: u64,
+    /// What a reader must know, in words.
+    pub warnings: Vec<String>,
+    /// Every node's clock track.
+    pub timeline: Timeline,
+}
+
+/// Merges a run.
+pub fn merge(data: &RunData) -> Merged {
+    let timeline = Timeline::of(data);
+    let mut tallies = tally::tally(data, &timeline);
+    let beats = nodes::probe_beats(data, &timeline);
+    // A level that was planned twice counts once, as it was last driven.
+    let logs: BTreeMap<u32, &LevelLog> = data.levels.iter().map(|log| (log.level, log)).collect();
+    let level = |(index, log): (&u32, &&LevelLog)| {
+        let tally = tallies.remove(index).unwrap_or_default();
+        merge_level(data, log, tally, &timeline, &beats)
+    };
+    let levels: Vec<Level> = logs.iter().map(level).collect();
+    let stray = tallies.values().map(|t| t.by_agent.values().map(Counts::released).sum::<u64>()).sum();
+    let rungs: Vec<Rung> = levels.iter().map(|level| rung(data, level)).collect();
+    let rule = &data.header.plan.cliff;
+    let kinds = [v1::NodeKind::Agent, v1::NodeKind::GpuProbe];
+    let all = kinds.into_iter().flat_map(|kind| tally::of_kind(data, kind));
+    let mut merged = Merged {
+        header: data.header.clone(),
+        end: data.end.clone(),
+        torn_bytes: data.torn_bytes,
+        knee: knee::knee(rule, &rungs),
+        cliff: knee::cliff(rule, &rungs),
+        nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
+        causality: timeline.causality(data),
+        levels,
+        stray,
+        warnings: Vec::new(),
+        timeline,
+    };
+    merged.warnings = warnings(&merged);
+    merged
+}
+
+fn merge_level(
+    data: &RunData,
+    log: &LevelLog,
+    mut tally: Tally,
+    timeline: &Timeline,
+    beats: &[(i64, i64)],
+) -> Level {
+    let (measured, all_phases) = counts(log, &tally);
+    let dry =
+        log.done.iter().filter_map(|(&of, done)| timeline.place(of, done.dry_raw_ns?)).map(|d| d.ns).min();
+    let window = window::choose(&data.header.plan, log.start_ref_ns, dry, &tally.points);
+    let agents: Vec<_> = log.shares.keys().copied().collect();
+    let mut outside = tally.outside;
+    for (_, metric) in tally.latencies.named() {
+        outside.out_of_range = outside.out_of_range.saturating_add(metric.histogram.out_of_range());
+    }
+    let told = |part: fn(&v1::LevelDone) -> u64| log.done.values().map(part).fold(0u64, u64::saturating_add);
+    outside.dropped_records = told(|done| done.dropped_records);
+    // The records' own marks and the agents' sums count the same traces; a dropped record takes its mark with it.
+    outside.dropped_traces = outside.dropped_traces.max(told(|done| done.dropped_token_traces));
+    tally.bounds_ns.sort_unstable();
+    let worst = tally.bounds_ns.last().copied();
+    let median = nodes::median(std::mem::take(&mut tally.bounds_ns));
+    let mut level = Level {
+        level: log.level,
+        concurrency: log.concurrency,
+        start_ref_ns: log.start_ref_ns,
+        measured,
+        all_phases,
+        throughput: window.map(|w| window::throughput(w, &tally.points)),
+        little: window.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
+        latencies: tally.latencies,
+        input_tokens: tally.input_tokens,
+        output_tokens: tally.output_tokens,
+        error_kinds: tally.error_kinds,
+        sample_error: tally.sample_error,
+        clock: median.zip(worst).map(|(median_ns, worst_ns)| ClockBound { median_ns, worst_ns }),
+        outside,
+        voided: log.voided.clone(),
+        ..Level::default()
+    };
+    level.certificate = certify(&level, log, window.and_then(|w| nodes::resolution(beats, w)));
+    if tally.windows_completed != tally.measured.completed {
+        let (windows, records) = (tally.windows_completed, tally.measured.completed);
+        let text = format!("percentiles speak of {windows} completed requests, the records of {records}");
+        level.certificate.notes.push(text);
+    }
+    level
+}
+
+/// Records tell what became of requests; agents tell how many they released. The difference is unreported.
+fn counts(log: &LevelLog, tally: &Tally) -> (Counts, Counts) {
+    let mut all = Counts::default();
+    let agents: BTreeSet<_> = log.shares.keys().chain(tally.by_agent.keys()).collect();
+    for of in agents {
+        let told = tally.by_agent.get(of).copied().unwrap_or_default();
+        let of_done = log.done.get(of).and_then(|d| d.counts);
+        let claimed = of_done.or_else(|| log.progress.get(of)?.counts).map_or(0, |c| c.released);
+        all.completed += told.completed;
+        all.failed += told.failed;
+        all.incomplete += told.incomplete;
+        // A counter that a broken agent sent must not drown the sum.
+        all.unreported =
+            all.unreported.saturating_add(claimed.saturating_sub(told.released()).min(u64::MAX >> 16));
+    }
+    (Counts { unreported: all.unreported, ..tally.measured }, all)
+}
+
+fn rung(data: &RunData, level: &Level) -> Rung {
+    let rule = &data.header.plan.cliff;
+    let skip = match level.certificate.verdict {
+        Verdict::Void => Some("void".to_owned()),
+        _ if level.measured.completed == 0 => Some("no completed request".to_owned()),
+        _ => None,
+    };
+    Rung {
+        concurrency: level.concurrency,
+        throughput: level.throughput.map(|t| t.requests.per_s).filter(|x| *x > 0.0),
+        judged_ns: level.latencies.judged(&rule.metric).percentile_ns(rule.percentile),
+        client_bound: level.certificate.verdict == Verdict::ClientBound,
+        skip,
+    }
+}
+
+fn warnings(merged: &Merged) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut warn = |text: String| all.push(text);
+    match &merged.end {
+        None => warn("the journal was not closed: the coordinator died during the run".to_owned()),
+        Some(end) if !end.cut_short.is_empty() => warn(format!("the run was cut short: {}", end.cut_short)),
+        Some(_) => {}
+    }
+    if merged.torn_bytes > 0 {
+        warn(format!("the journal's last {} bytes could not be read", merged.torn_bytes));
+    }
+    if merged.stray > 0 {
+        warn(format!("{} records belong to no known level", merged.stray));
+    }
+    if merged.causality.violations > 0 {
+        let c = &merged.causality;
+        let (n, pairs, us) = (c.violations, c.pairs, c.worst_ns as f64 / 1e3);
+        warn(format!(
+            "clock suspect: {n} of {pairs} batches arrived before they were sent (worst {us:.1} µs)"
+        ));
+    }
+    for node in &merged.nodes {
+        node_warnings(node, &mut warn);
+    }
+    all
+}
+
+fn node_warnings(node: &NodeSummary, warn: &mut dyn FnMut(String)) {
+    let who = format!("{} {}", node.kind, node.name);
+    if node.lost {
+        warn(format!("{who} was lost during the run"));
+    }
+    if node.median_bound_ns.is_none() {
+        warn(format!("{who} has no clock track: its stamps are unaligned and left out of the traces"));
+    }
+    if node.breaks > 0 {
+        warn(format!("{who}: its clock broke {} times", node.breaks));
+    }
+    if node.unaligned_gpu_samples > 0 {
+        warn(format!("{who}: {} GPU samples are unaligned and left out", node.unaligned_gpu_samples));
+    }
+    if node.simulated_gpu {
+        warn(format!("{who}: its GPU is simulated"));
+    }
+    if !node.gpu_absent_reason.is_empty() {
+        warn(format!("{who} found no GPU: {}", node.gpu_absent_reason));
+    }
+}

@@ -1,0 +1,120 @@
+//! What is known of each node and its clock, for the outputs.
+
+use std::collections::BTreeMap;
+
+use tailcliff_proto::v1;
+
+use crate::clock::TrackKind;
+use crate::stored::{Incarnation, Node, RunData};
+
+use super::timeline::Timeline;
+use super::window::Window;
+
+/// One node and the quality of its clock track.
+#[derive(Clone, Debug, Default)]
+pub struct NodeSummary {
+    /// As it named itself.
+    pub name: String,
+    /// `agent` or `gpu-probe`.
+    pub kind: &'static str,
+    /// Order of joining among its kind.
+    pub index: u32,
+    /// Lost for good during the run.
+    pub lost: bool,
+    /// Batches on disk.
+    pub batches: u64,
+    /// Clock exchanges answered.
+    pub exchanges: u64,
+    /// Pings never answered.
+    pub lost_pings: u64,
+    /// `same-clock`, `fitted` or `unaligned`.
+    pub clock: &'static str,
+    /// Median error bar, ns.
+    pub median_bound_ns: Option<i64>,
+    /// Widest error bar, ns.
+    pub worst_bound_ns: Option<i64>,
+    /// Difference of two disjoint halves' fits, ns; blind to asymmetry.
+    pub repeatability_ns: Option<i64>,
+    /// Times the clock stepped or stopped.
+    pub breaks: u64,
+    /// GPU samples sent.
+    pub gpu_samples: u64,
+    /// GPU samples that have no place on the timeline: in no trace.
+    pub unaligned_gpu_samples: u64,
+    /// Median interval between two samples of one GPU, ns.
+    pub gpu_interval_ns: Option<i64>,
+    /// Any of its GPUs is the stand-in of the tests.
+    pub simulated_gpu: bool,
+    /// What the probe tried when no NVML answered; empty otherwise.
+    pub gpu_absent_reason: String,
+}
+
+pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> NodeSummary {
+    let samples = || node.batches.iter().flat_map(|b| &b.gpu_samples);
+    let unaligned = samples().filter(|s| timeline.place(of, s.raw_ns).is_none()).count();
+    let track = timeline.track(of);
+    NodeSummary {
+        name: node.hello.name.clone(),
+        kind: kind(node),
+        index: node.index,
+        lost: node.lost_ref_ns.is_some(),
+        batches: node.batches.len() as u64,
+        exchanges: node.exchanges.len() as u64,
+        lost_pings: node.lost_pings,
+        clock: clock(track.map_or(TrackKind::Unaligned, |t| t.kind())),
+        median_bound_ns: track.and_then(|t| t.median_bound_ns()),
+        worst_bound_ns: track.and_then(|t| t.worst_bound_ns()),
+        repeatability_ns: track.and_then(|t| t.repeatability_ns()),
+        breaks: track.map_or(0, |t| t.breaks().len() as u64),
+        gpu_samples: samples().count() as u64,
+        unaligned_gpu_samples: unaligned as u64,
+        gpu_interval_ns: median(intervals(node).into_iter().map(|(_, gap)| gap).collect()),
+        simulated_gpu: node.hello.gpus.iter().any(|g| g.simulated),
+        gpu_absent_reason: node.hello.gpu_absent_reason.clone(),
+    }
+}
+
+fn clock(kind: TrackKind) -> &'static str {
+    match kind {
+        TrackKind::SameClock => "same-clock",
+        TrackKind::Fitted => "fitted",
+        TrackKind::Unaligned => "unaligned",
+    }
+}
+
+fn kind(node: &Node) -> &'static str {
+    match v1::NodeKind::try_from(node.hello.node_kind) {
+        Ok(v1::NodeKind::Agent) => "agent",
+        Ok(v1::NodeKind::GpuProbe) => "gpu-probe",
+        _ => "unknown",
+    }
+}
+
+/// (raw stamp, ns since the sample before it of the same GPU) in the order sampled.
+fn intervals(node: &Node) -> Vec<(i64, i64)> {
+    let mut last = BTreeMap::new();
+    let samples = node.batches.iter().flat_map(|b| &b.gpu_samples);
+    let gaps =
+        samples.filter_map(|s| Some((s.raw_ns, s.raw_ns.saturating_sub(last.insert(s.gpu, s.raw_ns)?))));
+    gaps.collect()
+}
+
+/// When GPUs were sampled on the coordinator's clock, with the interval before each sample, ns.
+pub(crate) fn probe_beats(data: &RunData, timeline: &Timeline) -> Vec<(i64, i64)> {
+    let placed = |(of, node): (Incarnation, &Node)| {
+        let gaps = intervals(node).into_iter();
+        gaps.filter_map(|(raw, gap)| Some((timeline.place(of, raw)?.ns, gap))).collect::<Vec<_>>()
+    };
+    super::tally::of_kind(data, v1::NodeKind::GpuProbe).into_iter().flat_map(placed).collect()
+}
+
+/// Median sample interval inside a window, ns; `None` without a sample there.
+pub(crate) fn resolution(beats: &[(i64, i64)], window: Window) -> Option<i64> {
+    median(beats.iter().filter(|(at, _)| window.holds(*at)).map(|(_, gap)| *gap).collect())
+}
+
+/// The middle one; the upper of two.
+pub(crate) fn median(mut values: Vec<i64>) -> Option<i64> {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied()
+}

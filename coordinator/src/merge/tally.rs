@@ -1,0 +1,189 @@
+//! One pass over what the agents sent: records, windows and gauges sorted into levels.
+
+use std::collections::BTreeMap;
+
+use tailcliff_proto::arrivals;
+use tailcliff_proto::histogram::LatencyHistogram;
+use tailcliff_proto::v1::{self, Outcome, Phase, TokenSource};
+
+use crate::levels::{Counts, Latencies, Metric, Outside};
+use crate::stored::{Incarnation, Node, RunData};
+
+use super::record;
+use super::timeline::Timeline;
+
+/// A request on the coordinator's clock, as far as throughput and Little's law ask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point {
+    pub(crate) intended_ns: i64,
+    pub(crate) issued_ns: i64,
+    pub(crate) done_ns: i64,
+    pub(crate) outcome: Outcome,
+    pub(crate) measured: bool,
+    pub(crate) input_tokens: u64,
+    pub(crate) output_tokens: u64,
+}
+
+impl Point {
+    pub(crate) fn completed(&self) -> bool {
+        self.outcome == Outcome::Completed
+    }
+}
+
+/// What came in for one level.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Records of the measured phase.
+    pub(crate) measured: Counts,
+    /// Records of every phase, by agent.
+    pub(crate) by_agent: BTreeMap<Incarnation, Counts>,
+    pub(crate) latencies: Latencies,
+    pub(crate) points: Vec<Point>,
+    /// (coordinator's clock, streams in flight) by agent.
+    pub(crate) gauges: BTreeMap<Incarnation, Vec<(i64, u32)>>,
+    pub(crate) bounds_ns: Vec<i64>,
+    pub(crate) input_tokens: u64,
+    pub(crate) output_tokens: u64,
+    pub(crate) error_kinds: BTreeMap<String, u64>,
+    pub(crate) sample_error: Option<String>,
+    pub(crate) outside: Outside,
+    /// Completed requests that the windows of the measured phase speak of.
+    pub(crate) windows_completed: u64,
+}
+
+/// Sorts everything that agents sent into levels, by index.
+pub(crate) fn tally(data: &RunData, timeline: &Timeline) -> BTreeMap<u32, Tally> {
+    let mut levels: BTreeMap<u32, Tally> = BTreeMap::new();
+    for (of, node) in agents(data) {
+        for batch in &node.batches {
+            for record in &batch.records {
+                levels.entry(record.level).or_default().record(of, record, timeline);
+            }
+            for window in &batch.windows {
+                levels.entry(window.level).or_default().window(window);
+            }
+            for sample in &batch.in_flight {
+                levels.entry(sample.level).or_default().gauge(of, sample, timeline);
+            }
+        }
+    }
+    levels
+}
+
+/// Agents in the order of joining.
+pub(crate) fn agents(data: &RunData) -> Vec<(Incarnation, &Node)> {
+    of_kind(data, v1::NodeKind::Agent)
+}
+
+/// Nodes of a kind in the order of joining.
+pub(crate) fn of_kind(data: &RunData, kind: v1::NodeKind) -> Vec<(Incarnation, &Node)> {
+    let all = data.nodes.iter().map(|(&of, node)| (of, node));
+    let mut nodes: Vec<_> = all.filter(|(_, node)| node.hello.node_kind == kind as i32).collect();
+    nodes.sort_by_key(|(of, node)| (node.index, *of));
+    nodes
+}
+
+impl Tally {
+    fn record(&mut self, of: Incarnation, record: &v1::RequestRecord, timeline: &Timeline) {
+        let outcome = record::outcome(record);
+        let measured = record.phase == Phase::Measured as i32;
+        count(self.by_agent.entry(of).or_default(), outcome);
+        if measured {
+            count(&mut self.measured, outcome);
+            self.measured_record(record, outcome);
+        }
+        self.outside.dropped_traces += u64::from(record.arrivals_dropped);
+        self.outside.bad_traces += u64::from(arrivals::decode(&record.arrivals).any(|a| a.is_err()));
+        match point(of, record, outcome, measured, timeline) {
+            Some((point, bound_ns)) => {
+                self.points.push(point);
+                self.bounds_ns.push(bound_ns);
+            }
+            None => self.outside.unaligned += 1,
+        }
+    }
+
+    fn measured_record(&mut self, record: &v1::RequestRecord, outcome: Outcome) {
+        if outcome == Outcome::Failed {
+            *self.error_kinds.entry(record.error_kind.clone()).or_default() += 1;
+            let words = || [record.error_kind.as_str(), &record.error_detail].join(": ");
+            self.sample_error.get_or_insert_with(words);
+        }
+        if outcome != Outcome::Completed {
+            return;
+        }
+        let exact = &mut self.latencies;
+        exact.e2e.add_exact(record::e2e_ns(record), 1);
+        record::ttft_ns(record).into_iter().for_each(|ns| exact.ttft.add_exact(ns, 1));
+        record::tpot_ns(record).into_iter().for_each(|ns| exact.tpot.add_exact(ns, 1));
+        if let Some((ns, gaps)) = record::gaps(record) {
+            exact.itl.add_exact(ns, gaps);
+        }
+        self.input_tokens = self.input_tokens.saturating_add(record.prompt_tokens.unwrap_or(0));
+        self.output_tokens = self.output_tokens.saturating_add(record.output_tokens.unwrap_or(0));
+        self.outside.without_tokens += u64::from(record.output_tokens.is_none());
+        let proxy = record.output_tokens.is_some() && record.token_source != TokenSource::Usage as i32;
+        self.outside.proxy_tokens += u64::from(proxy);
+    }
+
+    fn window(&mut self, window: &v1::Window) {
+        if window.phase != Phase::Measured as i32 {
+            return;
+        }
+        self.windows_completed = self.windows_completed.saturating_add(window.completed);
+        let into = &mut self.latencies;
+        let parts = [
+            (&mut into.ttft, &window.ttft),
+            (&mut into.itl, &window.itl),
+            (&mut into.tpot, &window.tpot),
+            (&mut into.e2e, &window.e2e),
+        ];
+        let bad = parts.into_iter().filter_map(|(metric, wire)| add(metric, wire.as_ref()?).err()).count();
+        self.outside.bad_windows += u64::from(bad > 0);
+    }
+
+    fn gauge(&mut self, of: Incarnation, sample: &v1::InFlightSample, timeline: &Timeline) {
+        if let Some(placed) = timeline.place(of, sample.raw_ns) {
+            self.gauges.entry(of).or_default().push((placed.ns, sample.in_flight));
+        }
+    }
+}
+
+fn add(metric: &mut Metric, wire: &v1::Histogram) -> Result<(), tailcliff_proto::histogram::DecodeError> {
+    // A histogram of nothing may come without bytes.
+    if wire.v2.is_empty() && wire.out_of_range == 0 {
+        return Ok(());
+    }
+    metric.histogram.add(&LatencyHistogram::try_from(wire)?);
+    Ok(())
+}
+
+fn count(counts: &mut Counts, outcome: Outcome) {
+    match outcome {
+        Outcome::Completed => counts.completed += 1,
+        Outcome::Failed => counts.failed += 1,
+        Outcome::Incomplete | Outcome::Unspecified => counts.incomplete += 1,
+    }
+}
+
+fn point(
+    of: Incarnation,
+    record: &v1::RequestRecord,
+    outcome: Outcome,
+    measured: bool,
+    timeline: &Timeline,
+) -> Option<(Point, i64)> {
+    let intended = timeline.place(of, record.intended_raw_ns)?;
+    let done = timeline.place(of, record.done_raw_ns)?;
+    let issued = record.issued_raw_ns.map_or(Some(intended), |raw| timeline.place(of, raw))?;
+    let point = Point {
+        intended_ns: intended.ns,
+        issued_ns: issued.ns,
+        done_ns: done.ns,
+        outcome,
+        measured,
+        input_tokens: record.prompt_tokens.unwrap_or(0),
+        output_tokens: record.output_tokens.unwrap_or(0),
+    };
+    Some((point, intended.bound_ns.max(done.bound_ns)))
+}

@@ -1,0 +1,236 @@
+//! The merge against the raw records it came from.
+
+use proptest::prelude::*;
+use tailcliff_proto::v1::{self, Outcome, Phase};
+
+use super::testrun::{self, MS, gaps};
+use super::window::Rule;
+use super::*;
+use crate::stored::Incarnation;
+
+fn measured(data: &RunData, level: u32) -> Vec<&v1::RequestRecord> {
+    let all = data.nodes.values().flat_map(|n| &n.batches).flat_map(|b| &b.records);
+    let inside = |r: &&v1::RequestRecord| r.level == level && r.phase == Phase::Measured as i32;
+    all.filter(inside).filter(|r| r.outcome == Outcome::Completed as i32).collect()
+}
+
+/// The value that `percent` of the sorted values do not exceed (nearest rank).
+fn pooled(mut values: Vec<i64>, percent: f64) -> f64 {
+    values.sort_unstable();
+    let rank = (percent / 100.0 * values.len() as f64).ceil().max(1.0) as usize;
+    values[rank - 1] as f64
+}
+
+fn agrees(data: &RunData) {
+    for level in merge(data).levels {
+        let records = measured(data, level.level);
+        let values: [Vec<i64>; 4] = [
+            records.iter().filter_map(|r| record::ttft_ns(r)).collect(),
+            records.iter().filter_map(|r| record::tpot_ns(r)).collect(),
+            records.iter().flat_map(|r| gaps(r)).collect(),
+            records.iter().map(|r| record::e2e_ns(r)).collect(),
+        ];
+        for ((name, metric), values) in level.latencies.named().into_iter().zip(values) {
+            assert_eq!(metric.histogram.len(), values.len() as u64, "{name}");
+            let mean = values.iter().sum::<i64>() as f64 / values.len() as f64;
+            assert!((metric.mean_ns().unwrap() - mean).abs() < 1.0, "{name}: the mean is exact");
+            for percent in [50.0, 95.0, 99.0] {
+                let (ours, true_ns) =
+                    (metric.percentile_ns(percent).unwrap() as f64, pooled(values.clone(), percent));
+                assert!((ours / true_ns - 1.0).abs() <= 1e-3, "p{percent} {name}: {ours} against {true_ns}");
+                let Some((low, high)) = metric.interval_ns(percent) else { continue };
+                assert!(low as f64 <= true_ns && true_ns <= high as f64, "p{percent} {name}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn merged_percentiles_are_those_of_the_pooled_records(seed: u64, five: bool) {
+        agrees(&testrun::run(seed, if five { 5 } else { 1 }, &[1, 2]));
+    }
+}
+
+#[test]
+fn throughput_is_what_ended_inside_the_window() {
+    let data = testrun::run(1, 3, &[4]);
+    let level = &merge(&data).levels[0];
+    let throughput = level.throughput.unwrap();
+    assert_eq!(throughput.window.rule, Rule::Duration);
+    let (start, end) =
+        (data.levels[0].start_ref_ns + testrun::S, data.levels[0].start_ref_ns + 11 * testrun::S);
+    let mut inside = 0;
+    for (&of, node) in &data.nodes {
+        let records = node.batches.iter().flat_map(|b| &b.records);
+        let ends = records
+            .filter(|r| r.outcome == Outcome::Completed as i32)
+            .map(|r| r.done_raw_ns - testrun::offset(of));
+        inside += ends.filter(|at| (start..end).contains(at)).count();
+    }
+    assert!(throughput.completed.abs_diff(inside as u64) <= 1, "{} against {inside}", throughput.completed);
+    assert!((throughput.requests.per_s - throughput.completed as f64 / 10.0).abs() < 1e-9);
+    assert!((throughput.total_tokens.per_s / throughput.requests.per_s - 24.0).abs() < 1e-9);
+    let (low, high) = throughput.requests.interval.unwrap();
+    assert!(
+        low < throughput.requests.per_s
+            && throughput.requests.per_s < high
+            && high - low < throughput.requests.per_s
+    );
+    let little = level.little.unwrap();
+    assert!((little.in_flight - 3.0).abs() < 0.01 && little.residual.abs() < 0.02, "{little:?}");
+    assert_eq!(level.certificate.verdict, Verdict::Ok, "{:?}", level.certificate);
+    assert!(level.clock.unwrap().worst_ns < 100_000);
+}
+
+/// With `--num-prompts`, the window ends when the first agent's first slot runs dry.
+#[test]
+fn requests_mode_counts_until_the_first_slot_is_dry() {
+    let mut data = testrun::run(2, 2, &[2]);
+    data.header.plan.duration_ns = None;
+    data.header.plan.num_prompts = Some(100);
+    let start = data.levels[0].start_ref_ns;
+    for (of, after) in [(1, 9), (2, 8)] {
+        let done = data.levels[0].done.get_mut(&of).unwrap();
+        done.dry_raw_ns = Some(start + after * testrun::S + testrun::offset(of));
+    }
+    let window = merge(&data).levels[0].throughput.unwrap().window;
+    assert_eq!(window.rule, Rule::Steady);
+    assert!((window.seconds() - 7.0).abs() < 1e-3, "{window:?}");
+    // Dry after 2 s: one second holds a tenth of the requests, too few to speak for them.
+    let dry = start + 2 * testrun::S + testrun::offset(2);
+    data.levels[0].done.get_mut(&2).unwrap().dry_raw_ns = Some(dry);
+    let level = &merge(&data).levels[0];
+    let window = level.throughput.unwrap().window;
+    assert_eq!(window.rule, Rule::Makespan);
+    assert!(window.seconds() > 9.8 && window.seconds() < 10.3, "{window:?}");
+    assert!(level.certificate.notes.iter().any(|n| n.contains("makespan")));
+}
+
+/// Agent 2 dies: its second batch never came, its last progress told of 500 released.
+fn with_lost_agent() -> RunData {
+    let mut data = testrun::run(3, 2, &[2]);
+    data.levels[0].done.remove(&2);
+    let counts = Some(v1::LevelCounts { released: 500, completed: 480, failed: 2, incomplete: 0 });
+    data.levels[0].progress.insert(2, v1::LevelProgress { level: 0, counts, ..Default::default() });
+    let node = data.nodes.get_mut(&2).unwrap();
+    node.batches[0].records.truncate(40);
+    node.lost_ref_ns = Some(1);
+    data
+}
+
+#[test]
+fn released_is_the_sum_of_its_parts_when_an_agent_is_lost() {
+    let merged = merge(&with_lost_agent());
+    let level = &merged.levels[0];
+    assert_eq!(level.all_phases.unreported, 460);
+    let first = data_records(&with_lost_agent(), 1);
+    assert_eq!(level.all_phases.released(), 500 + first);
+    assert_eq!(level.measured.unreported, 460, "the phase is unknown, so they all count");
+    assert_eq!(level.certificate.verdict, Verdict::Void);
+    assert_eq!(level.certificate.lost_agents, 1);
+    assert!(merged.warnings.iter().any(|w| w.contains("agent-2 was lost")), "{:?}", merged.warnings);
+}
+
+fn data_records(data: &RunData, of: Incarnation) -> u64 {
+    data.nodes[&of].batches.iter().map(|b| b.records.len() as u64).sum()
+}
+
+proptest! {
+    /// Whatever agents claim, the identity holds and nothing overflows.
+    #[test]
+    fn the_identity_survives_lies(claims in proptest::collection::vec(any::<u64>(), 3), done: bool) {
+        let mut data = RunData::default();
+        let mut log = LevelLog { concurrency: 3, ..LevelLog::default() };
+        for (of, &released) in (1u64..).zip(&claims) {
+            log.shares.insert(of, v1::LoadShare::default());
+            let counts = Some(v1::LevelCounts { released, ..Default::default() });
+            if done {
+                log.done.insert(of, v1::LevelDone { counts, ..Default::default() });
+            } else {
+                log.progress.insert(of, v1::LevelProgress { counts, ..Default::default() });
+            }
+        }
+        data.levels.push(log);
+        let level = &merge(&data).levels[0];
+        let c = level.all_phases;
+        prop_assert_eq!(c.released(), c.completed + c.failed + c.incomplete + c.unreported);
+        prop_assert_eq!(level.measured.error_rate(), None);
+    }
+}
+
+#[test]
+fn nothing_completed_is_no_number() {
+    let mut data = testrun::run(4, 1, &[1]);
+    for record in data.nodes.get_mut(&1).unwrap().batches.iter_mut().flat_map(|b| &mut b.records) {
+        record.outcome = Outcome::Failed as i32;
+    }
+    data.nodes.get_mut(&1).unwrap().batches[0].windows.clear();
+    let merged = merge(&data);
+    let level = &merged.levels[0];
+    assert_eq!(level.measured.completed, 0);
+    assert!(
+        level.latencies.named().iter().all(|(_, m)| m.percentile_ns(95.0).is_none() && m.mean_ns().is_none())
+    );
+    assert_eq!(level.measured.error_rate(), Some(1.0));
+    assert_eq!(level.throughput.unwrap().requests.per_s, 0.0);
+    assert_eq!(merged.knee.skipped, [(1, "no completed request".to_owned())]);
+    assert_eq!(level.certificate.verdict, Verdict::Thin);
+    assert!(level.sample_error.is_some());
+}
+
+#[test]
+fn hostile_bytes_are_counted() {
+    let mut data = testrun::run(5, 1, &[1]);
+    let batch = &mut data.nodes.get_mut(&1).unwrap().batches[0];
+    let good = batch.windows.len();
+    batch.windows[good - 1].ttft = Some(v1::Histogram { v2: vec![0xff; 40], out_of_range: 0 });
+    batch.records[0].arrivals = vec![0x80];
+    batch.records[1].outcome = 77;
+    batch.records[2].done_raw_ns = i64::MIN;
+    batch.records[3].first_token_raw_ns = Some(i64::MAX);
+    let level = &merge(&data).levels[0];
+    assert_eq!((level.outside.bad_windows, level.outside.bad_traces), (1, 1));
+    assert_eq!(level.outside.unaligned, 1, "a stamp that far out has no place");
+    assert!(level.certificate.notes.iter().any(|n| n.contains("1 windows unreadable")));
+}
+
+#[test]
+fn a_busy_client_is_told_apart_from_a_slow_server() {
+    let mut data = testrun::run(6, 2, &[2]);
+    data.levels[0].done.get_mut(&2).unwrap().health.as_mut().unwrap().cpu_ns = 10 * testrun::S;
+    let certificate = &merge(&data).levels[0].certificate;
+    assert_eq!(certificate.verdict, Verdict::ClientBound);
+    assert!(certificate.reasons[0].contains("91 % busy"), "{certificate:?}");
+    let mut late = testrun::run(6, 1, &[2]);
+    let mut lag = tailcliff_proto::histogram::LatencyHistogram::default();
+    (0..100).for_each(|_| lag.record(6 * MS));
+    let health = late.levels[0].done.get_mut(&1).unwrap().health.as_mut().unwrap();
+    (health.send_lag, health.scheduler_lag) = (Some(lag.to_wire()), Some(lag.to_wire()));
+    let certificate = &merge(&late).levels[0].certificate;
+    assert_eq!(certificate.verdict, Verdict::ClientBound);
+    assert!(certificate.reasons[0].contains("send lag p99 6.0 ms"), "{certificate:?}");
+    assert!(certificate.notes.iter().any(|n| n.contains("scheduler lag p99 6.0 ms")));
+}
+
+#[test]
+fn a_node_without_pings_is_unaligned_and_counted() {
+    let mut data = testrun::run(7, 2, &[2]);
+    data.nodes.get_mut(&2).unwrap().exchanges.clear();
+    let merged = merge(&data);
+    let level = &merged.levels[0];
+    assert_eq!(level.outside.unaligned, data_records(&data, 2));
+    assert!(merged.warnings.iter().any(|w| w.contains("agent agent-2 has no clock track")));
+    agrees(&data);
+}
+
+#[test]
+fn the_probes_resolution_is_measured_where_it_sampled() {
+    let mut data = testrun::run(8, 1, &[1, 2]);
+    testrun::add_probe(&mut data);
+    let merged = merge(&data);
+    assert_eq!(merged.levels[0].certificate.probe_interval_ns, Some(10 * MS));
+    assert_eq!(merged.levels[1].certificate.probe_interval_ns, None);
+    assert!(merged.warnings.iter().any(|w| w.contains("simulated")));
+}

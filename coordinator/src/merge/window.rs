@@ -1,0 +1,138 @@
+//! Over which time throughput is counted, and what it comes to. Throughput belongs to the window of the event: requests
+//! that end inside count, whenever they were sent, with all their tokens.
+
+use crate::plan::Plan;
+
+use super::tally::Point;
+
+/// Parts that a window is cut into for the error bar of its rates.
+const PARTS: usize = 10;
+/// 97.5 % point of Student's t with `PARTS` − 1 degrees of freedom.
+const T_975: f64 = 2.262;
+/// Fewer completions than two a part say nothing of the spread between parts.
+const MIN_FOR_BAR: u64 = 20;
+
+/// How a throughput window was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The plan's duration.
+    Duration,
+    /// From the measured start until the first slot of any agent ran dry: every stream was busy.
+    Steady,
+    /// From the first intended send to the last completion, both of the measured phase: includes the tail.
+    Makespan,
+}
+
+impl Rule {
+    /// The name in outputs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Rule::Duration => "duration",
+            Rule::Steady => "steady",
+            Rule::Makespan => "makespan",
+        }
+    }
+}
+
+/// [start, end) on the coordinator's clock, ns; never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// How it was chosen.
+    pub rule: Rule,
+    /// First ns inside.
+    pub start_ns: i64,
+    /// First ns after.
+    pub end_ns: i64,
+}
+
+impl Window {
+    fn new(rule: Rule, start_ns: i64, end_ns: i64) -> Option<Self> {
+        (end_ns.checked_sub(start_ns)? > 0).then_some(Self { rule, start_ns, end_ns })
+    }
+
+    /// Length in seconds.
+    pub fn seconds(&self) -> f64 {
+        (self.end_ns - self.start_ns) as f64 / 1e9
+    }
+
+    /// True when a moment lies inside.
+    pub fn holds(&self, ref_ns: i64) -> bool {
+        (self.start_ns..self.end_ns).contains(&ref_ns)
+    }
+}
+
+/// The window of a level that began at `start_ns` and whose first slot ran dry at `dry_ns`.
+pub(crate) fn choose(plan: &Plan, start_ns: i64, dry_ns: Option<i64>, points: &[Point]) -> Option<Window> {
+    let from = start_ns.checked_add(plan.warmup_ns)?;
+    if let Some(duration) = plan.duration_ns {
+        return Window::new(Rule::Duration, from, from.checked_add(duration)?);
+    }
+    let measured = || points.iter().filter(|p| p.measured && p.completed());
+    let steady = dry_ns.and_then(|dry| Window::new(Rule::Steady, from, dry));
+    if let Some(window) = steady {
+        let inside = measured().filter(|p| window.holds(p.done_ns)).count();
+        // A window with the lesser part of the requests would speak for the few.
+        if inside > 0 && inside * 2 >= measured().count() {
+            return Some(window);
+        }
+    }
+    let first = points.iter().filter(|p| p.measured).map(|p| p.intended_ns).min()?;
+    let last = measured().map(|p| p.done_ns).max()?;
+    Window::new(Rule::Makespan, first, last.checked_add(1)?)
+}
+
+/// A rate with its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Per second.
+    pub per_s: f64,
+    /// From the spread between the ten parts of the window (batch means, Student's t); `None` when too few.
+    pub interval: Option<(f64, f64)>,
+}
+
+/// What a level got done per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Throughput {
+    /// Where it was counted.
+    pub window: Window,
+    /// Requests completed inside.
+    pub completed: u64,
+    /// Completed requests.
+    pub requests: Rate,
+    /// Output tokens of them.
+    pub output_tokens: Rate,
+    /// Prompt and output tokens of them.
+    pub total_tokens: Rate,
+}
+
+/// Counts the completions inside a window.
+pub(crate) fn throughput(window: Window, points: &[Point]) -> Throughput {
+    let inside: Vec<&Point> = points.iter().filter(|p| p.completed() && window.holds(p.done_ns)).collect();
+    let rate = |weight: &dyn Fn(&Point) -> u64| rate(window, &inside, weight);
+    Throughput {
+        window,
+        completed: inside.len() as u64,
+        requests: rate(&|_| 1),
+        output_tokens: rate(&|p| p.output_tokens),
+        total_tokens: rate(&|p| p.output_tokens.saturating_add(p.input_tokens)),
+    }
+}
+
+fn rate(window: Window, inside: &[&Point], weight: &dyn Fn(&Point) -> u64) -> Rate {
+    let mut parts = [0f64; PARTS];
+    let length = i128::from(window.end_ns - window.start_ns);
+    for point in inside {
+        let part = i128::from(point.done_ns - window.start_ns) * PARTS as i128 / length;
+        parts[(part as usize).min(PARTS - 1)] += weight(point) as f64;
+    }
+    let per_s = parts.iter().sum::<f64>() / window.seconds();
+    Rate { per_s, interval: (inside.len() as u64 >= MIN_FOR_BAR).then(|| bar(window, &parts, per_s)) }
+}
+
+fn bar(window: Window, parts: &[f64; PARTS], per_s: f64) -> (f64, f64) {
+    let part_s = window.seconds() / PARTS as f64;
+    let squares: f64 = parts.iter().map(|n| (n / part_s - per_s).powi(2)).sum();
+    let deviation = (squares / (PARTS - 1) as f64).sqrt();
+    let half = T_975 * deviation / (PARTS as f64).sqrt();
+    ((per_s - half).max(0.0), per_s + half)
+}
