@@ -133,7 +133,9 @@ impl Choice {
                 delta.words += reasoning.words;
             }
         }
-        delta.finish_reason = delta.finish_reason.take().or(self.finish_reason);
+        // Some servers say "" for "not yet".
+        let reason = self.finish_reason.filter(|r| !r.is_empty());
+        delta.finish_reason = delta.finish_reason.take().or(reason);
     }
 }
 
@@ -312,6 +314,11 @@ mod tests {
         assert_eq!(read(r#"{"choices":[{"delta":{"reasoning":"so"}}]}"#).chars(), 2);
         let both = r#"{"choices":[{"delta":{"reasoning":"so","reasoning_content":"so"}}]}"#;
         assert_eq!(read(both).chars(), 2);
+    }
+
+    #[test]
+    fn an_empty_reason_is_none() {
+        assert_eq!(read(r#"{"choices":[{"text":"a","finish_reason":""}]}"#).finish_reason, None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 pub mod body;
 pub mod client;
-pub mod connection;
+mod connection;
 pub mod delta;
 pub mod preflight;
 pub mod sse;

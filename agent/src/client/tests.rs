@@ -202,11 +202,16 @@ async fn after_done_nothing_the_connection_does_matters() {
     })
     .await;
     let mut client = client(&server.target());
+    let begun = HostClock.now();
     for _ in 0..3 {
         let record = send(&mut client).await;
         assert_eq!((ended(&record), record.reused_connection), ((Outcome::Completed, ""), false));
     }
     assert_eq!((server.connections(), server.requests()), (3, 3));
+    assert!(
+        HostClock.now() - begun < 30_000_000_000,
+        "the body's end was awaited until the request's timeout"
+    );
 }
 
 #[tokio::test]
@@ -241,7 +246,10 @@ async fn what_is_no_reply_is_a_bad_reply() {
         ("no event", reply("200 OK", "text/plain", "hello")),
         ("empty", reply("200 OK", "text/event-stream", "")),
     ] {
-        assert_eq!(ended(&told(bytes).await), (Outcome::Failed, "bad_reply"), "{what}");
+        let record = told(bytes).await;
+        assert_eq!(ended(&record), (Outcome::Failed, "bad_reply"), "{what}");
+        let no_head = ["big header", "many headers", "no http"].contains(&what);
+        assert_eq!(record.http_status.is_none(), no_head, "{what}");
     }
 }
 
@@ -343,6 +351,39 @@ async fn a_connection_that_ended_while_idle_is_replaced_without_a_failure() {
         assert_eq!((ended(&record), record.reused_connection), ((Outcome::Completed, ""), false));
         assert_eq!(server.connections(), connections);
         assert!(client.closes_within(Duration::from_secs(20)).await);
+    }
+}
+
+/// The runtime learns of a connection's end only when it turns; between two requests of a closed loop it does not.
+#[tokio::test]
+async fn an_end_that_only_the_kernel_knows_of_is_noticed() {
+    let (closed, wait_closed) = std::sync::mpsc::channel();
+    let (port, wait_target) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = Server::start(move |mut conn| {
+                let closed = closed.clone();
+                async move {
+                    conn.ask().await;
+                    conn.say(stream(&["a"])).await;
+                    // Late enough that the client has read the reply's end by itself.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    drop(conn);
+                    closed.send(()).unwrap();
+                }
+            })
+            .await;
+            port.send(server.target()).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    let mut client = client(&wait_target.recv().unwrap());
+    for _ in 0..2 {
+        let record = send(&mut client).await;
+        assert_eq!((ended(&record), record.reused_connection), ((Outcome::Completed, ""), false));
+        // This blocks the runtime, and is meant to.
+        wait_closed.recv().unwrap();
     }
 }
 
