@@ -1,0 +1,127 @@
+//! `environment.json`: under what circumstances the run was made, and which of them nobody told us (MISSION A7).
+
+use serde_json::{Value, json};
+use tailcliff_proto::v1;
+
+use crate::merge::tally;
+use crate::plan::Plan;
+use crate::stored::{Node, RunData};
+
+/// Facts that no protocol tells: the metadata key that gives each, and what it is.
+const ASKED: [(&str, &str); 5] = [
+    ("server", "server stack (vLLM, TGI, llama.cpp, …)"),
+    ("server_version", "version of the server stack"),
+    ("max_batch", "the server's batch size or slots"),
+    ("prompt_label", "kind of prompt: normal or refusal"),
+    ("extra_passes", "moderation, safety routers or anything else that inserts passes (or none)"),
+];
+
+/// Header names whose values are never written, whatever the plan holds.
+const SECRET_WORDS: [&str; 7] = ["auth", "key", "token", "secret", "cookie", "password", "credential"];
+
+/// The whole document.
+pub fn environment(data: &RunData) -> Value {
+    let header = &data.header;
+    let plan = &header.plan;
+    json!({
+        "run": header.name,
+        "started_utc": header.started_utc,
+        "ended_utc": data.end.as_ref().map(|end| &end.ended_utc),
+        "tailcliff_version": header.tailcliff_version,
+        "command": header.command,
+        "target": { "base_url": plan.base_url, "path": plan.path, "model": plan.model },
+        "server": server(data),
+        "plan": redacted(plan),
+        "metadata": plan.metadata.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
+        "clock_domain": { "boot_id": header.clock_domain.0, "time_namespace": header.clock_domain.1 },
+        "agents": nodes(data, v1::NodeKind::Agent),
+        "probes": nodes(data, v1::NodeKind::GpuProbe),
+        "missing": missing(data),
+    })
+}
+
+fn redacted(plan: &Plan) -> Value {
+    let mut plan = plan.clone();
+    for (name, value) in &mut plan.headers {
+        let name = name.to_ascii_lowercase();
+        if SECRET_WORDS.iter().any(|word| name.contains(word)) {
+            *value = "[redacted]".to_owned();
+        }
+    }
+    serde_json::to_value(plan).unwrap_or_default()
+}
+
+/// What the first preflight that worked saw.
+fn server(data: &RunData) -> Value {
+    let preflights = tally::agents(data).into_iter().filter_map(|(_, node)| node.preflight.as_ref());
+    let seen = preflights.into_iter().find(|p| p.ok);
+    json!({
+        "header": seen.map(|p| &p.server_header).filter(|h| !h.is_empty()),
+        "models": seen.map(|p| &p.models),
+        "preflight_latency_ms": seen.map(|p| p.latency_ns as f64 / 1e6),
+        "closes_after_reply": seen.map(|p| p.closes_after_reply),
+    })
+}
+
+fn nodes(data: &RunData, kind: v1::NodeKind) -> Value {
+    tally::of_kind(data, kind).into_iter().map(|(_, node)| describe(node)).collect()
+}
+
+fn describe(node: &Node) -> Value {
+    let host = node.hello.host.clone().unwrap_or_default();
+    // A fact that could not be read is empty or 0 on the wire.
+    let text = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
+    json!({
+        "name": node.hello.name,
+        "build": node.hello.build,
+        "hostname": text(&host.hostname),
+        "os": text(&host.os),
+        "kernel": text(&host.kernel),
+        "cpu_model": text(&host.cpu_model),
+        "cores": Some(host.cores).filter(|n| *n > 0),
+        "memory_bytes": Some(host.memory_bytes).filter(|n| *n > 0),
+        "shards": Some(host.shards).filter(|n| *n > 0),
+        "fd_limit": Some(host.fd_limit).filter(|n| *n > 0),
+        "gpus": node.hello.gpus.iter().map(gpu).collect::<Vec<_>>(),
+        "gpu_absent_reason": text(&node.hello.gpu_absent_reason),
+        "clock": node.snapshots.first().map(clock),
+    })
+}
+
+fn gpu(gpu: &v1::GpuFacts) -> Value {
+    json!({
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "driver": gpu.driver,
+        "memory_bytes": gpu.memory_bytes,
+        "simulated": gpu.simulated,
+        "notes": gpu.notes,
+    })
+}
+
+fn clock(snapshot: &v1::ClockSnapshot) -> Value {
+    json!({
+        "boot_id": snapshot.boot_id,
+        "time_namespace": snapshot.timens_inode,
+        "clocksource": snapshot.clocksource,
+        "ntp_synced": snapshot.ntp_synced,
+        "ntp_max_error_ns": snapshot.ntp_max_error_ns,
+    })
+}
+
+/// What is unknown, and the flag that tells it.
+pub fn missing(data: &RunData) -> Vec<Value> {
+    let told = |key: &str| data.header.plan.metadata.iter().any(|(k, v)| k == key && !v.is_empty());
+    let gpus = || tally::of_kind(data, v1::NodeKind::GpuProbe).into_iter().flat_map(|(_, n)| &n.hello.gpus);
+    let mut facts = Vec::new();
+    if gpus().all(|g| g.name.is_empty()) {
+        facts.push(("gpu", "GPU model (no probe saw one)"));
+    }
+    if gpus().all(|g| g.driver.is_empty()) {
+        facts.push(("gpu_driver", "GPU driver version (no probe saw one)"));
+    }
+    facts.extend(ASKED);
+    let untold = facts.into_iter().filter(|(key, _)| !told(key));
+    untold.map(|(key, what)| json!({ "fact": what, "give": format!("--metadata {key}=…") })).collect()
+}

@@ -1,0 +1,12 @@
+//! What a merged run looks like to people and scripts. Each part is a pure function of the run, so the same journal
+//! gives the same bytes anywhere: no current time, no absolute path, no hash order, fixed digits.
+
+pub mod curve;
+pub mod environment;
+pub mod hlog;
+pub mod levels_csv;
+pub mod requests;
+pub mod samples;
+pub mod summary;
+pub mod terminal;
+pub mod text;

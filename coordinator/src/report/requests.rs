@@ -1,0 +1,170 @@
+//! `requests.csv` and `token_trace.csv`: every request and every content chunk, on the common timeline. `t_s` counts
+//! from the start of the run. Rows are ordered by agent, then as the agent reported them; those of one request are
+//! together.
+
+use std::io::{self, Write};
+
+use tailcliff_proto::arrivals;
+use tailcliff_proto::v1::{self, Outcome, Phase, TokenSource};
+
+use crate::merge::timeline::Timeline;
+use crate::merge::{record, tally};
+use crate::stored::{Incarnation, Node, RunData};
+
+use super::text::{cell, micros, millis, quoted, seconds};
+
+/// Columns of `requests.csv`. `t_s` is the intended send; it and the other times are empty when the agent has no clock
+/// track; durations come from the agent's own clock and are always there.
+pub const REQUEST_COLUMNS: &str = "t_s,unc_us,agent,level,concurrency,stream,request,request_id,phase,outcome,\
+    error_kind,error_detail,http_status,reused_connection,issued_s,connected_s,sent_s,headers_s,first_chunk_s,\
+    first_token_s,last_token_s,done_s,ttft_ms,tpot_ms,e2el_ms,longest_gap_ms,prompt_tokens,output_tokens,\
+    token_source,content_chunks,text_len,trace,finish_reason";
+
+/// Columns of `token_trace.csv`: `text_len` is the request's characters so far.
+pub const TRACE_COLUMNS: &str = "t_s,event,text_len,request_id,agent,level,stream,unc_us";
+
+/// Writes `requests.csv`.
+///
+/// # Errors
+/// What `out` says.
+pub fn write_requests(out: &mut impl Write, data: &RunData, timeline: &Timeline) -> io::Result<()> {
+    writeln!(out, "{REQUEST_COLUMNS}")?;
+    for (agent, record) in records(data, timeline) {
+        write_request(out, data, &agent, record)?;
+    }
+    Ok(())
+}
+
+/// Writes `token_trace.csv`; requests of agents without a clock track are left out (the summary counts them).
+///
+/// # Errors
+/// What `out` says.
+pub fn write_trace(out: &mut impl Write, data: &RunData, timeline: &Timeline) -> io::Result<()> {
+    writeln!(out, "{TRACE_COLUMNS}")?;
+    for (agent, record) in records(data, timeline) {
+        write_events(out, &agent, record)?;
+    }
+    Ok(())
+}
+
+/// An agent whose stamps can be told as seconds since the run's start.
+struct Agent<'a> {
+    of: Incarnation,
+    node: &'a Node,
+    timeline: &'a Timeline,
+    started_ref_ns: i64,
+}
+
+fn records<'a>(
+    data: &'a RunData,
+    timeline: &'a Timeline,
+) -> impl Iterator<Item = (Agent<'a>, &'a v1::RequestRecord)> {
+    let started_ref_ns = data.header.started_ref_ns;
+    tally::agents(data).into_iter().flat_map(move |(of, node)| {
+        let all = node.batches.iter().flat_map(|b| &b.records);
+        all.map(move |record| (Agent { of, node, timeline, started_ref_ns }, record))
+    })
+}
+
+impl Agent<'_> {
+    /// (`t_s`, `unc_us`) of a raw stamp.
+    fn time(&self, raw: i64) -> Option<(String, String)> {
+        let at = self.timeline.place(self.of, raw)?;
+        Some((seconds(at.ns.saturating_sub(self.started_ref_ns)), micros(at.bound_ns)))
+    }
+
+    fn seconds(&self, raw: Option<i64>) -> String {
+        raw.and_then(|raw| self.time(raw)).map(|(t, _)| t).unwrap_or_default()
+    }
+}
+
+fn write_request(
+    out: &mut impl Write,
+    data: &RunData,
+    agent: &Agent<'_>,
+    record: &v1::RequestRecord,
+) -> io::Result<()> {
+    let (t_s, unc_us) = agent.time(record.intended_raw_ns).unwrap_or_default();
+    let concurrency = data.levels.iter().find(|l| l.level == record.level).map(|l| l.concurrency);
+    let outcome = record::outcome(record);
+    let e2e = (outcome == Outcome::Completed).then(|| millis(record::e2e_ns(record)));
+    write!(out, "{t_s},{unc_us},{},{},{},", quoted(&agent.node.hello.name), record.level, cell(concurrency))?;
+    write!(out, "{},{},{},", record.stream, record.request, quoted(&record.request_id))?;
+    write!(out, "{},{},", phase(record), outcome_name(outcome))?;
+    write!(out, "{},{},", quoted(&record.error_kind), quoted(&record.error_detail))?;
+    write!(out, "{},{},", cell(record.http_status), record.reused_connection)?;
+    let stamps = [
+        record.issued_raw_ns,
+        record.connected_raw_ns,
+        record.sent_raw_ns,
+        record.headers_raw_ns,
+        record.first_chunk_raw_ns,
+        record.first_token_raw_ns,
+        record.last_token_raw_ns,
+        Some(record.done_raw_ns),
+    ];
+    for stamp in stamps {
+        write!(out, "{},", agent.seconds(stamp))?;
+    }
+    let (ttft, tpot) = (record::ttft_ns(record).map(millis), record::tpot_ns(record).map(millis));
+    write!(out, "{},{},{},", cell(ttft), cell(tpot), cell(e2e))?;
+    write!(out, "{},", cell(record.longest_gap_ns.map(millis)))?;
+    write!(out, "{},{},", cell(record.prompt_tokens), cell(record.output_tokens))?;
+    write!(out, "{},{},{},", token_source(record), record.content_chunks, record.text_len)?;
+    writeln!(out, "{},{}", trace(record), quoted(&record.finish_reason))
+}
+
+fn phase(record: &v1::RequestRecord) -> &'static str {
+    match Phase::try_from(record.phase) {
+        Ok(Phase::Warmup) => "warmup",
+        Ok(Phase::Measured) => "measured",
+        Ok(Phase::Drain) => "drain",
+        _ => "",
+    }
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed => "completed",
+        Outcome::Failed => "failed",
+        Outcome::Incomplete | Outcome::Unspecified => "incomplete",
+    }
+}
+
+fn token_source(record: &v1::RequestRecord) -> &'static str {
+    match TokenSource::try_from(record.token_source) {
+        Ok(TokenSource::Usage) => "usage",
+        Ok(TokenSource::Chunks) => "chunks",
+        Ok(TokenSource::Words) => "words",
+        _ => "",
+    }
+}
+
+/// Whether its arrivals are in `token_trace.csv`.
+fn trace(record: &v1::RequestRecord) -> &'static str {
+    match record {
+        record if record.arrivals_dropped => "dropped",
+        record if record.arrivals.is_empty() => "none",
+        record if arrivals::decode(&record.arrivals).any(|a| a.is_err()) => "unreadable",
+        _ => "kept",
+    }
+}
+
+fn write_events(out: &mut impl Write, agent: &Agent<'_>, record: &v1::RequestRecord) -> io::Result<()> {
+    let mut event = |raw: i64, event: &str, text_len: u64| {
+        let Some((t_s, unc_us)) = agent.time(raw) else { return Ok(()) };
+        let (id, name) = (quoted(&record.request_id), quoted(&agent.node.hello.name));
+        writeln!(out, "{t_s},{event},{text_len},{id},{name},{},{},{unc_us}", record.level, record.stream)
+    };
+    if let Some(sent) = record.sent_raw_ns {
+        event(sent, "client_send", 0)?;
+    }
+    let (mut at, mut text_len) = (record.intended_raw_ns, 0u64);
+    // A trace that cannot be read to its end is shown as far as it goes; the summary counts it.
+    for arrival in arrivals::decode(&record.arrivals).map_while(Result::ok) {
+        at = at.saturating_add_unsigned(arrival.gap_ns);
+        text_len = text_len.saturating_add(arrival.chars);
+        event(at, "token_chunk", text_len)?;
+    }
+    event(record.done_raw_ns, "client_done", record.text_len)
+}

@@ -1,0 +1,227 @@
+//! `summary.json`: vLLM's keys where it has them, so that existing scripts read ours; ours beside them. A figure that is
+//! not known is null, never 0.
+
+use serde_json::{Map, Value, json};
+use tailcliff_proto::histogram::SIGNIFICANT_DIGITS;
+
+use crate::knee::{Cliff, Knee};
+use crate::levels::{Level, Metric};
+use crate::merge::Merged;
+use crate::merge::nodes::NodeSummary;
+use crate::merge::window::Rate;
+
+use super::text::{json_ms, json_us, number};
+
+/// Percentiles given of each distribution, and their keys; p50 is vLLM's "median".
+const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 99.0)];
+
+/// The whole summary.
+pub fn summary(merged: &Merged) -> Value {
+    let header = &merged.header;
+    json!({
+        "run": {
+            "name": header.name,
+            "started_utc": header.started_utc,
+            "ended_utc": merged.end.as_ref().map(|end| &end.ended_utc),
+            "complete": merged.end.as_ref().is_some_and(|end| end.cut_short.is_empty()),
+            "cut_short": merged.end.as_ref().map(|end| &end.cut_short).filter(|why| !why.is_empty()),
+            "tailcliff_version": header.tailcliff_version,
+            "base_url": header.plan.base_url,
+            "path": header.plan.path,
+            "model": header.plan.model,
+            "streaming": header.plan.streaming,
+            "torn_bytes": merged.torn_bytes,
+            "stray_records": merged.stray,
+        },
+        "percentile_precision": format!("{SIGNIFICANT_DIGITS} significant digits"),
+        "intervals": "95 %: percentiles from binomial order statistics of the merged histogram, rates from ten batch \
+                      means of the window; both take requests as independent; null when too few",
+        "levels": merged.levels.iter().map(|l| Value::Object(level(l, header.started_ref_ns))).collect::<Vec<_>>(),
+        "knee": knee(&merged.knee, header.plan.cliff.gain_share),
+        "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
+        "nodes": merged.nodes.iter().map(node).collect::<Vec<_>>(),
+        "causality": {
+            "pairs": merged.causality.pairs,
+            "within_bar": merged.causality.within_bar,
+            "violations": merged.causality.violations,
+            "worst_us": json_us(Some(merged.causality.worst_ns)),
+        },
+        "warnings": merged.warnings,
+    })
+}
+
+/// One level; every level has the same keys in the same order.
+pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
+    let mut out = Map::new();
+    let mut put = |key: &str, value: Value| out.insert(key.to_owned(), value);
+    let counts = &level.measured;
+    put("concurrency", json!(level.concurrency));
+    put("released", json!(counts.released()));
+    put("completed", json!(counts.completed));
+    put("failed", json!(counts.failed));
+    put("incomplete", json!(counts.incomplete));
+    put("unreported", json!(counts.unreported));
+    put("error_rate", number(counts.error_rate(), 6));
+    let throughput = level.throughput.as_ref();
+    let window = throughput.map(|t| t.window);
+    rate(&mut put, "request_throughput", throughput.map(|t| t.requests));
+    rate(&mut put, "output_throughput", throughput.map(|t| t.output_tokens));
+    rate(&mut put, "total_token_throughput", throughput.map(|t| t.total_tokens));
+    put("throughput_window", json!(window.map(|w| w.rule.as_str())));
+    put("throughput_completed", json!(throughput.map(|t| t.completed)));
+    put("duration", number(window.map(|w| w.seconds()), 9));
+    put("total_input_tokens", json!(level.input_tokens));
+    put("total_output_tokens", json!(level.output_tokens));
+    for (name, metric) in level.latencies.named() {
+        distribution(&mut put, name, metric);
+    }
+    put("start_s", number(Some((level.start_ref_ns - started_ref_ns) as f64 / 1e9), 9));
+    let clock = level.clock;
+    let bounds = (json_us(clock.map(|c| c.median_ns)), json_us(clock.map(|c| c.worst_ns)));
+    put("clock_bound_us", json!({ "median": bounds.0, "worst": bounds.1 }));
+    put("little", little(level));
+    put("certificate", certificate(level));
+    put("error_kinds", json!(level.error_kinds));
+    put("sample_error", json!(level.sample_error));
+    put("outside", outside(level));
+    put("all_phases", all_phases(level));
+    put("voided", json!(level.voided));
+    out
+}
+
+fn rate<T>(put: &mut impl FnMut(&str, Value) -> T, key: &str, rate: Option<Rate>) {
+    put(key, number(rate.map(|r| r.per_s), 6));
+    let interval = rate.and_then(|r| r.interval);
+    put(
+        &format!("{key}_ci"),
+        interval.map_or(Value::Null, |(l, h)| json!([number(Some(l), 6), number(Some(h), 6)])),
+    );
+}
+
+fn distribution<T>(put: &mut impl FnMut(&str, Value) -> T, name: &str, metric: &Metric) {
+    put(&format!("mean_{name}_ms"), json_ms(metric.mean_ns()));
+    put(&format!("std_{name}_ms"), json_ms(metric.std_ns()));
+    for (key, percent) in PERCENTILES {
+        let ms = |ns: u64| json_ms(Some(ns as f64));
+        put(&format!("{key}_{name}_ms"), metric.percentile_ns(percent).map_or(Value::Null, ms));
+        let interval = metric.interval_ns(percent).map_or(Value::Null, |(l, h)| json!([ms(l), ms(h)]));
+        put(&format!("{key}_{name}_ms_ci"), interval);
+    }
+}
+
+fn little(level: &Level) -> Value {
+    let little = level.little;
+    json!({
+        "l": number(little.map(|l| l.in_flight), 6),
+        "lambda": number(little.map(|l| l.rate_per_s), 6),
+        "w": number(little.map(|l| l.mean_s), 9),
+        "residual": number(little.map(|l| l.residual), 6),
+    })
+}
+
+fn certificate(level: &Level) -> Value {
+    let c = &level.certificate;
+    let ms = |ns: Option<u64>| json_ms(ns.map(|ns| ns as f64));
+    json!({
+        "verdict": c.verdict.as_str(),
+        "reasons": c.reasons,
+        "notes": c.notes,
+        "cpu_share": number(c.cpu_share, 4),
+        "send_lag_p99_ms": ms(c.send_lag_p99_ns),
+        "scheduler_lag_p99_ms": ms(c.scheduler_lag_p99_ns),
+        "probe_interval_ms": json_ms(c.probe_interval_ns.map(|ns| ns as f64)),
+        "late_starts": c.late_starts,
+        "lost_agents": c.lost_agents,
+    })
+}
+
+fn outside(level: &Level) -> Value {
+    let o = &level.outside;
+    json!({
+        "bad_windows": o.bad_windows,
+        "out_of_range": o.out_of_range,
+        "bad_traces": o.bad_traces,
+        "dropped_token_traces": o.dropped_traces,
+        "dropped_records": o.dropped_records,
+        "unaligned_requests": o.unaligned,
+        "without_tokens": o.without_tokens,
+        "proxy_tokens": o.proxy_tokens,
+    })
+}
+
+fn all_phases(level: &Level) -> Value {
+    let c = &level.all_phases;
+    json!({
+        "released": c.released(),
+        "completed": c.completed,
+        "failed": c.failed,
+        "incomplete": c.incomplete,
+        "unreported": c.unreported,
+    })
+}
+
+fn skipped(levels: &[(u32, String)]) -> Value {
+    levels.iter().map(|(concurrency, why)| json!({ "concurrency": concurrency, "why": why })).collect()
+}
+
+fn knee(knee: &Knee, gain_share: f64) -> Value {
+    let step = |s: &crate::knee::Step| {
+        json!({
+            "from": s.from,
+            "to": s.to,
+            "request_throughput": [number(Some(s.throughput.0), 6), number(Some(s.throughput.1), 6)],
+            "gain_share": number(Some(s.gain_share), 6),
+        })
+    };
+    json!({
+        "concurrency": knee.at,
+        "searched_to": knee.searched_to,
+        "gain_share_threshold": gain_share,
+        "steps": knee.steps.iter().map(step).collect::<Vec<_>>(),
+        "skipped": skipped(&knee.skipped),
+        "words": knee.words,
+    })
+}
+
+fn cliff(cliff: &Cliff, multiple: f64) -> Value {
+    let tail = |t: &crate::knee::Tail| {
+        json!({
+            "concurrency": t.concurrency,
+            "judged_ms": json_ms(Some(t.judged_ns as f64)),
+            "multiple": number(Some(t.multiple), 4),
+        })
+    };
+    json!({
+        "concurrency": cliff.at,
+        "searched_to": cliff.searched_to,
+        "judged": cliff.judged,
+        "multiple_threshold": multiple,
+        "levels": cliff.tails.iter().map(tail).collect::<Vec<_>>(),
+        "skipped": skipped(&cliff.skipped),
+        "words": cliff.words,
+    })
+}
+
+fn node(node: &NodeSummary) -> Value {
+    json!({
+        "name": node.name,
+        "kind": node.kind,
+        "index": node.index,
+        "lost": node.lost,
+        "batches": node.batches,
+        "clock": {
+            "track": node.clock,
+            "exchanges": node.exchanges,
+            "lost_pings": node.lost_pings,
+            "median_bound_us": json_us(node.median_bound_ns),
+            "worst_bound_us": json_us(node.worst_bound_ns),
+            "repeatability_us": json_us(node.repeatability_ns),
+            "breaks": node.breaks,
+        },
+        "gpu_samples": node.gpu_samples,
+        "unaligned_gpu_samples": node.unaligned_gpu_samples,
+        "gpu_interval_ms": json_ms(node.gpu_interval_ns.map(|ns| ns as f64)),
+        "simulated_gpu": node.simulated_gpu,
+        "gpu_absent_reason": node.gpu_absent_reason,
+    })
+}

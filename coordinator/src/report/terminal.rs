@@ -1,0 +1,242 @@
+//! The table that ends a run, fitted to the terminal: columns are dropped in a stated order until it fits; nothing is
+//! ever cut in the middle.
+
+use crate::certificate::Verdict;
+use crate::knee::duration;
+use crate::levels::{Level, Metric};
+use crate::merge::Merged;
+
+use super::curve;
+
+/// A run narrower than this reads as if it had this width.
+const NARROWEST: usize = 40;
+/// Charts stand side by side from this width on.
+const SIDE_BY_SIDE: usize = 100;
+/// A chart wider than this is no clearer.
+const CHART_WIDEST: usize = 60;
+
+struct Column {
+    title: &'static str,
+    /// The higher, the longer it stays.
+    rank: u8,
+    cell: fn(&Level) -> String,
+}
+
+/// In the order printed. The tail of E2E and the verdict stay to the last.
+const COLUMNS: [Column; 16] = [
+    Column { title: "conc", rank: 16, cell: |l| l.concurrency.to_string() },
+    Column { title: "ttft p50", rank: 8, cell: |l| percentile(&l.latencies.ttft, 50.0) },
+    Column { title: "ttft p95", rank: 11, cell: |l| with_bar(&l.latencies.ttft, 95.0) },
+    Column { title: "ttft p99", rank: 4, cell: |l| percentile(&l.latencies.ttft, 99.0) },
+    Column { title: "itl p50", rank: 3, cell: |l| percentile(&l.latencies.itl, 50.0) },
+    Column { title: "itl p95", rank: 9, cell: |l| with_bar(&l.latencies.itl, 95.0) },
+    Column { title: "itl p99", rank: 2, cell: |l| percentile(&l.latencies.itl, 99.0) },
+    Column { title: "e2e p50", rank: 10, cell: |l| percentile(&l.latencies.e2e, 50.0) },
+    Column { title: "e2e p95", rank: 15, cell: |l| with_bar(&l.latencies.e2e, 95.0) },
+    Column { title: "e2e p99", rank: 6, cell: |l| percentile(&l.latencies.e2e, 99.0) },
+    Column { title: "req/s", rank: 14, cell: |l| rate(l.throughput.map(|t| t.requests.per_s)) },
+    Column { title: "tok/s", rank: 7, cell: |l| rate(l.throughput.map(|t| t.output_tokens.per_s)) },
+    Column {
+        title: "err %",
+        rank: 12,
+        cell: |l| l.measured.error_rate().map_or(dash(), |r| format!("{:.1}", r * 100.0)),
+    },
+    Column { title: "n", rank: 5, cell: |l| l.measured.completed.to_string() },
+    Column { title: "clock ±", rank: 1, cell: |l| l.clock.map_or(dash(), |c| time(c.worst_ns)) },
+    Column { title: "verdict", rank: 13, cell: |l| l.certificate.verdict.as_str().to_owned() },
+];
+
+/// The whole report, lines of at most `width` columns but for words that are longer.
+pub fn render(merged: &Merged, width: usize) -> String {
+    let width = width.max(NARROWEST);
+    let mut out = table(&merged.levels, width);
+    out.push('\n');
+    out.push_str(&charts(merged, width));
+    for words in [&merged.knee.words, &merged.cliff.words] {
+        out.push_str(&wrap("", words, width));
+    }
+    for level in &merged.levels {
+        remarks(level, width, &mut out);
+    }
+    for warning in &merged.warnings {
+        out.push_str(&wrap("warning: ", &printable(warning), width));
+    }
+    out
+}
+
+fn table(levels: &[Level], width: usize) -> String {
+    let mut columns: Vec<&Column> = COLUMNS.iter().collect();
+    loop {
+        let rows: Vec<Vec<String>> = std::iter::once(columns.iter().map(|c| c.title.to_owned()).collect())
+            .chain(levels.iter().map(|level| columns.iter().map(|c| (c.cell)(level)).collect()))
+            .collect();
+        let widths: Vec<usize> = (0..columns.len()).map(|i| widest(&rows, i)).collect();
+        let total = widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+        let least = columns.iter().enumerate().min_by_key(|(_, c)| c.rank).map(|(i, _)| i);
+        match least {
+            Some(least) if total > width && columns.len() > 1 => drop(columns.remove(least)),
+            _ => return rows.iter().map(|row| line(row, &widths)).collect(),
+        }
+    }
+}
+
+fn widest(rows: &[Vec<String>], column: usize) -> usize {
+    rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+}
+
+fn line(row: &[String], widths: &[usize]) -> String {
+    let cells = row.iter().zip(widths).map(|(cell, &width)| format!("{cell:>width$}"));
+    cells.collect::<Vec<_>>().join("  ") + "\n"
+}
+
+fn charts(merged: &Merged, width: usize) -> String {
+    let wide = width >= SIDE_BY_SIDE;
+    let each = if wide { (width - 4) / 2 } else { width }.min(CHART_WIDEST);
+    let tail = |level: &Level| {
+        let tails = &merged.cliff.tails;
+        Some(tails.iter().find(|t| t.concurrency == level.concurrency)?.judged_ns as f64)
+    };
+    let rate = |level: &Level| level.throughput.map(|t| t.requests.per_s);
+    let points = |value: &dyn Fn(&Level) -> Option<f64>| -> Vec<(u32, Option<f64>)> {
+        merged.levels.iter().map(|l| (l.concurrency, value(l))).collect()
+    };
+    let top = |points: &[(u32, Option<f64>)]| points.iter().filter_map(|(_, v)| *v).fold(0.0, f64::max);
+    let (tails, rates) = (points(&tail), points(&rate));
+    let left = curve::draw(
+        &format!("{} over concurrency", merged.cliff.judged),
+        &tails,
+        &duration(top(&tails) as u64),
+        each,
+    );
+    let right = curve::draw("req/s over concurrency", &rates, &self::rate(Some(top(&rates))), each);
+    let both = if wide && !left.is_empty() && !right.is_empty() {
+        beside(&left, &right, each)
+    } else {
+        left + &right
+    };
+    if both.is_empty() { both } else { both + "\n" }
+}
+
+fn beside(left: &str, right: &str, width: usize) -> String {
+    let pair =
+        |(l, r): (&str, &str)| format!("{l}{}    {r}\n", " ".repeat(width.saturating_sub(l.chars().count())));
+    left.lines().zip(right.lines()).map(pair).collect()
+}
+
+fn remarks(level: &Level, width: usize, out: &mut String) {
+    let c = &level.certificate;
+    let verdict = match c.verdict {
+        Verdict::Ok => String::new(),
+        verdict => format!("{}: ", verdict.as_str()),
+    };
+    let all: Vec<&str> = c.reasons.iter().chain(&c.notes).map(String::as_str).collect();
+    if !all.is_empty() {
+        let text = format!("{verdict}{}", all.join("; "));
+        out.push_str(&wrap(&format!("at {}: ", level.concurrency), &printable(&text), width));
+    }
+    if let Some(error) = &level.sample_error {
+        out.push_str(&wrap(&format!("at {}: error such as ", level.concurrency), &printable(error), width));
+    }
+}
+
+/// Breaks between words; later lines are indented.
+fn wrap(lead: &str, text: &str, width: usize) -> String {
+    let mut out = lead.to_owned();
+    let mut length = lead.chars().count();
+    for (i, word) in text.split(' ').enumerate() {
+        let word_length = word.chars().count();
+        if i > 0 && length + 1 + word_length > width {
+            out.push_str("\n  ");
+            length = 2;
+        } else if i > 0 {
+            out.push(' ');
+            length += 1;
+        }
+        out.push_str(word);
+        length += word_length;
+    }
+    out.push('\n');
+    out
+}
+
+/// What a server or a node wrote must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn dash() -> String {
+    "–".to_owned()
+}
+
+fn time(ns: i64) -> String {
+    duration(u64::try_from(ns).unwrap_or(0))
+}
+
+fn percentile(metric: &Metric, percent: f64) -> String {
+    metric.percentile_ns(percent).map_or(dash(), duration)
+}
+
+/// The percentile with the farther end of its 95 % interval as ±; without one when there are too few values.
+fn with_bar(metric: &Metric, percent: f64) -> String {
+    let value = metric.percentile_ns(percent);
+    match value.zip(metric.interval_ns(percent)) {
+        Some((value, (low, high))) => {
+            let half = value.abs_diff(low).max(value.abs_diff(high));
+            format!("{} ±{:.0} %", duration(value), half as f64 / value.max(1) as f64 * 100.0)
+        }
+        None => value.map_or(dash(), duration),
+    }
+}
+
+fn rate(per_s: Option<f64>) -> String {
+    match per_s {
+        None => dash(),
+        Some(x) if x < 9.995 => format!("{x:.2}"),
+        Some(x) if x < 99.95 => format!("{x:.1}"),
+        Some(x) => format!("{x:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::merge::{merge, testrun};
+    use crate::stored::RunData;
+
+    fn widest_line(text: &str) -> usize {
+        text.lines().map(|l| l.chars().count()).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn it_fits_every_terminal() {
+        let mut data = testrun::run(11, 2, &[1, 2, 4, 8]);
+        testrun::add_probe(&mut data);
+        let merged = merge(&data);
+        for width in [40, 60, 80, 100, 120, 200] {
+            let text = render(&merged, width);
+            assert!(widest_line(&text) <= width, "{width}:\n{text}");
+            let title = text.lines().next().unwrap();
+            assert!(title.contains("conc") && title.contains("e2e p95") && title.contains("req/s"), "{text}");
+        }
+        let wide = render(&merged, 200);
+        assert!(COLUMNS.iter().all(|c| wide.lines().next().unwrap().contains(c.title)), "{wide}");
+        assert!(wide.contains("±") && wide.contains("cliff") && wide.contains("simulated"), "{wide}");
+        assert!(render(&merged, 80).lines().next().unwrap().contains("ttft p95"));
+    }
+
+    #[test]
+    fn an_empty_run_says_so() {
+        let text = render(&merge(&RunData::default()), 80);
+        assert!(text.contains("no usable level") && text.contains("the coordinator died"), "{text}");
+    }
+
+    #[test]
+    fn a_servers_words_do_not_steer_the_terminal() {
+        let mut data = testrun::run(12, 1, &[1]);
+        for record in data.nodes.get_mut(&1).unwrap().batches[0].records.iter_mut() {
+            record.error_detail = "\u{1b}[2Jboo\u{9b}2J".to_owned();
+        }
+        let text = render(&merge(&data), 80);
+        assert!(text.contains("boo") && !text.contains(['\u{1b}', '\u{9b}']));
+    }
+}
