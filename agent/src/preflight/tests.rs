@@ -110,12 +110,14 @@ async fn a_server_without_a_list_is_asked_all_the_same() {
         reply("404 Not Found", "text/plain", ""),
         reply("200 OK", "application/json", "{\"data\":[]}"),
         reply("200 OK", "application/json", "nonsense"),
-        reply("302 Found", "text/plain", "").replace("content-type", "location: http://127.0.0.1:1/\r\nx"),
+        reply("302 Found", "text/plain", "").replace("content-type", "location: /elsewhere\r\nx"),
         reply("200 OK", "application/json", &format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_LIST))),
     ] {
         let server = server(models, stream(&["OK"]), false).await;
         let done = try_out(&server.target()).await;
         assert!(done.ok && done.models.is_empty(), "{done:?}");
+        // A redirect is not followed.
+        assert_eq!(server.requests(), 2);
     }
 }
 
