@@ -1,0 +1,135 @@
+//! The simulated boards of this process, between init and shutdown.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::script::{Call, DEFAULT, Levels, Script};
+
+/// `nvmlReturn_t`.
+pub(crate) type Code = u32;
+pub(crate) const SUCCESS: Code = 0;
+pub(crate) const UNINITIALIZED: Code = 1;
+pub(crate) const INVALID_ARGUMENT: Code = 2;
+pub(crate) const NOT_SUPPORTED: Code = 3;
+pub(crate) const INSUFFICIENT_SIZE: Code = 7;
+pub(crate) const GPU_IS_LOST: Code = 15;
+
+/// Memory of every board, bytes.
+pub(crate) const MEMORY_BYTES: u64 = 80 << 30;
+
+static INITIALISED: Mutex<Option<Initialised>> = Mutex::new(None);
+
+struct Initialised {
+    times: u32,
+    boards: Arc<Boards>,
+}
+
+/// A played script.
+pub(crate) struct Boards {
+    script: Script,
+    origin_raw_ns: i64,
+}
+
+/// One GPU at one moment.
+pub(crate) struct Moment<'a> {
+    pub(crate) script: &'a Script,
+    pub(crate) gpu: u32,
+    pub(crate) at_ns: i64,
+}
+
+fn state() -> MutexGuard<'static, Option<Initialised>> {
+    INITIALISED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads the script at the first of several inits, as NVML counts them. `library` is this library's own file.
+pub(crate) fn init(library: Option<PathBuf>) -> Result<(), Code> {
+    let mut state = state();
+    if let Some(initialised) = state.as_mut() {
+        initialised.times += 1;
+        return Ok(());
+    }
+    let script = read_script(library).map_err(|why| {
+        // The C ABI has no other way to say it.
+        #[allow(clippy::print_stderr)]
+        {
+            eprintln!("nvml-sim: failed to read the script: {why}");
+        }
+        INVALID_ARGUMENT
+    })?;
+    if let Some(code) = script.init_error {
+        return Err(code);
+    }
+    let origin_raw_ns = script.origin_raw_ns.unwrap_or_else(raw_now);
+    *state = Some(Initialised { times: 1, boards: Arc::new(Boards { script, origin_raw_ns }) });
+    Ok(())
+}
+
+fn read_script(library: Option<PathBuf>) -> Result<Script, String> {
+    let beside = library.map(|mut path| {
+        path.as_mut_os_string().push(".script");
+        path
+    });
+    let named = || std::env::var_os(crate::SCRIPT_VARIABLE).map(PathBuf::from);
+    let Some(path) = beside.filter(|path| path.is_file()).or_else(named) else { return DEFAULT.parse() };
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    text.parse().map_err(|e| format!("{}: {e}", path.display()))
+}
+
+pub(crate) fn shutdown() -> Result<(), Code> {
+    let mut state = state();
+    let initialised = state.as_mut().ok_or(UNINITIALIZED)?;
+    initialised.times -= 1;
+    if initialised.times == 0 {
+        *state = None;
+    }
+    Ok(())
+}
+
+pub(crate) fn boards() -> Result<Arc<Boards>, Code> {
+    state().as_ref().map(|i| Arc::clone(&i.boards)).ok_or(UNINITIALIZED)
+}
+
+impl Boards {
+    pub(crate) fn count(&self) -> u32 {
+        self.script.gpus
+    }
+
+    /// Reads one GPU now: the time is taken after the scripted delay, as a slow call reads late.
+    ///
+    /// # Errors
+    /// `GPU_IS_LOST` once the script has it lost; `INVALID_ARGUMENT` when there is no such GPU.
+    pub(crate) fn read<T>(
+        &self,
+        gpu: u32,
+        read: impl FnOnce(Moment<'_>) -> Result<T, Code>,
+    ) -> Result<T, Code> {
+        if gpu >= self.script.gpus {
+            return Err(INVALID_ARGUMENT);
+        }
+        std::thread::sleep(Duration::from_nanos(self.script.call_takes_ns.unsigned_abs()));
+        let at_ns = raw_now() - self.origin_raw_ns;
+        if self.script.is_lost(gpu, at_ns) {
+            return Err(GPU_IS_LOST);
+        }
+        read(Moment { script: &self.script, gpu, at_ns })
+    }
+}
+
+impl Moment<'_> {
+    pub(crate) fn levels(&self) -> Levels {
+        self.script.levels(self.gpu, self.at_ns)
+    }
+
+    /// # Errors
+    /// `NOT_SUPPORTED` when the script switches the call off.
+    pub(crate) fn needs(&self, call: Call) -> Result<(), Code> {
+        if self.script.supports(call) { Ok(()) } else { Err(NOT_SUPPORTED) }
+    }
+}
+
+fn raw_now() -> i64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_RAW).map_or(0, |t| t.tv_sec() * 1_000_000_000 + t.tv_nsec())
+}
