@@ -1,1 +1,32 @@
-//! Under construction.
+//! A simulated OpenAI-compatible server whose latency *emerges* from a queue, a batch and a KV budget, so that what a
+//! load tester should find follows from the parameters.
+//!
+//! [`engine`] is the pure model in virtual time, [`capacity`] what its parameters imply, [`sweep`] a closed loop
+//! over it without sockets. [`serve`] puts the same engine (or a fixed schedule) behind HTTP, with faults ([`fault`])
+//! and a log of what truly happened ([`truth`]). Nothing here comes from the workspace: a bug shared with the tool
+//! under test would cancel itself.
+
+pub mod args;
+pub mod capacity;
+pub mod clock;
+pub mod config;
+pub mod engine;
+pub mod fault;
+pub mod serve;
+pub mod sweep;
+pub mod truth;
+
+mod api;
+mod connection;
+mod http;
+mod live;
+mod reply;
+mod timer;
+mod tokens;
+
+pub use capacity::{implied_knee, knee, request_throughput};
+pub use config::{Config, Timing};
+pub use engine::{Engine, Params};
+pub use serve::{ServeError, serve};
+pub use sweep::{VirtualLevel, virtual_sweep};
+pub use truth::{Outcome, Truth, TruthRecord};

@@ -1,0 +1,77 @@
+//! What a server is told, as meant.
+
+use std::path::PathBuf;
+
+use crate::engine::Params;
+use crate::fault::FaultRule;
+
+/// Where the times of tokens come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Timing {
+    /// From the engine, in real time: requests queue, share batches and slow each other down.
+    Engine(Params),
+    /// Each request on its own: token i is due `ttft_ns + i · itl_ns` after the request arrived, late writes or not.
+    Paced {
+        /// From arrival to first token, ns; ≥ 0.
+        ttft_ns: i64,
+        /// Between tokens, ns; ≥ 0.
+        itl_ns: i64,
+    },
+}
+
+/// A server's configuration.
+#[derive(Clone)]
+pub struct Config {
+    /// The one model it serves; others are answered 404.
+    pub model: String,
+    /// Where the times of tokens come from.
+    pub timing: Timing,
+    /// Faults, each with the requests that it hits.
+    pub faults: Vec<FaultRule>,
+    /// Seeds the probabilities and the reply lengths.
+    pub seed: u64,
+    /// The bearer token that requests must carry.
+    pub api_key: Option<String>,
+    /// Most tokens of prompt and reply together; more is answered 400.
+    pub max_model_len: u64,
+    /// Mean length of replies to requests without `ignore_eos`: uniform on 1 ..= 2·mean − 1, never above what was
+    /// asked. `None`: always exactly what was asked.
+    pub eos_mean_tokens: Option<u64>,
+    /// The truth log's file, created anew.
+    pub truth_log: Option<PathBuf>,
+    /// How many truth records `serve` keeps and returns.
+    pub keep_truth: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model: "sim".into(),
+            timing: Timing::Engine(Params::default()),
+            faults: Vec::new(),
+            seed: 0,
+            api_key: None,
+            max_model_len: 32_768,
+            eos_mean_tokens: None,
+            truth_log: None,
+            keep_truth: 0,
+        }
+    }
+}
+
+impl std::fmt::Debug for Config {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("model", &self.model)
+            .field("timing", &self.timing)
+            .field("faults", &self.faults)
+            .field("seed", &self.seed)
+            .field("api_key", &self.api_key.as_ref().map(|_| "…"))
+            .field("max_model_len", &self.max_model_len)
+            .field("eos_mean_tokens", &self.eos_mean_tokens)
+            .field("truth_log", &self.truth_log)
+            .field("keep_truth", &self.keep_truth)
+            .finish()
+    }
+}

@@ -1,0 +1,158 @@
+//! The server: what its connections share, and accepting them until it is told to stop.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::Ask;
+use crate::clock;
+use crate::config::Config;
+use crate::connection::Connection;
+use crate::engine::BadParams;
+use crate::fault::{Fault, Faults};
+use crate::http::Request;
+use crate::timer::Timer;
+use crate::tokens::Mill;
+use crate::truth::{Truth, TruthSender, TruthWriter};
+
+/// Connections open at once; further ones wait in the kernel's accept queue.
+const MAX_CONNECTIONS: usize = 16_384;
+
+/// Why a server could not start, or ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The engine's parameters make no sense.
+    #[error(transparent)]
+    Params(#[from] BadParams),
+    /// The truth log could not be created or written.
+    #[error("failed to write the truth log")]
+    Truth(#[source] io::Error),
+    /// The kernel's timer could not be created or armed.
+    #[error("failed to use a timer")]
+    Timer(#[source] io::Error),
+}
+
+/// Serves on `listener` until `shutdown` is cancelled: open connections are then closed, whatever they are doing, and
+/// their requests logged as aborted. Runs well on a current-thread runtime.
+///
+/// # Errors
+/// Parameters outside their ranges; a truth log or timer that fails.
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    shutdown: CancellationToken,
+) -> Result<Truth, ServeError> {
+    let mill = Mill::new(&config.timing)?;
+    let timer = Timer::new().map_err(ServeError::Timer)?;
+    let (truth, writer) =
+        TruthWriter::start(config.truth_log.as_deref(), config.keep_truth).map_err(ServeError::Truth)?;
+    let stop = shutdown.child_token();
+    // Should this future be dropped, its connections end too.
+    let _stop_on_drop = stop.clone().drop_guard();
+    let rng = Mutex::new(fastrand::Rng::with_seed(config.seed));
+    let started_ns = clock::raw_ns();
+    let server =
+        Arc::new(Server { config, mill, timer, truth, started_ns, rng, requests: AtomicU64::new(0) });
+    let ended = server.run(listener, &stop).await;
+    drop(server);
+    let truth = tokio::task::spawn_blocking(|| writer.finish()).await;
+    ended?;
+    truth.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(ServeError::Truth)
+}
+
+/// What the connections of a server share.
+pub(crate) struct Server {
+    pub(crate) config: Config,
+    pub(crate) mill: Mill,
+    pub(crate) timer: Timer,
+    pub(crate) truth: TruthSender,
+    started_ns: i64,
+    rng: Mutex<fastrand::Rng>,
+    requests: AtomicU64,
+}
+
+impl Server {
+    async fn run(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        stop: &CancellationToken,
+    ) -> Result<(), ServeError> {
+        let tasks = TaskTracker::new();
+        let ended = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            failed = self.timer.drive() => failed.map_err(ServeError::Timer),
+            () = self.drive() => Ok(()),
+            () = self.accept(listener, &tasks, stop) => Ok(()),
+        };
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        ended
+    }
+
+    async fn drive(&self) {
+        match &self.mill {
+            Mill::Engine(live) => live.drive(&self.timer).await,
+            Mill::Paced { .. } => std::future::pending().await,
+        }
+    }
+
+    async fn accept(self: &Arc<Self>, listener: TcpListener, tasks: &TaskTracker, stop: &CancellationToken) {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut accepted = 0;
+        while let Ok(slot) = slots.clone().acquire_owned().await {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of file descriptors, most likely: try again when some may be free.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let connection = Connection { id: accepted, accepted_ns: clock::raw_ns(), server: self.clone() };
+            accepted += 1;
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                stop.run_until_cancelled(connection.run(stream)).await;
+                drop(slot);
+            });
+        }
+    }
+
+    /// The faults of the next request: its own, then those of the rules that hit it.
+    pub(crate) fn faults(&self, own: Vec<Fault>) -> Faults {
+        let count = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        let hits = self.config.faults.iter().filter(|rule| rule.hits(count, &mut rng));
+        let hits: Vec<Fault> = hits.map(|rule| rule.fault.clone()).collect();
+        Faults(own.into_iter().chain(hits).collect())
+    }
+
+    pub(crate) fn loading(&self) -> bool {
+        let loading = |fault: &Fault| matches!(fault, Fault::Loading { .. });
+        let rules = self.config.faults.iter().map(|rule| rule.fault.clone()).filter(loading);
+        Faults(rules.collect()).status(self.age_ns()).is_some()
+    }
+
+    pub(crate) fn age_ns(&self) -> i64 {
+        clock::raw_ns() - self.started_ns
+    }
+
+    /// How many tokens the reply gets, and why it ends there.
+    pub(crate) fn length(&self, ask: &Ask) -> (u64, &'static str) {
+        let Some(mean) = self.config.eos_mean_tokens.filter(|_| !ask.ignore_eos) else {
+            return (ask.max_tokens, "length");
+        };
+        let longest = mean.max(1).saturating_mul(2) - 1;
+        let drawn = self.rng.lock().unwrap_or_else(PoisonError::into_inner).u64(1..=longest);
+        if drawn < ask.max_tokens { (drawn, "stop") } else { (ask.max_tokens, "length") }
+    }
+
+    pub(crate) fn authorised(&self, request: &Request) -> bool {
+        let given = request.authorization.as_deref().and_then(|a| a.strip_prefix("Bearer "));
+        self.config.api_key.as_deref().is_none_or(|key| given == Some(key))
+    }
+}

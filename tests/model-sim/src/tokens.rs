@@ -1,0 +1,61 @@
+//! Where a reply's tokens come from: the engine, or a schedule of the request's own.
+
+use std::sync::Arc;
+
+use crate::api::Ask;
+use crate::config::Timing;
+use crate::engine::{BadParams, Emission, Engine, Refused, Request};
+use crate::live::{Live, Tokens};
+
+/// A server's source of tokens.
+pub(crate) enum Mill {
+    Engine(Arc<Live>),
+    Paced { ttft_ns: i64, itl_ns: i64 },
+}
+
+/// One request's tokens.
+pub(crate) enum Source {
+    Engine(Tokens),
+    Paced { arrived_ns: i64, ttft_ns: i64, itl_ns: i64, next: u64, count: u64 },
+}
+
+impl Mill {
+    pub(crate) fn new(timing: &Timing) -> Result<Self, BadParams> {
+        Ok(match timing {
+            Timing::Engine(params) => Self::Engine(Live::new(Engine::new(params.clone())?)),
+            Timing::Paced { ttft_ns, itl_ns } => Self::Paced { ttft_ns: *ttft_ns, itl_ns: *itl_ns },
+        })
+    }
+
+    /// Takes a request that arrived at `now` and will get `output_tokens` tokens.
+    pub(crate) fn enter(&self, now: i64, ask: &Ask, output_tokens: u64) -> Result<Source, Refused> {
+        let request = Request { output_tokens, ..Request::new(0, ask.prompt_tokens, ask.max_tokens) };
+        Ok(match self {
+            Self::Engine(live) => Source::Engine(live.enter(now, request)?),
+            Self::Paced { ttft_ns, itl_ns } => Source::Paced {
+                arrived_ns: now,
+                ttft_ns: *ttft_ns,
+                itl_ns: *itl_ns,
+                next: 0,
+                count: output_tokens,
+            },
+        })
+    }
+}
+
+impl Source {
+    /// The next token: from the engine once it exists, from a schedule ahead of its time (`at`). `None` after the last.
+    pub(crate) async fn next(&mut self) -> Option<Emission> {
+        match self {
+            Self::Engine(tokens) => tokens.next().await,
+            Self::Paced { arrived_ns, ttft_ns, itl_ns, next, count } => {
+                let token_index = *next;
+                *next += 1;
+                let at = *arrived_ns + *ttft_ns + *itl_ns * token_index as i64;
+                let last = token_index + 1 == *count;
+                let token = Emission { at, id: 0, token_index, last, admitted_at: *arrived_ns };
+                (token_index < *count).then_some(token)
+            }
+        }
+    }
+}
