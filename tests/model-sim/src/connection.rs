@@ -211,11 +211,21 @@ fn refused(error: Refused) -> ApiError {
     }
 }
 
+/// Most bytes read and thrown away when a connection ends.
+const MAX_DRAIN: usize = 1024 * 1024;
+
 /// Ends a connection so that the last reply arrives: closing with unread bytes would reset it, so what the peer still
-/// sends is read and thrown away for a moment.
+/// sends is read and thrown away, for a moment and up to a bound.
 async fn part(stream: &mut TcpStream) {
     let _ = stream.shutdown().await;
-    let mut rest = vec![0; 16 * 1024];
-    let drain = async { while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {} };
+    let (mut rest, mut drained) = (vec![0; 16 * 1024], 0);
+    let drain = async {
+        while let Ok(n @ 1..) = stream.read(&mut rest).await {
+            drained += n;
+            if drained > MAX_DRAIN {
+                return;
+            }
+        }
+    };
     let _ = tokio::time::timeout(Duration::from_millis(500), drain).await;
 }

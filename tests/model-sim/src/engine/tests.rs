@@ -71,7 +71,11 @@ fn refuses_what_never_fits_and_what_finds_the_queue_full() {
         assert_eq!(e.arrive(0, Request::new(id, 10, 10)), Ok(()));
         e.advance(0);
     }
-    assert_eq!(e.arrive(0, Request::new(9, 10, 10)), Err(Refused::QueueFull(1)));
+    assert_eq!(
+        e.arrive(0, Request::new(9, 10, 10)),
+        Err(Refused::QueueFull(2)),
+        "one in its step, two waiting"
+    );
 }
 
 #[test]
