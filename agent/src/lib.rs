@@ -1,10 +1,20 @@
-//! Under construction.
+//! Makes load, stamps it with this host's raw clock, reports it. Knows no clock offset, no other agent, no knee.
+
+use tailcliff_proto::link::LinkError;
+use tokio_util::sync::CancellationToken;
 
 pub mod body;
 pub mod client;
+pub mod config;
 mod connection;
 pub mod delta;
+mod level;
+mod pacer;
 pub mod preflight;
+mod recorder;
+pub mod schedule;
+mod session;
+mod shard;
 pub mod sse;
 pub mod target;
 pub mod timeline;
@@ -13,3 +23,16 @@ pub mod timeline;
 mod testdata;
 #[cfg(test)]
 mod testserver;
+
+/// Why an agent ended.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct AgentError(#[from] LinkError);
+
+/// Serves one run: dials the coordinator, takes its orders, and returns when the run is over or `shutdown` is cancelled.
+///
+/// # Errors
+/// When the coordinator's address makes no sense, or it refuses this agent.
+pub async fn run(config: config::Config, shutdown: CancellationToken) -> Result<(), AgentError> {
+    Ok(session::Session::new(config, shutdown).run().await?)
+}

@@ -125,7 +125,8 @@ impl Outbox {
         }
     }
 
-    fn next_after(&self, sent: u64) -> Option<v1::Batch> {
+    /// The oldest kept batch after a number.
+    pub fn next_after(&self, sent: u64) -> Option<v1::Batch> {
         let state = self.state();
         let first = state.kept.front()?.0.seq;
         // Numbers are consecutive, so the position follows from the number.

@@ -1,0 +1,78 @@
+//! What a person types (`Args`) and what the agent goes by (`Config`).
+
+use clap::Parser;
+use tailcliff_proto::host;
+
+/// Threads that make load, at most.
+pub const MAX_SHARDS: u32 = 1024;
+/// Unacked measurements kept by default, bytes.
+pub const OUTBOX_BYTES: usize = 256 << 20;
+
+/// Makes load for a tailcliff run and reports what it measured; it is told everything else by the coordinator.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tailcliff-agent", version)]
+pub struct Args {
+    /// Where the coordinator listens; the agent keeps dialling until it answers
+    #[arg(long, value_name = "HOST:PORT")]
+    pub coordinator: String,
+    /// Name in reports [default: this host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Threads that make load [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
+    pub shards: Option<u32>,
+    /// Measurements kept in memory until the coordinator has them on disk, MiB
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub outbox_mib: u32,
+}
+
+/// What the agent goes by.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Coordinator as HOST:PORT.
+    pub coordinator: String,
+    /// Name in reports.
+    pub name: String,
+    /// Threads that make load; each is a runtime with connections of its own. 0 counts as 1.
+    pub shards: u32,
+    /// Bytes of measurements kept until acked; what does not fit is left out and counted.
+    pub outbox_bytes: usize,
+}
+
+impl Config {
+    /// The defaults for a coordinator at HOST:PORT: a shard for each core, and this host's name.
+    pub fn new(coordinator: String) -> Config {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let name = host::facts(0).hostname;
+        Config { coordinator, name, shards: cores.min(MAX_SHARDS), outbox_bytes: OUTBOX_BYTES }
+    }
+}
+
+impl From<Args> for Config {
+    fn from(args: Args) -> Config {
+        let default = Config::new(args.coordinator);
+        Config {
+            name: args.name.unwrap_or(default.name),
+            shards: args.shards.unwrap_or(default.shards),
+            outbox_bytes: (args.outbox_mib as usize) << 20,
+            coordinator: default.coordinator,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_override_the_defaults_and_absurd_ones_are_refused() {
+        let parse = |line: &str| Args::try_parse_from(line.split(' ')).map(Config::from);
+        let config = parse("agent --coordinator h:1 --name a --shards 3 --outbox-mib 2").unwrap();
+        assert_eq!((config.coordinator.as_str(), config.name.as_str()), ("h:1", "a"));
+        assert_eq!((config.shards, config.outbox_bytes), (3, 2 << 20));
+        assert!(parse("agent --coordinator h:1").unwrap().shards >= 1);
+        for bad in ["agent", "agent --coordinator h:1 --shards 0", "agent --coordinator h:1 --shards 2000"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

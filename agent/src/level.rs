@@ -1,0 +1,255 @@
+//! One level on this agent: armed (threads and bodies made), started at its time, watched, and summed up. It runs on
+//! whatever becomes of the control connection; its owner decides when it must stop.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit};
+use tailcliff_proto::clock::{HostClock, RawNs};
+use tailcliff_proto::histogram::LatencyHistogram;
+use tailcliff_proto::outbox::Outbox;
+use tailcliff_proto::v1::{self, node_message::Kind as Say};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::body::Bodies;
+use crate::pacer;
+use crate::schedule::Load;
+use crate::shard::{self, Gauges, Report, Work};
+use crate::target::Target;
+
+/// File descriptors that are not streams: listeners, runtimes, gRPC, the binary itself.
+const FD_SLACK: u64 = 64;
+const PROGRESS: Duration = Duration::from_millis(250);
+const GAUGE: Duration = Duration::from_millis(100);
+/// In-flight samples handed on at once.
+const GAUGE_BATCH: usize = 10;
+/// After an order to stop, those in flight get at most this long.
+const STOP_DRAIN: Duration = Duration::from_secs(2);
+
+/// A level that waits for its start.
+#[derive(Debug)]
+pub(crate) struct Armed {
+    level: u32,
+    load: Load,
+    outbox: Outbox,
+    gauges: Vec<Arc<Gauges>>,
+    starts: Vec<oneshot::Sender<RawNs>>,
+    reports: Vec<oneshot::Receiver<Report>>,
+    ends: Ends,
+}
+
+/// The two ways to end a level early.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ends {
+    /// No new requests; those in flight get a short drain.
+    pub(crate) stop: CancellationToken,
+    /// At once.
+    pub(crate) cancel: CancellationToken,
+}
+
+/// Makes everything that a level needs before its start.
+///
+/// # Errors
+/// One line for the user: a share or target that makes no sense, or too few file descriptors or threads.
+pub(crate) fn arm(
+    order: &v1::ArmLevel,
+    shards: u32,
+    incarnation: u64,
+    outbox: &Outbox,
+) -> Result<Armed, String> {
+    let share = order.load.as_ref().ok_or("the order has no load")?;
+    let load = Load::try_from(share).map_err(|e| e.to_string())?;
+    check_descriptors(u64::from(load.streams))?;
+    let target = order.target.as_ref().ok_or("the order has no target")?;
+    let target = Arc::new(Target::parse(target).map_err(|e| e.to_string())?);
+    let workload = order.workload.clone().unwrap_or_default();
+    let bodies = Arc::new(Bodies::new(&target, &workload).map_err(|e| e.to_string())?);
+    let shards = shards.clamp(1, load.streams) as usize;
+    let mut armed = Armed {
+        level: order.level,
+        load,
+        outbox: outbox.clone(),
+        gauges: Vec::new(),
+        starts: Vec::new(),
+        reports: Vec::new(),
+        ends: Ends::default(),
+    };
+    for number in 0..shards {
+        let gauges = Arc::new(Gauges::default());
+        let work = Work {
+            level: order.level,
+            incarnation,
+            slots: load.slots().skip(number).step_by(shards).collect(),
+            fresh_connections: load.fresh_connections,
+            target: target.clone(),
+            bodies: bodies.clone(),
+            outbox: outbox.clone(),
+            gauges: gauges.clone(),
+            stop: armed.ends.stop.clone(),
+            cancel: armed.ends.cancel.clone(),
+        };
+        let (start, started) = oneshot::channel();
+        let report =
+            shard::spawn(number, work, started).map_err(|e| format!("failed to start a shard: {e}"))?;
+        armed.gauges.push(gauges);
+        armed.starts.push(start);
+        armed.reports.push(report);
+    }
+    Ok(armed)
+}
+
+fn check_descriptors(streams: u64) -> Result<(), String> {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    if streams + FD_SLACK > limit {
+        let need = streams + FD_SLACK;
+        return Err(format!(
+            "{streams} streams need {need} file descriptors, the limit is {limit}: try `ulimit -n {need}`"
+        ));
+    }
+    Ok(())
+}
+
+impl Armed {
+    /// Its number.
+    pub(crate) fn level(&self) -> u32 {
+        self.level
+    }
+
+    /// How to end it.
+    pub(crate) fn ends(&self) -> Ends {
+        self.ends.clone()
+    }
+
+    /// Runs it from its start, on this agent's clock, to its last ended request; says `Started`, `Progress` and `Done`.
+    pub(crate) async fn run(self, at: RawNs, said: mpsc::Sender<Say>) {
+        let Self { level, load, outbox, gauges, starts, reports, ends } = self;
+        let was_late = at < HostClock.now();
+        let (told, actual) = oneshot::channel();
+        if let Err(error) = pacer::spawn(at, starts, told, ends.cancel.clone()) {
+            let text = format!("level {level} could not be started: {error}");
+            return drop(said.send(Say::Notice(v1::NodeNotice { text })).await);
+        }
+        let start = if was_late { HostClock.now() } else { at };
+        let Ok(actual_raw_ns) = actual.await else { return };
+        let started = v1::LevelStarted { level, asked_raw_ns: at, actual_raw_ns, was_late };
+        // The owner of the connection outlives every level.
+        let _gone = said.send(Say::Started(started)).await;
+        let watch = watch(level, gauges.clone(), outbox.clone(), said.clone());
+        let reports = tokio::select! {
+            reports = collect(reports) => reports,
+            never = watch => match never {},
+            never = enforce(&load, start, &ends) => match never {},
+        };
+        let done = sum_up(level, &gauges, &outbox, reports, HostClock.now() - start);
+        let _gone = said.send(Say::Progress(progress(level, &gauges))).await;
+        let _gone = said.send(Say::Done(done)).await;
+    }
+}
+
+async fn collect(reports: Vec<oneshot::Receiver<Report>>) -> Vec<Report> {
+    let mut all = Vec::new();
+    for report in reports {
+        // A shard that died without a report shows in the counts: released, but never ended.
+        all.extend(report.await.ok());
+    }
+    all
+}
+
+/// Ends the drain when its time is over.
+async fn enforce(load: &Load, start: RawNs, ends: &Ends) -> std::convert::Infallible {
+    let drain = Duration::from_nanos(load.drain_ns.unsigned_abs());
+    let deadline = async {
+        match load.deadline_ns() {
+            Some(ns) => {
+                tokio::time::sleep(Duration::from_nanos((start + ns - HostClock.now()).max(0).unsigned_abs()))
+                    .await
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = deadline => {}
+        () = ends.stop.cancelled() => tokio::time::sleep(drain.min(STOP_DRAIN)).await,
+    }
+    ends.cancel.cancel();
+    std::future::pending().await
+}
+
+/// Samples what is in flight on a beat of its own, and reports progress.
+async fn watch(
+    level: u32,
+    gauges: Vec<Arc<Gauges>>,
+    outbox: Outbox,
+    said: mpsc::Sender<Say>,
+) -> std::convert::Infallible {
+    let mut gauge = tokio::time::interval(GAUGE);
+    let mut tell = tokio::time::interval(PROGRESS);
+    let mut samples = Vec::new();
+    loop {
+        tokio::select! {
+            _ = gauge.tick() => {
+                let in_flight = progress(level, &gauges).in_flight;
+                samples.push(v1::InFlightSample { level, raw_ns: HostClock.now(), in_flight });
+                if samples.len() >= GAUGE_BATCH {
+                    let batch = v1::Batch { in_flight: std::mem::take(&mut samples), ..Default::default() };
+                    // A gauge is sampled: one that does not fit thins the sample, and is no loss of a count.
+                    let _thinned = outbox.push(batch);
+                }
+            }
+            _ = tell.tick() => {
+                let _full = said.try_send(Say::Progress(progress(level, &gauges)));
+            }
+        }
+    }
+}
+
+fn progress(level: u32, gauges: &[Arc<Gauges>]) -> v1::LevelProgress {
+    let counts = total(gauges);
+    let ended = counts.completed + counts.failed + counts.incomplete;
+    let output_tokens = gauges.iter().map(|g| g.output_tokens.load(Relaxed)).sum();
+    let in_flight = u32::try_from(counts.released.saturating_sub(ended)).unwrap_or(u32::MAX);
+    v1::LevelProgress { level, raw_ns: HostClock.now(), counts: Some(counts), in_flight, output_tokens }
+}
+
+fn total(gauges: &[Arc<Gauges>]) -> v1::LevelCounts {
+    let mut total = v1::LevelCounts::default();
+    for counts in gauges.iter().map(|g| g.counts()) {
+        total.released += counts.released;
+        total.completed += counts.completed;
+        total.failed += counts.failed;
+        total.incomplete += counts.incomplete;
+    }
+    total
+}
+
+fn sum_up(
+    level: u32,
+    gauges: &[Arc<Gauges>],
+    outbox: &Outbox,
+    reports: Vec<Report>,
+    wall_ns: i64,
+) -> v1::LevelDone {
+    let (mut send_lag, mut scheduler_lag) = (LatencyHistogram::default(), LatencyHistogram::default());
+    for report in &reports {
+        send_lag.add(&report.send_lag);
+        scheduler_lag.add(&report.scheduler_lag);
+    }
+    let health = v1::ClientHealth {
+        cpu_ns: reports.iter().map(|r| r.cpu_ns).sum(),
+        wall_ns,
+        shards: gauges.len() as u32,
+        send_lag: Some(send_lag.to_wire()),
+        scheduler_lag: Some(scheduler_lag.to_wire()),
+    };
+    v1::LevelDone {
+        level,
+        counts: Some(total(gauges)),
+        dry_raw_ns: reports.iter().filter_map(|r| r.dry).min(),
+        last_batch_seq: outbox.last_seq(),
+        dropped_token_traces: reports.iter().map(|r| r.dropped_traces).sum(),
+        dropped_records: reports.iter().map(|r| r.dropped_records).sum(),
+        health: Some(health),
+    }
+}
