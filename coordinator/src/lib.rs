@@ -2,14 +2,18 @@
 
 pub mod args;
 pub mod certificate;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod display;
+pub mod drive;
+pub mod fleet;
 pub mod journal;
 pub mod knee;
 pub mod levels;
 pub mod little;
 pub mod load;
+pub mod local;
 pub mod merge;
 pub mod outputs;
 pub mod pinger;

@@ -191,8 +191,10 @@ fn without_ageing_the_bar_would_not_cover() {
     let mut rng = fastrand::Rng::with_seed(29);
     let (mut with, mut without) = (0, 0);
     for _ in 0..20 {
-        let truth =
-            Truth { wander: [(1e-6, 120e9, rng.f64() * 6.28), (0.0, 1e9, 0.0)], ..Truth::random(&mut rng) };
+        let truth = Truth {
+            wander: [(1e-6, 120e9, rng.f64() * std::f64::consts::TAU), (0.0, 1e9, 0.0)],
+            ..Truth::random(&mut rng)
+        };
         let made = exchanges(&truth, Path::Idle, 60, &mut rng);
         let ends: Vec<_> = made.iter().filter(|e| e.t0 < 3 * S || e.t0 > 58 * S).copied().collect();
         let track = Track::fit(&ends, &[]);

@@ -1,0 +1,160 @@
+//! From a parsed command line to an exit code: the three jobs, their signals, and what they print.
+
+use std::io::Write;
+use std::path::Path;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::args::{Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
+use crate::config::{Config, ConfigError, redacted_command};
+use crate::display::{Display, terminal_width};
+use crate::drive::{self, Listeners, Outcome, RunError, Setup};
+use crate::local::Embedded;
+use crate::merge::Merged;
+use crate::report::terminal;
+use crate::run::Ending;
+
+/// Done.
+pub const EXIT_OK: i32 = 0;
+/// Wrong flags or plan, as with every command.
+pub const EXIT_USAGE: i32 = 2;
+/// The server under test cannot be used: unreachable, wrong model, wrong key.
+pub const EXIT_TARGET: i32 = 3;
+/// Nodes did not come.
+pub const EXIT_NODES: i32 = 4;
+/// Files cannot be written or read.
+pub const EXIT_OUTPUT: i32 = 5;
+/// The port cannot be had.
+pub const EXIT_LISTEN: i32 = 6;
+/// The run broke; what was measured is kept.
+pub const EXIT_BROKEN: i32 = 7;
+/// Interrupted; what was measured is kept.
+pub const EXIT_INTERRUPTED: i32 = 130;
+
+/// Does what was asked; returns the exit code.
+pub async fn main(cli: Cli) -> i32 {
+    match cli.command {
+        Command::Run(args) => run(*args).await,
+        Command::Coordinate(args) => coordinate(*args).await,
+        Command::Merge { run_dir } => merge(&run_dir),
+    }
+}
+
+async fn run(args: RunArgs) -> i32 {
+    let embedded = Embedded { gpu_interval_ns: args.gpu_interval.0, nvml_path: args.nvml_path };
+    let mut config = match config(args.sweep) {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
+    config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
+    let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command() };
+    conclude(drive(config, "127.0.0.1:0", setup, false).await)
+}
+
+async fn coordinate(args: CoordinateArgs) -> i32 {
+    let mut config = match config(args.sweep) {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
+    if args.agents == 0 {
+        return fail("bad --agents: without an agent there is no load: give at least 1", EXIT_USAGE);
+    }
+    (config.plan.agents, config.plan.probes) = (args.agents, args.probes);
+    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command() };
+    conclude(drive(config, &args.listen, setup, true).await)
+}
+
+fn config(sweep: SweepArgs) -> Result<Config, ConfigError> {
+    Config::from_args(sweep, std::env::var("OPENAI_API_KEY").ok())
+}
+
+fn command() -> Vec<String> {
+    // The program's own path says nothing of the run.
+    redacted_command(std::iter::once("tailcliff".to_owned()).chain(std::env::args().skip(1)))
+}
+
+async fn drive(config: Config, listen: &str, setup: Setup, announce: bool) -> Result<Outcome, RunError> {
+    let listeners = Listeners::bind(listen)?;
+    let mut display = Display::stderr(config.plan.concurrency.len());
+    if announce {
+        let (agents, probes) = (config.plan.agents, config.plan.probes);
+        display.say(&format!(
+            "listening on {}, waiting for {agents} agents and {probes} probes",
+            listeners.address()?
+        ));
+    }
+    drive::drive(config, listeners, setup, interrupts(), display).await
+}
+
+/// Ctrl-C and SIGTERM, one message each; the third kills.
+fn interrupts() -> mpsc::Receiver<String> {
+    let (out, inbox) = mpsc::channel(2);
+    tokio::spawn(async move {
+        let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        for why in ["interrupted: draining; once more to end at once", "interrupted twice"] {
+            tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+            // Nobody listens once the run is over.
+            let _over = out.send(why.to_owned()).await;
+        }
+        tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+        std::process::exit(EXIT_INTERRUPTED);
+    });
+    inbox
+}
+
+fn conclude(result: Result<Outcome, RunError>) -> i32 {
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(error) => return fail(&error.to_string(), code_of_error(&error)),
+    };
+    if let (Some(merged), Some(dir)) = (&outcome.merged, &outcome.dir) {
+        print(merged, dir);
+    }
+    match outcome.ending {
+        Ending::Complete => EXIT_OK,
+        Ending::Interrupted(_) => {
+            let kept =
+                if outcome.dir.is_some() { "what was measured is kept" } else { "nothing was measured" };
+            fail(&format!("interrupted; {kept}"), EXIT_INTERRUPTED)
+        }
+        Ending::NodesMissing(why) => fail(
+            &format!("{why}; start them with --coordinator at this address, or raise --wait"),
+            EXIT_NODES,
+        ),
+        Ending::Target(_, why) => fail(&why, EXIT_TARGET),
+        Ending::Broken(why) => fail(&why, EXIT_BROKEN),
+    }
+}
+
+fn code_of_error(error: &RunError) -> i32 {
+    match error {
+        RunError::Listen { .. } => EXIT_LISTEN,
+        RunError::OutputDir { .. } | RunError::Journal(_) | RunError::Outputs(_) => EXIT_OUTPUT,
+        RunError::Start(_) | RunError::Serve(_) => EXIT_BROKEN,
+    }
+}
+
+fn merge(dir: &Path) -> i32 {
+    match drive::merge_stored(dir) {
+        Ok(merged) => {
+            print(&merged, dir);
+            EXIT_OK
+        }
+        Err(error) => fail(&error.to_string(), code_of_error(&error)),
+    }
+}
+
+fn print(merged: &Merged, dir: &Path) {
+    let table = terminal::render(merged, terminal_width());
+    // A reader that left early, such as `head`, is no error.
+    let _left = writeln!(std::io::stdout(), "{table}\nfiles: {}", dir.display());
+}
+
+fn fail(line: &str, code: i32) -> i32 {
+    let _closed = writeln!(std::io::stderr(), "tailcliff: {line}");
+    code
+}

@@ -1,0 +1,301 @@
+//! One run from its first bind to its last file: wires listeners, clock thread, journal and fleet together, drives the
+//! fleet until the run is over, and has the outputs written.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use chrono::{SecondsFormat, Utc};
+use tailcliff_proto::clock::HostClock;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::display::Display;
+use crate::fleet::{Fleet, Happening};
+use crate::journal::{Entry, FILE_NAME, Fact, Journal, JournalError};
+use crate::load::load;
+use crate::local::{self, Embedded};
+use crate::merge::Merged;
+use crate::outputs::{OutputError, write_all};
+use crate::pinger;
+use crate::run::{Ending, Run};
+use crate::service;
+use crate::stored::{RunEnd, RunHeader};
+
+/// Where nodes dial in.
+#[derive(Debug)]
+pub struct Listeners {
+    control: TcpListener,
+    clock: TcpListener,
+}
+
+/// How a run is set up beyond its plan.
+#[derive(Debug)]
+pub struct Setup {
+    /// How long nodes are waited for, ns.
+    pub wait_ns: i64,
+    /// The nodes inside this process, for a one-machine run.
+    pub embedded: Option<Embedded>,
+    /// The command line as it may be stored.
+    pub command: Vec<String>,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub ending: Ending,
+    /// Where its files are; `None` when nothing was measured and nothing was left behind.
+    pub dir: Option<PathBuf>,
+    /// The merged figures, when something was measured.
+    pub merged: Option<Merged>,
+}
+
+/// Why a run could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The address cannot be bound.
+    #[error(
+        "failed to listen on {address}: {reason}; is another coordinator running? try another --listen port"
+    )]
+    Listen {
+        /// As asked.
+        address: String,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// The output directory cannot be used.
+    #[error("failed to use output directory {dir}: {reason}")]
+    OutputDir {
+        /// The directory.
+        dir: PathBuf,
+        /// Why, and what to try.
+        reason: String,
+    },
+    /// The journal cannot be written.
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    /// The outputs cannot be written.
+    #[error("{0}; once there is room, `tailcliff merge` writes them from the journal")]
+    Outputs(#[from] OutputError),
+    /// Threads or sockets cannot be had.
+    #[error("failed to start: {0}")]
+    Start(#[from] std::io::Error),
+    /// The gRPC server ended.
+    #[error("failed to serve nodes: {0}")]
+    Serve(String),
+}
+
+impl Listeners {
+    /// Binds `address` for control and bulk, and its next port for the clock (any two when the port is 0).
+    ///
+    /// # Errors
+    /// When either cannot be bound.
+    pub fn bind(address: &str) -> Result<Self, RunError> {
+        let fail = |address: String| move |reason| RunError::Listen { address, reason };
+        let control = TcpListener::bind(address).map_err(fail(address.to_owned()))?;
+        let mut next = control.local_addr()?;
+        let asked = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        next.set_port(asked.filter(|&port| port != 0).map_or(0, |port| port.wrapping_add(1)));
+        let clock = TcpListener::bind(next).map_err(fail(format!("{next} (clock)")))?;
+        Ok(Self { control, clock })
+    }
+
+    /// Address of the control and bulk services.
+    ///
+    /// # Errors
+    /// When the socket does not tell.
+    pub fn address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.control.local_addr()
+    }
+}
+
+/// Carries out a plan; an `interrupts` message drains the run, a second one ends it at once.
+///
+/// # Errors
+/// When the run could not be carried out or stored; how the run itself went is in [`Outcome`].
+pub async fn drive(
+    config: Config,
+    listeners: Listeners,
+    setup: Setup,
+    interrupts: mpsc::Receiver<String>,
+    mut display: Display,
+) -> Result<Outcome, RunError> {
+    let header = header(&config, &setup);
+    let dir = config.output_dir.clone().unwrap_or_else(|| Path::new("runs").join(&header.name));
+    let created = make_dir(&dir)?;
+    let journal = Journal::create(&dir)?;
+    let json = serde_json::to_string(&header).map_err(|e| RunError::Serve(e.to_string()))?;
+    journal.append(Entry { incarnation: 0, fact: Some(Fact::Header(json)) }, None)?;
+    display.say(&format!("writing to {}", dir.display()));
+    let ending = match conduct(config, listeners, &setup, interrupts, journal, display).await {
+        Ok((ending, true)) => ending,
+        Ok((ending, false)) => {
+            discard(&dir, created);
+            return Ok(Outcome { ending, dir: None, merged: None });
+        }
+        Err(error) => return Err(error),
+    };
+    let of = dir.clone();
+    let written = tokio::task::spawn_blocking(move || merge_stored(&of)).await;
+    let merged = written.map_err(|e| RunError::Serve(e.to_string()))??;
+    Ok(Outcome { ending, dir: Some(dir), merged: Some(merged) })
+}
+
+/// Merges what a run directory holds and writes its outputs there.
+///
+/// # Errors
+/// When there is no journal to read, or an output cannot be written.
+pub fn merge_stored(dir: &Path) -> Result<Merged, RunError> {
+    let data = load(dir)?;
+    Ok(write_all(dir, &data)?)
+}
+
+/// Runs the fleet to its end; true when at least one level was started.
+async fn conduct(
+    config: Config,
+    listeners: Listeners,
+    setup: &Setup,
+    interrupts: mpsc::Receiver<String>,
+    journal: Journal,
+    display: Display,
+) -> Result<(Ending, bool), RunError> {
+    let shutdown = CancellationToken::new();
+    let _stop_all = shutdown.clone().drop_guard();
+    let clock_port = listeners.clock.local_addr()?.port();
+    let address = listeners.control.local_addr()?;
+    let (clock_events, clock) = mpsc::channel(1024);
+    let (pinger, clock_thread) = pinger::serve(listeners.clock, clock_events, shutdown.clone())?;
+    listeners.control.set_nonblocking(true)?;
+    let (inputs, nodes) = mpsc::channel(32);
+    let server = tokio::spawn(service::serve(tokio::net::TcpListener::from_std(listeners.control)?, inputs));
+    let (failures, failed) = mpsc::channel(4);
+    let mut threads = vec![clock_thread];
+    if let Some(embedded) = &setup.embedded {
+        threads.extend(local::start(&loopback(address), embedded, &failures, &shutdown)?);
+    }
+    let wanted = (config.plan.agents, config.plan.probes);
+    let (stored, on_disk) = mpsc::unbounded_channel();
+    let run = Run::new(config.plan, config.target, config.workload, setup.wait_ns, HostClock.now());
+    let mut fleet = Fleet::new(run, journal, pinger, clock_port, wanted, stored, display);
+    let sources = Sources { nodes, clock, on_disk, interrupts, failed };
+    let ended = sources.feed(&mut fleet).await;
+    server.abort();
+    shutdown.cancel();
+    drop(failures);
+    close(fleet, threads, ended).await
+}
+
+struct Sources {
+    nodes: mpsc::Receiver<service::Input>,
+    clock: mpsc::Receiver<pinger::ClockEvent>,
+    on_disk: mpsc::UnboundedReceiver<(crate::stored::Incarnation, u64)>,
+    interrupts: mpsc::Receiver<String>,
+    failed: mpsc::Receiver<String>,
+}
+
+impl Sources {
+    async fn feed(mut self, fleet: &mut Fleet) -> Result<Ending, JournalError> {
+        let mut beat = tokio::time::interval(Duration::from_millis(250));
+        loop {
+            let happening = tokio::select! {
+                Some(input) = self.nodes.recv() => Happening::Node(input),
+                Some(event) = self.clock.recv() => Happening::Clock(event),
+                Some((of, seq)) = self.on_disk.recv() => Happening::Stored(of, seq),
+                Some(why) = self.interrupts.recv() => Happening::Interrupt(why),
+                Some(why) = self.failed.recv() => Happening::Interrupt(why),
+                _ = beat.tick() => Happening::Beat,
+            };
+            if let Some(ending) = fleet.take(happening)? {
+                return Ok(ending);
+            }
+        }
+    }
+}
+
+async fn close(
+    fleet: Fleet,
+    threads: Vec<JoinHandle<()>>,
+    ended: Result<Ending, JournalError>,
+) -> Result<(Ending, bool), RunError> {
+    let measured = fleet.has_started();
+    let (journal, mut display) = fleet.into_parts();
+    let ending = match ended {
+        Ok(ending) => ending,
+        // The writer knows what really happened.
+        Err(error) => return Err(journal.close().err().unwrap_or(error).into()),
+    };
+    let end = RunEnd { ended_utc: utc(), cut_short: cut_short(&ending) };
+    let json = serde_json::to_string(&end).map_err(|e| RunError::Serve(e.to_string()))?;
+    let appended = journal.append(Entry { incarnation: 0, fact: Some(Fact::End(json)) }, None);
+    let closing = tokio::task::spawn_blocking(move || {
+        // Nodes embedded here were told to end; their threads and the clock's follow.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+        journal.close()
+    });
+    closing.await.map_err(|e| RunError::Serve(e.to_string()))??;
+    appended?;
+    display.rest();
+    Ok((ending, measured))
+}
+
+fn cut_short(ending: &Ending) -> String {
+    match ending {
+        Ending::Complete => String::new(),
+        Ending::Interrupted(why)
+        | Ending::NodesMissing(why)
+        | Ending::Target(_, why)
+        | Ending::Broken(why) => why.clone(),
+    }
+}
+
+fn header(config: &Config, setup: &Setup) -> RunHeader {
+    let name = format!("{}-{}", Utc::now().format("%Y%m%dT%H%M%SZ"), config.name);
+    let snapshot = HostClock.snapshot();
+    RunHeader {
+        name,
+        started_utc: utc(),
+        tailcliff_version: tailcliff_proto::BUILD.to_owned(),
+        started_ref_ns: HostClock.now(),
+        plan: config.plan.clone(),
+        command: setup.command.clone(),
+        clock_domain: (snapshot.boot_id, snapshot.timens_inode),
+    }
+}
+
+fn utc() -> String {
+    Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// The address by which a node in this process dials a listener that may be bound to every interface.
+fn loopback(address: std::net::SocketAddr) -> String {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    std::net::SocketAddr::new(ip, address.port()).to_string()
+}
+
+/// Makes the run's directory; true when it was not there before.
+fn make_dir(dir: &Path) -> Result<bool, RunError> {
+    let fail = |reason: String| RunError::OutputDir { dir: dir.to_owned(), reason };
+    if dir.join(FILE_NAME).exists() {
+        return Err(fail("it already holds a run; name another --output-dir".to_owned()));
+    }
+    let created = !dir.exists();
+    let hint = |e: std::io::Error| fail(format!("{e}; name another --output-dir"));
+    std::fs::create_dir_all(dir).map_err(hint)?;
+    Ok(created)
+}
+
+/// A run that measured nothing leaves nothing that looks like one.
+fn discard(dir: &Path, created: bool) {
+    let _gone = std::fs::remove_file(dir.join(FILE_NAME));
+    if created {
+        // Only ever an empty directory: one with other files in it stays.
+        let _kept = std::fs::remove_dir(dir);
+    }
+}

@@ -1,0 +1,388 @@
+//! The one task that owns the state of a run: nodes and their connections, the journal, the state machine. Inputs come
+//! in over channels, orders go out; every fact is journalled before anything is built on it.
+
+use std::collections::BTreeMap;
+
+use tailcliff_proto::clock::HostClock;
+use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
+use tailcliff_proto::{BUILD, PROTOCOL};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use crate::clock::online::Online;
+use crate::display::Display;
+use crate::journal::{Entry, Exchanges, Fact, Journal, JournalError, LevelPlanned, LevelShare, StoredBatch};
+use crate::pinger::{ClockEvent, Pinger};
+use crate::run::{Command, Ending, Event, LEASE_NS, Run};
+use crate::service::{Connection, Input, ToNode, message};
+use crate::stored::Incarnation;
+
+/// Something for the owner of the state.
+#[derive(Debug)]
+pub enum Happening {
+    /// From a node's control or bulk connection.
+    Node(Input),
+    /// From the clock thread.
+    Clock(ClockEvent),
+    /// A batch is on disk.
+    Stored(Incarnation, u64),
+    /// The user wants out.
+    Interrupt(String),
+    /// A quarter of a second passed.
+    Beat,
+}
+
+#[derive(Debug)]
+struct Peer {
+    kind: v1::NodeKind,
+    index: u32,
+    name: String,
+    connection: Option<(Connection, ToNode)>,
+    online: Online,
+    last_seq: u64,
+}
+
+/// The owner.
+#[derive(Debug)]
+pub struct Fleet {
+    run: Run,
+    journal: Journal,
+    pinger: Pinger,
+    clock_port: u32,
+    run_id: u64,
+    wanted: (u32, u32),
+    peers: BTreeMap<Incarnation, Peer>,
+    /// Away for longer than their lease; one that comes back still has what it measured.
+    lost: BTreeMap<Incarnation, Peer>,
+    planned: Option<(u32, BTreeMap<Incarnation, v1::LoadShare>)>,
+    voided: BTreeMap<u32, String>,
+    started: Vec<u32>,
+    stored: mpsc::UnboundedSender<(Incarnation, u64)>,
+    display: Display,
+}
+
+impl Fleet {
+    /// An empty fleet; `wanted` is (agents, probes), and `stored` is told of each batch on disk.
+    pub fn new(
+        run: Run,
+        journal: Journal,
+        pinger: Pinger,
+        clock_port: u16,
+        wanted: (u32, u32),
+        stored: mpsc::UnboundedSender<(Incarnation, u64)>,
+        display: Display,
+    ) -> Self {
+        Self {
+            run,
+            journal,
+            pinger,
+            clock_port: u32::from(clock_port),
+            run_id: fastrand::u64(1..),
+            wanted,
+            peers: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            planned: None,
+            voided: BTreeMap::new(),
+            started: Vec::new(),
+            stored,
+            display,
+        }
+    }
+
+    /// Takes in one happening; returns the ending once the run is over.
+    ///
+    /// # Errors
+    /// When the journal cannot be written: nothing more can be promised then.
+    pub fn take(&mut self, happening: Happening) -> Result<Option<Ending>, JournalError> {
+        match happening {
+            Happening::Node(Input::Hello { connection, hello, out }) => self.hello(connection, *hello, out),
+            Happening::Node(Input::Said(connection, of, said)) if self.is_current(connection, of) => {
+                self.said(of, *said)
+            }
+            Happening::Node(Input::Gone(connection, of)) if self.is_current(connection, of) => self.gone(of),
+            Happening::Node(Input::Said(..) | Input::Gone(..)) => Ok(None),
+            Happening::Node(Input::Batch { batch, acks }) => self.batch(*batch, acks),
+            Happening::Clock(event) => self.clock(event),
+            Happening::Stored(of, seq) => self.step(Event::Stored(of, seq)),
+            Happening::Interrupt(why) => self.step(Event::Interrupt(why)),
+            Happening::Beat => self.beat(),
+        }
+    }
+
+    /// True once a level was started.
+    pub fn has_started(&self) -> bool {
+        !self.started.is_empty()
+    }
+
+    /// The journal, to be closed when the run is over.
+    pub fn into_parts(self) -> (Journal, Display) {
+        (self.journal, self.display)
+    }
+
+    fn is_current(&self, connection: Connection, of: Incarnation) -> bool {
+        let current = self.peers.get(&of).and_then(|peer| peer.connection.as_ref());
+        current.is_some_and(|(current, _)| *current == connection)
+    }
+
+    fn append(&self, incarnation: Incarnation, fact: Fact) -> Result<(), JournalError> {
+        self.journal.append(Entry { incarnation, fact: Some(fact) }, None)
+    }
+
+    fn step(&mut self, event: Event) -> Result<Option<Ending>, JournalError> {
+        let mut ending = None;
+        for command in self.run.step(HostClock.now(), event) {
+            ending = self.obey(command)?.or(ending);
+        }
+        Ok(ending)
+    }
+
+    fn hello(
+        &mut self,
+        connection: Connection,
+        hello: v1::Hello,
+        out: ToNode,
+    ) -> Result<Option<Ending>, JournalError> {
+        let of = hello.incarnation;
+        let kind = hello.node_kind();
+        if let Some(reason) = self.refusal(&hello) {
+            self.display.say(&format!("refused {}: {reason}", label(&hello.name)));
+            let refused = v1::Refused { protocol: PROTOCOL, build: BUILD.to_owned(), reason };
+            // One who dialled and left at once needs no answer.
+            let _left = out.try_send(Ok(message(Order::Refused(refused))));
+            return Ok(None);
+        }
+        if let Some(back) = self.lost.remove(&of) {
+            self.peers.insert(of, back);
+        }
+        let index = self.peers.values().filter(|p| p.kind == kind).count() as u32;
+        let is_new = !self.peers.contains_key(&of);
+        let name = label(&hello.name);
+        let peer = self.peers.entry(of).or_insert_with(|| Peer {
+            kind,
+            index,
+            name: name.clone(),
+            connection: None,
+            online: Online::default(),
+            last_seq: 0,
+        });
+        let welcome = v1::Welcome {
+            protocol: PROTOCOL,
+            build: BUILD.to_owned(),
+            node_index: peer.index,
+            lease_ns: LEASE_NS,
+            clock_port: self.clock_port,
+            run_id: self.run_id,
+        };
+        let _left = out.try_send(Ok(message(Order::Welcome(welcome))));
+        peer.connection = Some((connection, out));
+        let what = if kind == v1::NodeKind::Agent { "agent" } else { "gpu-probe" };
+        let joined = if is_new { "joined" } else { "is back" };
+        self.display.say(&format!("{what} {name} ({}) {joined}", host_of(&hello)));
+        if is_new && !hello.gpu_absent_reason.is_empty() {
+            self.display
+                .say(&format!("gpu-probe {name}: no GPU columns: {}", label(&hello.gpu_absent_reason)));
+        }
+        let hello = v1::Hello { token: String::new(), ..hello };
+        self.append(of, Fact::Hello(hello))?;
+        self.step(Event::Joined(of, kind))
+    }
+
+    /// Why a node may not join, if so.
+    fn refusal(&self, hello: &v1::Hello) -> Option<String> {
+        if hello.protocol != PROTOCOL {
+            return Some(format!(
+                "it speaks protocol {} (build {}), this coordinator speaks {PROTOCOL} (build {BUILD}); \
+                 use one release on both",
+                hello.protocol,
+                label(&hello.build)
+            ));
+        }
+        let (kind, wanted) = match hello.node_kind() {
+            v1::NodeKind::Agent => ("agents", self.wanted.0),
+            v1::NodeKind::GpuProbe => ("gpu-probes", self.wanted.1),
+            v1::NodeKind::Unspecified => return Some("it is neither agent nor gpu-probe".to_owned()),
+        };
+        if hello.incarnation == 0 {
+            return Some("its incarnation is 0".to_owned());
+        }
+        if let Some(peer) = self.peers.get(&hello.incarnation) {
+            return (peer.kind != hello.node_kind()).then(|| "its incarnation is another node's".to_owned());
+        }
+        let here = self.peers.values().filter(|p| p.kind == hello.node_kind()).count();
+        (here >= wanted as usize).then(|| format!("the run has its {wanted} {kind}"))
+    }
+
+    fn said(&mut self, of: Incarnation, said: Said) -> Result<Option<Ending>, JournalError> {
+        match &said {
+            Said::PreflightDone(done) => self.append(of, Fact::Preflight(done.clone()))?,
+            Said::Started(started) => {
+                self.append(of, Fact::Started(*started))?;
+                if started.was_late {
+                    let late_ms = (started.actual_raw_ns - started.asked_raw_ns) as f64 / 1e6;
+                    let name = self.name(of);
+                    self.display.say(&format!("agent {name} started {late_ms:.1} ms late"));
+                }
+            }
+            Said::Progress(progress) => {
+                self.append(of, Fact::Progress(*progress))?;
+                self.display.progress(of, progress);
+            }
+            Said::Done(done) => self.append(of, Fact::Done(done.clone()))?,
+            Said::Notice(notice) => {
+                let line = format!("{}: {}", self.name(of), label(&notice.text));
+                self.display.say(&line);
+                return Ok(None);
+            }
+            Said::Armed(_) | Said::Heartbeat(_) => {}
+            Said::Hello(_) => return Ok(None),
+        }
+        self.step(Event::Said(of, said))
+    }
+
+    fn name(&self, of: Incarnation) -> String {
+        self.peers.get(&of).map_or_else(|| format!("{of:x}"), |peer| peer.name.clone())
+    }
+
+    fn gone(&mut self, of: Incarnation) -> Result<Option<Ending>, JournalError> {
+        if let Some(peer) = self.peers.get_mut(&of) {
+            peer.connection = None;
+        }
+        self.step(Event::Gone(of))
+    }
+
+    fn batch(
+        &mut self,
+        batch: v1::Batch,
+        acks: mpsc::Sender<Result<v1::Ack, Status>>,
+    ) -> Result<Option<Ending>, JournalError> {
+        let (of, seq) = (batch.incarnation, batch.seq);
+        let refuse = |text: &str| {
+            let _left = acks.try_send(Err(Status::failed_precondition(text)));
+            Ok(None)
+        };
+        let Some(peer) = self.peers.get_mut(&of) else { return refuse("say hello first") };
+        if seq > peer.last_seq + 1 {
+            return refuse("a batch is missing");
+        }
+        let is_repeat = seq <= peer.last_seq;
+        peer.last_seq = peer.last_seq.max(seq);
+        let (fired, on_disk) = oneshot::channel();
+        if is_repeat {
+            // Already journalled, and entries reach the disk in order: an empty entry is the ack of a repeat.
+            let nothing = Entry { incarnation: of, fact: None };
+            self.journal.append(nothing, Some(fired))?;
+        } else {
+            self.display.windows(&batch.windows);
+            let stored = StoredBatch { batch: Some(batch), received_ref_ns: HostClock.now() };
+            let entry = Entry { incarnation: of, fact: Some(Fact::Batch(stored)) };
+            self.journal.append(entry, Some(fired))?;
+        }
+        let stored = self.stored.clone();
+        tokio::spawn(async move {
+            if on_disk.await.is_ok() {
+                let _over = stored.send((of, seq));
+                let _left = acks.send(Ok(v1::Ack { through_seq: seq })).await;
+            }
+        });
+        Ok(None)
+    }
+
+    fn clock(&mut self, event: ClockEvent) -> Result<Option<Ending>, JournalError> {
+        match event {
+            ClockEvent::Burst { of, exchanges, lost } => {
+                let Some(peer) = self.peers.get_mut(&of) else { return Ok(None) };
+                exchanges.iter().for_each(|&exchange| peer.online.push(exchange));
+                let stamps_ns = exchanges.iter().flat_map(|e| [e.t0, e.t1, e.t2, e.t3]).collect();
+                self.append(of, Fact::Exchanges(Exchanges { stamps_ns }))?;
+                if lost > 0 {
+                    self.append(of, Fact::LostPings(lost))?;
+                }
+                self.step(Event::Pinged(of, exchanges.len() as u32))
+            }
+            ClockEvent::Snapshot(of, snapshot) => {
+                if self.peers.contains_key(&of) {
+                    self.append(of, Fact::Snapshot(*snapshot))?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn beat(&mut self) -> Result<Option<Ending>, JournalError> {
+        let beat = v1::Heartbeat { sent_raw_ns: HostClock.now() };
+        let all: Vec<_> = self.peers.keys().copied().collect();
+        for of in all {
+            self.send(of, Order::Heartbeat(beat));
+        }
+        self.display.repaint(HostClock.now());
+        self.step(Event::Tick)
+    }
+
+    fn send(&mut self, of: Incarnation, order: Order) {
+        let Some(peer) = self.peers.get_mut(&of) else { return };
+        // A full channel is a node that does not read: its silence will be noticed as such.
+        if let Some((_, out)) = &peer.connection {
+            let _full = out.try_send(Ok(message(order)));
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Result<Option<Ending>, JournalError> {
+        match command {
+            Command::Send(of, order) => self.send(of, order),
+            Command::Burst(of, pings) => self.pinger.burst(of, pings),
+            Command::LevelPlanned { level, concurrency, shares } => {
+                self.display.level(level, concurrency, &shares, HostClock.now());
+                self.planned = Some((concurrency, shares));
+            }
+            Command::Start { level, at_ref_ns, agents } => self.start(level, at_ref_ns, &agents)?,
+            Command::LevelSettled(level) => self.display.settled(level, HostClock.now()),
+            Command::Void(level, reason) => self.void(level, reason)?,
+            Command::Lost(of) => {
+                self.display
+                    .say(&format!("{} is lost: nothing heard for longer than its lease", self.name(of)));
+                self.append(of, Fact::Lost(HostClock.now()))?;
+                self.lost.extend(self.peers.remove(&of).map(|peer| (of, peer)));
+            }
+            Command::Say(line) => self.display.say(&label(&line)),
+            Command::Finish(ending) => return Ok(Some(ending)),
+        }
+        Ok(None)
+    }
+
+    fn start(&mut self, level: u32, at_ref_ns: i64, agents: &[Incarnation]) -> Result<(), JournalError> {
+        let Some((concurrency, shares)) = self.planned.take() else { return Ok(()) };
+        self.append(0, Fact::Level(LevelPlanned { level, concurrency, start_ref_ns: at_ref_ns }))?;
+        self.started.push(level);
+        for (of, share) in shares {
+            self.append(of, Fact::Share(LevelShare { level, share: Some(share) }))?;
+        }
+        if let Some(reason) = self.voided.remove(&level) {
+            self.void(level, reason)?;
+        }
+        for &of in agents {
+            let there = self.peers.get(&of).and_then(|peer| peer.online.to_node(at_ref_ns));
+            // Without a clock there is no common start: 0 is long past, so the agent starts at once and says it was late.
+            let (at_raw_ns, bound_ns) = there.unwrap_or((0, i64::MAX));
+            self.send(of, Order::Start(v1::StartAt { level, at_raw_ns, at_ref_ns, bound_ns }));
+        }
+        Ok(())
+    }
+
+    fn void(&mut self, level: u32, reason: String) -> Result<(), JournalError> {
+        self.display.say(&format!("this level does not count: {reason}"));
+        if !self.started.contains(&level) {
+            self.voided.entry(level).or_insert(reason);
+            return Ok(());
+        }
+        self.append(0, Fact::Voided(v1::StopReleasing { level, reason }))
+    }
+}
+
+fn host_of(hello: &v1::Hello) -> String {
+    label(hello.host.as_ref().map_or("", |host| &host.hostname))
+}
+
+/// Text from a node, fit for a terminal: bounded, and with nothing that moves the cursor.
+fn label(text: &str) -> String {
+    text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,57 @@
+//! A one-machine run: one agent and one gpu-probe embedded in this process, each on a thread of its own, over the same
+//! gRPC connections as any other node's. The only file that knows those two libraries.
+
+use std::io;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// What the embedded nodes are told.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    /// GPU sampling interval, ns.
+    pub gpu_interval_ns: i64,
+    /// NVML library, where the loader does not find it.
+    pub nvml_path: Option<PathBuf>,
+}
+
+/// Starts both; a node that ends in an error says so through `failures`.
+///
+/// # Errors
+/// When a thread cannot be made.
+pub fn start(
+    coordinator: &str,
+    _embedded: &Embedded,
+    failures: &mpsc::Sender<String>,
+    shutdown: &CancellationToken,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let agent = tailcliff_agent::config::Config {
+        shards: shards(),
+        ..tailcliff_agent::config::Config::new(coordinator.to_owned())
+    };
+    let of_agent = shutdown.clone();
+    Ok(vec![thread("agent", failures, async move {
+        tailcliff_agent::run(agent, of_agent).await.map_err(|e| e.to_string())
+    })?])
+}
+
+/// Cores less one, which the coordinator and the clock need.
+fn shards() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1).max(1) as u32)
+}
+
+fn thread(
+    name: &'static str,
+    failures: &mpsc::Sender<String>,
+    node: impl Future<Output = Result<(), String>> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let failures = failures.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if let Err(error) = runtime.block_on(node) {
+            let _over = failures.blocking_send(format!("the embedded {name} ended: {error}"));
+        }
+    })
+}

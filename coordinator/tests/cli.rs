@@ -1,0 +1,136 @@
+//! The command as a person types it: every kind of bad input is one clear line and an exit code of its own, and leaves
+//! nothing behind that looks like a run.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output};
+
+const KEY: &str = "sk-do-not-print-me";
+
+fn tailcliff(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tailcliff"));
+    command.args(args).current_dir(dir).env("OPENAI_API_KEY", KEY).env_remove("COLUMNS");
+    command.output().unwrap()
+}
+
+/// Exit code and the last line of standard error.
+fn refusal(dir: &Path, args: &[&str]) -> (i32, String) {
+    let output = tailcliff(dir, args);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!text.contains(KEY) && !text.contains("panicked"), "{text}");
+    let line = text.lines().last().unwrap_or_default().to_owned();
+    (output.status.code().unwrap(), line)
+}
+
+fn left_behind(dir: &Path) -> Vec<String> {
+    let runs = std::fs::read_dir(dir.join("runs")).into_iter().flatten();
+    runs.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// A server that gives one canned answer to everything.
+fn canned(status: &'static str, body: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || answer(stream, status, body));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream, status: &str, body: &str) {
+    let mut request = [0; 65_536];
+    while stream.read(&mut request).is_ok_and(|n| n > 0) {
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        if stream.write_all(format!("{head}{body}").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn wrong_flags_are_one_line_and_exit_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken.yaml");
+    std::fs::write(&broken, "conurrency: [1, 2]\n").unwrap();
+    let broken = broken.to_str().unwrap();
+    for (args, says) in [
+        (vec!["run", "--url", "h:1", "--model", "m", "--concurrency", "0,1"], "start at 1"),
+        (vec!["run", "--url", "h:1", "--model", "m", "--concurrency", "4,2"], "try 2,4"),
+        (vec!["run", "--url", "h:1"], "--model"),
+        (vec!["run", "--model", "m"], "--url"),
+        (vec!["run", "--plan", broken], "conurrency"),
+        (vec!["run", "--plan", "not-there.yaml"], "not-there.yaml"),
+        (vec!["coordinate", "--url", "h:1", "--model", "m", "--agents", "0"], "at least 1"),
+    ] {
+        let (code, line) = refusal(dir.path(), &args);
+        assert_eq!(code, 2, "{args:?}: {line}");
+        assert!(line.contains(says), "{args:?}: {line}");
+    }
+    for args in [vec!["run", "--concurrency", "one"], vec!["run", "--duration", "soon"], vec!["fly"], vec![]]
+    {
+        assert_eq!(tailcliff(dir.path(), &args).status.code(), Some(2), "{args:?}");
+    }
+    assert!(left_behind(dir.path()).is_empty());
+}
+
+#[test]
+fn a_target_that_cannot_be_used_exits_3_and_leaves_no_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let no_model =
+        canned("404 Not Found", r#"{"error":{"message":"The model `m` does not exist.","code":404}}"#);
+    let no_key = canned("401 Unauthorized", r#"{"error":{"message":"Invalid API key sk-do-not-print-me"}}"#);
+    let not_json = canned("200 OK", "<html>it works</html>");
+    for (url, says) in [(&closed, "refused"), (&no_model, "m"), (&no_key, "OPENAI_API_KEY"), (&not_json, "")]
+    {
+        let (code, line) = refusal(dir.path(), &["run", "--url", url, "--model", "m", "--num-prompts", "16"]);
+        assert_eq!(code, 3, "{line}");
+        assert!(line.to_lowercase().contains(&says.to_lowercase()) && line.len() > 20, "{says}: {line}");
+        assert!(left_behind(dir.path()).is_empty());
+    }
+}
+
+#[test]
+fn an_agent_that_never_comes_exits_4() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["coordinate", "--listen", "127.0.0.1:0", "--url", "h:1", "--model", "m", "--wait", "300ms"];
+    let (code, line) = refusal(dir.path(), &args);
+    assert_eq!(code, 4, "{line}");
+    assert!(line.contains("0 of 1 agents") && line.contains("--wait"), "{line}");
+    assert!(left_behind(dir.path()).is_empty());
+}
+
+#[test]
+fn an_output_directory_that_cannot_be_written_exits_5() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    std::fs::create_dir(dir.path().join("used")).unwrap();
+    std::fs::write(dir.path().join("used/journal.tcj"), "").unwrap();
+    for (out, says) in [("file/run", "file/run"), ("used", "already holds a run")] {
+        let (code, line) = refusal(dir.path(), &["run", "--url", "h:1", "--model", "m", "--output-dir", out]);
+        assert_eq!(code, 5, "{line}");
+        assert!(line.contains(says) && line.contains("--output-dir"), "{line}");
+    }
+    let (code, line) = refusal(dir.path(), &["merge", "nothing-here"]);
+    assert_eq!(code, 5, "{line}");
+    assert!(line.contains("nothing-here"), "{line}");
+}
+
+#[test]
+fn a_port_in_use_exits_6() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, line) =
+        refusal(dir.path(), &["coordinate", "--listen", &address, "--url", "h:1", "--model", "m"]);
+    assert_eq!(code, 6, "{line}");
+    assert!(line.contains(&address) && line.contains("--listen"), "{line}");
+    assert!(left_behind(dir.path()).is_empty());
+}
