@@ -1,5 +1,5 @@
-//! What one record says, as durations of its agent's own clock. A stamp that is missing gives no duration; one that a
-//! broken agent sent out of order gives a negative one, which shows, and not a panic.
+//! What one record says, as durations of its agent's own clock: the definitions that agents cut their windows by. A
+//! stamp that is missing, or that a broken agent sent out of order, gives no duration.
 
 use tailcliff_proto::v1::{Outcome, RequestRecord};
 
@@ -12,25 +12,27 @@ pub(crate) fn outcome(record: &RequestRecord) -> Outcome {
 }
 
 /// Intended send → end, ns.
-pub(crate) fn e2e_ns(record: &RequestRecord) -> i64 {
-    record.done_raw_ns.saturating_sub(record.intended_raw_ns)
+pub(crate) fn e2e_ns(record: &RequestRecord) -> Option<i64> {
+    span(record.intended_raw_ns, record.done_raw_ns)
 }
 
 /// Intended send → first token, ns.
 pub(crate) fn ttft_ns(record: &RequestRecord) -> Option<i64> {
-    Some(record.first_token_raw_ns?.saturating_sub(record.intended_raw_ns))
+    span(record.intended_raw_ns, record.first_token_raw_ns?)
 }
 
-/// Time per token after the first, ns; needs two tokens.
+/// Time per token after the first, ns; needs two tokens, which came in two chunks at least.
 pub(crate) fn tpot_ns(record: &RequestRecord) -> Option<i64> {
-    let span = record.last_token_raw_ns?.saturating_sub(record.first_token_raw_ns?);
-    let tokens = i64::try_from(record.output_tokens?).ok()?;
-    (tokens > 1).then(|| span / (tokens - 1))
+    let steps = i64::try_from(record.output_tokens?.checked_sub(1)?).ok().filter(|n| *n > 0)?;
+    gaps(record).map(|(span, _)| span / steps)
 }
 
 /// Sum of the gaps between content chunks in ns, and how many they are.
 pub(crate) fn gaps(record: &RequestRecord) -> Option<(i64, u64)> {
-    let span = record.last_token_raw_ns?.saturating_sub(record.first_token_raw_ns?);
-    let gaps = u64::from(record.content_chunks).checked_sub(1)?;
-    (gaps > 0).then_some((span, gaps))
+    let gaps = u64::from(record.content_chunks).checked_sub(1).filter(|n| *n > 0)?;
+    Some((span(record.first_token_raw_ns?, record.last_token_raw_ns?)?, gaps))
+}
+
+fn span(from: i64, to: i64) -> Option<i64> {
+    to.checked_sub(from).filter(|ns| *ns >= 0)
 }

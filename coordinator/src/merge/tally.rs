@@ -113,7 +113,7 @@ impl Tally {
             return;
         }
         let exact = &mut self.latencies;
-        exact.e2e.add_exact(record::e2e_ns(record), 1);
+        record::e2e_ns(record).into_iter().for_each(|ns| exact.e2e.add_exact(ns, 1));
         record::ttft_ns(record).into_iter().for_each(|ns| exact.ttft.add_exact(ns, 1));
         record::tpot_ns(record).into_iter().for_each(|ns| exact.tpot.add_exact(ns, 1));
         if let Some((ns, gaps)) = record::gaps(record) {

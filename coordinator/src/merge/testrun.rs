@@ -196,7 +196,7 @@ fn window(start: i64, phase: i32, records: &[&v1::RequestRecord]) -> v1::Window 
         ttft: all(completed.iter().filter_map(|r| record::ttft_ns(r)).collect()),
         tpot: all(completed.iter().filter_map(|r| record::tpot_ns(r)).collect()),
         itl: all(completed.iter().flat_map(|r| gaps(r)).collect()),
-        e2e: all(completed.iter().map(|r| record::e2e_ns(r)).collect()),
+        e2e: all(completed.iter().filter_map(|r| record::e2e_ns(r)).collect()),
         completed: completed.len() as u64,
         ..Default::default()
     }

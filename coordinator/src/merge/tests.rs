@@ -28,7 +28,7 @@ fn agrees(data: &RunData) {
             records.iter().filter_map(|r| record::ttft_ns(r)).collect(),
             records.iter().filter_map(|r| record::tpot_ns(r)).collect(),
             records.iter().flat_map(|r| gaps(r)).collect(),
-            records.iter().map(|r| record::e2e_ns(r)).collect(),
+            records.iter().filter_map(|r| record::e2e_ns(r)).collect(),
         ];
         for ((name, metric), values) in level.latencies.named().into_iter().zip(values) {
             assert_eq!(metric.histogram.len(), values.len() as u64, "{name}");

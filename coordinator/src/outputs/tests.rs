@@ -151,7 +151,9 @@ fn the_summary_says_null_for_what_is_unknown() {
     let level = |i: usize| &summary["levels"][i];
     assert!(level(0)["p95_e2el_ms"].as_f64().unwrap() > 1.0);
     assert_eq!(level(0)["p95_e2el_ms_ci"].as_array().unwrap().len(), 2);
-    for key in ["mean_ttft_ms", "median_itl_ms", "p95_e2el_ms", "p99_tpot_ms", "p99_e2el_ms_ci"] {
+    for key in
+        ["mean_ttft_ms", "std_e2el_ms", "median_itl_ms", "p95_e2el_ms", "p99_tpot_ms", "p99_e2el_ms_ci"]
+    {
         assert!(level(1)[key].is_null() && level(1).get(key).is_some(), "{key}");
     }
     assert_eq!(level(1)["error_rate"].as_f64(), Some(1.0));

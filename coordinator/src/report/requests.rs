@@ -87,7 +87,7 @@ fn write_request(
     let (t_s, unc_us) = agent.time(record.intended_raw_ns).unwrap_or_default();
     let concurrency = data.levels.iter().find(|l| l.level == record.level).map(|l| l.concurrency);
     let outcome = record::outcome(record);
-    let e2e = (outcome == Outcome::Completed).then(|| millis(record::e2e_ns(record)));
+    let e2e = record::e2e_ns(record).filter(|_| outcome == Outcome::Completed).map(millis);
     write!(out, "{t_s},{unc_us},{},{},{},", quoted(&agent.node.hello.name), record.level, cell(concurrency))?;
     write!(out, "{},{},{},", record.stream, record.request, quoted(&record.request_id))?;
     write!(out, "{},{},", phase(record), outcome_name(outcome))?;

@@ -75,6 +75,9 @@ mod tests {
     fn cells_stay_cells() {
         assert_eq!(quoted("a b"), "a b");
         assert_eq!(quoted("a,\"b\"\nc"), "\"a,\"\"b\"\"\nc\"");
+        for alone in ["a,b", "a\"b", "a\nb", "a\rb"] {
+            assert!(quoted(alone).starts_with('"'), "{alone:?}");
+        }
         assert_eq!(cell(None::<u32>), "");
     }
 
