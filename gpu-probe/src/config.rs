@@ -1,0 +1,90 @@
+//! What a person types (`Args`) and what the probe goes by (`Config`).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use tailcliff_proto::host;
+
+/// Measurements kept until acked, bytes: hours of a full node at 10 ms.
+pub const OUTBOX_BYTES: usize = 64 << 20;
+/// Default sampling interval.
+pub const INTERVAL: Duration = Duration::from_millis(10);
+
+/// Samples this host's GPUs for a tailcliff run.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tailcliff-gpu-probe", version)]
+pub struct Args {
+    /// Where the coordinator listens; the probe keeps dialling until it answers
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "print_seconds", default_value = "")]
+    pub coordinator: String,
+    /// Name in reports [default: this host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Sampling interval: 10ms, 1s
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = interval)]
+    pub interval: Duration,
+    /// NVML library, where the loader does not find it
+    #[arg(long, value_name = "FILE")]
+    pub nvml_path: Option<PathBuf>,
+    /// Print samples as CSV for so long instead of dialling a coordinator
+    #[arg(long, value_name = "N")]
+    pub print_seconds: Option<u64>,
+}
+
+/// What the probe goes by.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Coordinator as HOST:PORT.
+    pub coordinator: String,
+    /// Name in reports.
+    pub name: String,
+    /// Sampling interval, at least 1 ms.
+    pub interval: Duration,
+    /// NVML library, where the loader does not find it.
+    pub nvml_path: Option<PathBuf>,
+}
+
+impl Config {
+    /// The defaults for a coordinator at HOST:PORT.
+    pub fn new(coordinator: String) -> Self {
+        Self { coordinator, name: host::facts(0).hostname, interval: INTERVAL, nvml_path: None }
+    }
+}
+
+impl From<Args> for Config {
+    fn from(args: Args) -> Self {
+        let usual = Self::new(args.coordinator);
+        Self {
+            name: args.name.unwrap_or(usual.name),
+            interval: args.interval,
+            nvml_path: args.nvml_path,
+            coordinator: usual.coordinator,
+        }
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let wrong = || "not between 1ms and 10s: try 10ms".to_owned();
+    let (number, unit_ms) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => (number, 1.0),
+        (None, Some(number)) => (number, 1e3),
+        (None, None) => return Err(wrong()),
+    };
+    let ms = number.parse::<f64>().map_err(|_| wrong())? * unit_ms;
+    if (1.0..=10_000.0).contains(&ms) { Ok(Duration::from_secs_f64(ms / 1e3)) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_read_and_absurd_ones_refused() {
+        assert_eq!(interval("10ms"), Ok(INTERVAL));
+        assert_eq!(interval("0.5s"), Ok(Duration::from_millis(500)));
+        for bad in ["", "10", "0ms", "-1s", "1h", "nans", "20s"] {
+            assert!(interval(bad).is_err(), "{bad}");
+        }
+    }
+}

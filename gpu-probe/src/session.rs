@@ -1,0 +1,199 @@
+//! The probe's side of the control connection: says what GPUs there are, samples while there is a run to sample for,
+//! dials again when the stream breaks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tailcliff_proto::clock::HostClock;
+use tailcliff_proto::link::{ControlLink, LinkError, clock_address, dial, join};
+use tailcliff_proto::outbox::Outbox;
+use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
+use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, OUTBOX_BYTES};
+use crate::sampler::{self, Switch};
+use crate::source::GpuSource;
+
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// At the end of a run, how long batches are given to reach the coordinator's disk.
+const LAST_ACKS: Duration = Duration::from_secs(10);
+
+pub(crate) struct Session {
+    config: Config,
+    hello: v1::Hello,
+    outbox: Outbox,
+    switch: Arc<Switch>,
+    troubles: mpsc::Receiver<String>,
+    told: u64,
+    /// When, after a break, nobody is sampled for any more.
+    lapse: Option<Instant>,
+    shutdown: CancellationToken,
+    sampling: CancellationToken,
+    sampler: Option<JoinHandle<()>>,
+}
+
+impl Session {
+    /// A session over `source`; without one it stays connected and says why there are no GPU columns.
+    pub(crate) fn new(
+        config: Config,
+        source: Result<Box<dyn GpuSource>, String>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, LinkError> {
+        let incarnation = fastrand::u64(1..);
+        let outbox = Outbox::new(incarnation, OUTBOX_BYTES);
+        let (switch, sampling) = (Arc::new(Switch::default()), shutdown.child_token());
+        let (say, troubles) = mpsc::channel(16);
+        let mut hello = v1::Hello {
+            protocol: PROTOCOL,
+            build: BUILD.to_owned(),
+            node_kind: v1::NodeKind::GpuProbe as i32,
+            name: config.name.clone(),
+            incarnation,
+            host: Some(host::facts(0)),
+            ..Default::default()
+        };
+        let sampler = match source {
+            Ok(source) => {
+                hello.gpus = source.facts();
+                let thread = sampler::spawn(
+                    source,
+                    config.interval,
+                    outbox.clone(),
+                    switch.clone(),
+                    say,
+                    sampling.clone(),
+                );
+                Some(thread.map_err(|e| LinkError::Broken(format!("failed to start the sampler: {e}")))?)
+            }
+            Err(reason) => {
+                hello.gpu_absent_reason = reason;
+                None
+            }
+        };
+        Ok(Self {
+            config,
+            hello,
+            outbox,
+            switch,
+            troubles,
+            told: 0,
+            lapse: None,
+            shutdown,
+            sampling,
+            sampler,
+        })
+    }
+
+    /// Until the run ends, `shutdown`, or a refusal.
+    pub(crate) async fn run(mut self) -> Result<(), LinkError> {
+        let children = self.shutdown.child_token();
+        let _stop_children = children.clone().drop_guard();
+        let ship = tokio::spawn(self.outbox.clone().ship(self.config.coordinator.clone(), children.clone()));
+        let mut run_id = None;
+        while let Some(link) = self.connect().await? {
+            if run_id.is_none() {
+                let address = clock_address(&self.config.coordinator, &link.welcome);
+                pong::answer_pings(address, self.hello.incarnation, children.clone())
+                    .map_err(|e| LinkError::Broken(format!("failed to start the clock thread: {e}")))?;
+            }
+            if *run_id.get_or_insert(link.welcome.run_id) != link.welcome.run_id {
+                let text =
+                    "another run has taken this coordinator's place; start this probe again to join it";
+                return Err(LinkError::Refused(text.to_owned()));
+            }
+            if self.converse(link).await {
+                break;
+            }
+        }
+        self.finish().await;
+        ship.abort();
+        Ok(())
+    }
+
+    async fn finish(&mut self) {
+        self.sampling.cancel();
+        if let Some(thread) = self.sampler.take() {
+            // It hands on its last samples; a tick takes milliseconds.
+            let _ended = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        if !self.shutdown.is_cancelled() {
+            let _late = tokio::time::timeout(LAST_ACKS, self.outbox.drained()).await;
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
+        let never = Instant::now();
+        loop {
+            let lapse = self.lapse;
+            let attempt = async {
+                let channel = dial(&self.config.coordinator, &self.shutdown).await?;
+                join(channel, self.hello.clone()).await
+            };
+            let link = tokio::select! {
+                link = attempt => link,
+                () = tokio::time::sleep_until(lapse.unwrap_or(never)), if lapse.is_some() => {
+                    self.switch.on.store(false, Relaxed);
+                    self.lapse = None;
+                    continue;
+                }
+                () = self.shutdown.cancelled() => return Ok(None),
+            };
+            match link {
+                Ok(link) => return Ok(Some(link)),
+                Err(LinkError::Stopped) => return Ok(None),
+                Err(LinkError::Broken(_)) => {}
+                Err(fatal) => return Err(fatal),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Talks over one connection; true when the run is over.
+    async fn converse(&mut self, mut link: ControlLink) -> bool {
+        self.switch.on.store(true, Relaxed);
+        self.lapse = None;
+        let lease =
+            Duration::from_nanos(link.welcome.lease_ns.unsigned_abs()).max(Duration::from_millis(100));
+        let mut heard = Instant::now();
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                message = link.inbound.message() => {
+                    let Ok(Some(message)) = message else { break };
+                    heard = Instant::now();
+                    if let Some(Order::End(_)) = message.kind {
+                        return true;
+                    }
+                }
+                Some(trouble) = self.troubles.recv() => notice(&link, trouble),
+                _ = beat.tick() => self.beat(&link),
+                () = tokio::time::sleep_until(heard + lease) => break,
+                () = self.shutdown.cancelled() => return true,
+            }
+        }
+        self.lapse = Some(heard + lease);
+        false
+    }
+
+    fn beat(&mut self, link: &ControlLink) {
+        say(link, Say::Heartbeat(v1::Heartbeat { sent_raw_ns: HostClock.now() }));
+        let dropped = self.switch.dropped_samples.load(Relaxed);
+        if dropped != std::mem::replace(&mut self.told, dropped) {
+            notice(link, format!("{dropped} GPU samples did not fit and were left out"));
+        }
+    }
+}
+
+fn notice(link: &ControlLink, text: String) {
+    say(link, Say::Notice(v1::NodeNotice { text }));
+}
+
+fn say(link: &ControlLink, kind: Say) {
+    // A full channel is a stream that does not move, which the lease will tell.
+    let _full = link.out.try_send(v1::NodeMessage { kind: Some(kind) });
+}
