@@ -116,7 +116,7 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         extra_body: args.extra_body.as_deref().map(object).transpose()?,
         headers: headers(&args.header)?.into_iter().map(redacted).collect(),
         agents: 1,
-        probes: 0,
+        probes: 1,
         gpu_interval_ns: None,
         cliff: cliff(args)?,
         metadata: metadata(&args.metadata)?,

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ pub struct Embedded {
 /// When a thread cannot be made.
 pub fn start(
     coordinator: &str,
-    _embedded: &Embedded,
+    embedded: &Embedded,
     failures: &mpsc::Sender<String>,
     shutdown: &CancellationToken,
 ) -> io::Result<Vec<JoinHandle<()>>> {
@@ -31,10 +32,15 @@ pub fn start(
         shards: shards(),
         ..tailcliff_agent::config::Config::new(coordinator.to_owned())
     };
-    let of_agent = shutdown.clone();
-    Ok(vec![thread("agent", failures, async move {
-        tailcliff_agent::run(agent, of_agent).await.map_err(|e| e.to_string())
-    })?])
+    let probe = tailcliff_gpu_probe::config::Config {
+        interval: Duration::from_nanos(embedded.gpu_interval_ns.unsigned_abs()),
+        nvml_path: embedded.nvml_path.clone(),
+        ..tailcliff_gpu_probe::config::Config::new(coordinator.to_owned())
+    };
+    let (of_agent, of_probe) = (shutdown.clone(), shutdown.clone());
+    let agent = async move { tailcliff_agent::run(agent, of_agent).await.map_err(|e| e.to_string()) };
+    let probe = async move { tailcliff_gpu_probe::run(probe, of_probe).await.map_err(|e| e.to_string()) };
+    Ok(vec![thread("agent", failures, agent)?, thread("gpu-probe", failures, probe)?])
 }
 
 /// Cores less one, which the coordinator and the clock need.
