@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 use clap::Parser;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio_util::sync::CancellationToken;
 
 /// Names the role of a copy.
@@ -136,6 +138,15 @@ impl Role {
     /// As the system says.
     pub fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
         self.child.try_wait()
+    }
+
+    /// Asks it to end (SIGTERM) and waits, so that it can write out what it has.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn end(&mut self) -> std::io::Result<ExitStatus> {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM)?;
+        self.wait()
     }
 
     /// Kills it (SIGKILL) and waits.

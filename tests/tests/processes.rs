@@ -75,8 +75,7 @@ impl Scene {
 
     /// Ends the server, which writes its truth log out.
     fn end_server(&mut self) {
-        kill(Pid::from_raw(self.server.pid() as i32), Signal::SIGTERM).unwrap();
-        self.server.wait().unwrap();
+        assert!(self.server.end().unwrap().success());
     }
 
     fn summary(&self) -> Value {

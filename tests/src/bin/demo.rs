@@ -15,7 +15,7 @@ use tailcliff::drive::{self, Listeners, Outcome, Setup};
 
 const LEVELS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
 const INPUT_WORDS: u32 = 64;
-const OUTPUT_TOKENS: u32 = 32;
+const OUTPUT_TOKENS: u32 = 24;
 const GAIN_SHARE: f64 = 0.5;
 const AGENTS: u32 = 3;
 
@@ -42,7 +42,7 @@ async fn demo() -> anyhow::Result<()> {
     let nodes = start_nodes(&binary, &coordinator)?;
     let outcome = sweep(&url, &dir, listeners).await?;
     drop(nodes);
-    drop(server);
+    server.end()?;
     report(&outcome, &truth, knee)
 }
 
