@@ -1,5 +1,6 @@
 //! What the demo, the measurements and the multi-process tests share.
 
+pub mod floor;
 pub mod roles;
 pub mod truth_check;
 
