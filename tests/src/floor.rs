@@ -85,7 +85,7 @@ impl Connection {
         self.left -= 1;
         let id = format!("floor-{number}-{}", self.left);
         let body = format!(
-            r#"{{"model":"{}","messages":[{{"role":"user","content":"{id} what is the load"}}],"max_tokens":{},"stream":true,"ignore_eos":true}}"#,
+            r#"{{"model":"{}","messages":[{{"role":"user","content":"{id} what is the load"}}],"max_tokens":{},"stream":true}}"#,
             load.model, load.max_tokens
         );
         let request = format!(
