@@ -152,4 +152,17 @@ mod tests {
             println!("late by {} us", (woken - at) / 1000);
         }
     }
+
+    #[tokio::test]
+    async fn an_earlier_deadline_overtakes_a_later_one() {
+        let timer = Timer::new().unwrap();
+        let driver = timer.clone();
+        tokio::spawn(async move { driver.drive().await });
+        let (far, start) = (timer.clone(), clock::raw_ns());
+        let far = tokio::spawn(async move { far.sleep_until(start + 3_600_000_000_000).await });
+        tokio::task::yield_now().await;
+        let near = timer.sleep_until(start + 2_000_000);
+        tokio::time::timeout(Duration::from_secs(10), near).await.expect("slept as long as the later one");
+        assert!(!far.is_finished());
+    }
 }
