@@ -1,6 +1,6 @@
 //! Whether a level's figures are the server's or the client's own, with the evidence. Every level carries one.
 
-use tailcliff_proto::histogram::LatencyHistogram;
+use tailcliff_proto::histogram::{HIGHEST_NS, LatencyHistogram};
 use tailcliff_proto::v1;
 
 use crate::levels::Level;
@@ -14,6 +14,10 @@ pub const CPU_SHARE_MAX: f64 = 0.85;
 pub const SEND_LAG_FLOOR_NS: u64 = 1_000_000;
 /// Send lag allowed as a share of the median TTFT: it is inside every latency counted from the intended send.
 pub const SEND_LAG_SHARE: f64 = 0.05;
+/// The client is the limit when more than this share of its sends are that late …
+pub const LATE_SENDS_SHARE: f64 = 0.01;
+/// … and at least so many: the one late send of a short level is an accident.
+pub const LATE_SENDS_MIN: u64 = 3;
 /// A scheduler lag p99 that makes a worker "hot", ns.
 pub const SCHEDULER_LAG_NS: u64 = 5_000_000;
 /// Little's law misses by more than the edges of the window can explain.
@@ -117,8 +121,11 @@ impl Certificate {
         }
         let answer = level.latencies.ttft.percentile_ns(50.0).or(level.latencies.e2e.percentile_ns(50.0));
         let allowed = SEND_LAG_FLOOR_NS.max((answer.unwrap_or(0) as f64 * SEND_LAG_SHARE) as u64);
-        if let Some(lag) = self.send_lag_p99_ns.filter(|lag| *lag > allowed) {
-            let text = format!("send lag p99 {:.1} ms (limit {:.1} ms)", ms(lag), ms(allowed));
+        let lags = pooled(log, |h| h.send_lag.as_ref());
+        let late = lags.hdr().count_between(allowed, HIGHEST_NS) + lags.out_of_range();
+        if late >= LATE_SENDS_MIN && late as f64 > lags.len() as f64 * LATE_SENDS_SHARE {
+            let (n, p99) = (lags.len(), ms(self.send_lag_p99_ns.unwrap_or(0)));
+            let text = format!("{late} of {n} sends over {:.1} ms late (p99 {p99:.1} ms)", ms(allowed));
             self.because(Verdict::ClientBound, text);
         }
         if let Some(lag) = self.scheduler_lag_p99_ns.filter(|lag| *lag >= SCHEDULER_LAG_NS) {
@@ -180,13 +187,17 @@ fn cpu_share(done: &v1::LevelDone) -> Option<f64> {
     (available > 0.0).then(|| health.cpu_ns as f64 / available)
 }
 
-/// p99 over all agents; one that cannot be read is left out.
 fn p99(log: &LevelLog, part: fn(&v1::ClientHealth) -> Option<&v1::Histogram>) -> Option<u64> {
+    pooled(log, part).quantile_ns(0.99)
+}
+
+/// Over all agents; one that cannot be read is left out.
+fn pooled(log: &LevelLog, part: fn(&v1::ClientHealth) -> Option<&v1::Histogram>) -> LatencyHistogram {
     let mut all = LatencyHistogram::default();
     for wire in log.done.values().filter_map(|done| part(done.health.as_ref()?)) {
         if let Ok(histogram) = LatencyHistogram::try_from(wire) {
             all.add(&histogram);
         }
     }
-    all.quantile_ns(0.99)
+    all
 }

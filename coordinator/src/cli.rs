@@ -95,7 +95,7 @@ fn interrupts() -> mpsc::Receiver<String> {
         else {
             return;
         };
-        for why in ["interrupted: draining; once more to end at once", "interrupted twice"] {
+        for why in ["interrupted", "interrupted twice"] {
             tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
             // Nobody listens once the run is over.
             let _over = out.send(why.to_owned()).await;

@@ -135,7 +135,8 @@ impl Display {
     pub fn settled(&mut self, index: u32, now: i64) {
         if let Some(level) = self.level.take().filter(|level| level.index == index) {
             let line = level.line(self.levels, now);
-            self.say(&line);
+            let width = if self.live { terminal_width() } else { usize::MAX };
+            self.say(&line.chars().take(width).collect::<String>());
         }
     }
 }
@@ -154,12 +155,11 @@ impl Level {
             Wanted::Ns(ns) => (elapsed_s * 1e9 / ns.max(1) as f64, String::new()),
         };
         let mut line = format!(
-            "level {}/{levels}: {} streams {} {completed}{of} done, {in_flight} in flight, {:.1} req/s, {:.0} tok/s",
+            "level {}/{levels}: {} streams {} {completed}{of} done, {in_flight} in flight, {:.1} req/s",
             self.index + 1,
             self.concurrency,
             bar(done),
             completed as f64 / elapsed_s,
-            tokens as f64 / elapsed_s,
         );
         if failed > 0 {
             line += &format!(", {failed} failed");
@@ -169,7 +169,7 @@ impl Level {
                 line += &format!(", {name} p95 {}", duration(p95 as f64));
             }
         }
-        line
+        line + &format!(", {:.0} tok/s", tokens as f64 / elapsed_s)
     }
 }
 

@@ -104,7 +104,10 @@ impl Fleet {
             Happening::Node(Input::Batch { batch, acks }) => self.batch(*batch, acks),
             Happening::Clock(event) => self.clock(event),
             Happening::Stored(of, seq) => self.step(Event::Stored(of, seq)),
-            Happening::Interrupt(why) => self.step(Event::Interrupt(why)),
+            Happening::Interrupt(why) => {
+                self.display.say(&format!("{why}: draining; once more to end at once"));
+                self.step(Event::Interrupt(why))
+            }
             Happening::Beat => self.beat(),
         }
     }

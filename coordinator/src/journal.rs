@@ -127,7 +127,7 @@ pub struct LevelShare {
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The file system said no.
-    #[error("failed to use journal {path}: {source}")]
+    #[error("failed to use journal {path}: {source}; what it holds can be read with `tailcliff merge`")]
     Io {
         /// The file.
         path: PathBuf,

@@ -73,6 +73,8 @@ impl NvmlSource {
         for name in names {
             match Nvml::builder().lib_path(name.as_os_str()).init() {
                 Ok(nvml) => return Self::of(nvml),
+                // The loader's own words name the file.
+                Err(NvmlError::LibloadingError(error)) => tried.push(error.to_string()),
                 Err(error) => tried.push(format!("{}: {error}", name.display())),
             }
         }

@@ -102,7 +102,8 @@ fn merge_level(
     let (measured, all_phases) = counts(log, &tally);
     let dry =
         log.done.iter().filter_map(|(&of, done)| timeline.place(of, done.dry_raw_ns?)).map(|d| d.ns).min();
-    let window = window::choose(&data.header.plan, log.start_ref_ns, dry, &tally.points);
+    let window =
+        window::choose(&data.header.plan, log.start_ref_ns, dry, log.voided.is_some(), &tally.points);
     let agents: Vec<_> = log.shares.keys().copied().collect();
     let mut outside = tally.outside;
     for (_, metric) in tally.latencies.named() {

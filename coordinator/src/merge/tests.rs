@@ -210,8 +210,28 @@ fn a_busy_client_is_told_apart_from_a_slow_server() {
     (health.send_lag, health.scheduler_lag) = (Some(lag.to_wire()), Some(lag.to_wire()));
     let certificate = &merge(&late).levels[0].certificate;
     assert_eq!(certificate.verdict, Verdict::ClientBound);
-    assert!(certificate.reasons[0].contains("send lag p99 6.0 ms"), "{certificate:?}");
+    assert!(certificate.reasons[0].contains("100 of 100 sends"), "{certificate:?}");
     assert!(certificate.notes.iter().any(|n| n.contains("scheduler lag p99 6.0 ms")));
+    // Two late sends are accidents, however few the others; a third in so few is not.
+    for (accidents, verdict) in [(2, Verdict::Ok), (3, Verdict::ClientBound)] {
+        let mut lag = tailcliff_proto::histogram::LatencyHistogram::default();
+        (0..100).for_each(|i| lag.record(if i < accidents { 6 * MS } else { MS / 20 }));
+        late.levels[0].done.get_mut(&1).unwrap().health.as_mut().unwrap().send_lag = Some(lag.to_wire());
+        assert_eq!(merge(&late).levels[0].certificate.verdict, verdict, "{accidents}");
+    }
+}
+
+#[test]
+fn a_level_cut_short_counts_its_rate_until_the_cut() {
+    let mut data = testrun::run(6, 1, &[2]);
+    let whole = merge(&data).levels[0].throughput.unwrap();
+    data.header.plan.duration_ns = data.header.plan.duration_ns.map(|ns| ns * 10).or(Some(100 * testrun::S));
+    let diluted = merge(&data).levels[0].throughput.unwrap();
+    assert!(diluted.requests.per_s < whole.requests.per_s / 5.0);
+    data.levels[0].voided = Some("interrupted".to_owned());
+    let cut = merge(&data).levels[0].throughput.unwrap();
+    let ratio = cut.requests.per_s / whole.requests.per_s;
+    assert!((0.8..1.25).contains(&ratio), "{ratio}");
 }
 
 #[test]

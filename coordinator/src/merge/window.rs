@@ -61,11 +61,22 @@ impl Window {
     }
 }
 
-/// The window of a level that began at `start_ns` and whose first slot ran dry at `dry_ns`.
-pub(crate) fn choose(plan: &Plan, start_ns: i64, dry_ns: Option<i64>, points: &[Point]) -> Option<Window> {
+/// The window of a level that began at `start_ns` and whose first slot ran dry at `dry_ns`; one that was cut short ends
+/// where the sending ended.
+pub(crate) fn choose(
+    plan: &Plan,
+    start_ns: i64,
+    dry_ns: Option<i64>,
+    cut_short: bool,
+    points: &[Point],
+) -> Option<Window> {
     let from = start_ns.checked_add(plan.warmup_ns)?;
     if let Some(duration) = plan.duration_ns {
-        return Window::new(Rule::Duration, from, from.checked_add(duration)?);
+        let planned = from.checked_add(duration)?;
+        // In a closed loop every stream sends until it is stopped, so the last send is next to the stop.
+        let last_send = || points.iter().map(|p| p.intended_ns).max();
+        let end = if cut_short { last_send().map_or(planned, |last| planned.min(last)) } else { planned };
+        return Window::new(Rule::Duration, from, end);
     }
     let measured = || points.iter().filter(|p| p.measured && p.completed());
     let steady = dry_ns.and_then(|dry| Window::new(Rule::Steady, from, dry));

@@ -29,7 +29,7 @@ const COLUMNS: [Column; 16] = [
     Column { title: "ttft p95", rank: 11, cell: |l| with_bar(&l.latencies.ttft, 95.0) },
     Column { title: "ttft p99", rank: 4, cell: |l| percentile(&l.latencies.ttft, 99.0) },
     Column { title: "itl p50", rank: 3, cell: |l| percentile(&l.latencies.itl, 50.0) },
-    Column { title: "itl p95", rank: 9, cell: |l| with_bar(&l.latencies.itl, 95.0) },
+    Column { title: "itl p95", rank: 10, cell: |l| with_bar(&l.latencies.itl, 95.0) },
     Column { title: "itl p99", rank: 2, cell: |l| percentile(&l.latencies.itl, 99.0) },
     Column { title: "e2e p50", rank: 10, cell: |l| percentile(&l.latencies.e2e, 50.0) },
     Column { title: "e2e p95", rank: 15, cell: |l| with_bar(&l.latencies.e2e, 95.0) },
@@ -42,7 +42,7 @@ const COLUMNS: [Column; 16] = [
         cell: |l| l.measured.error_rate().map_or(dash(), |r| format!("{:.1}", r * 100.0)),
     },
     Column { title: "n", rank: 5, cell: |l| l.measured.completed.to_string() },
-    Column { title: "clock ±", rank: 1, cell: |l| l.clock.map_or(dash(), |c| time(c.worst_ns)) },
+    Column { title: "clock ±", rank: 9, cell: |l| l.clock.map_or(dash(), |c| time(c.worst_ns)) },
     Column { title: "verdict", rank: 13, cell: |l| l.certificate.verdict.as_str().to_owned() },
 ];
 
@@ -75,9 +75,22 @@ fn table(levels: &[Level], width: usize) -> String {
         let least = columns.iter().enumerate().min_by_key(|(_, c)| c.rank).map(|(i, _)| i);
         match least {
             Some(least) if total > width && columns.len() > 1 => drop(columns.remove(least)),
-            _ => return rows.iter().map(|row| line(row, &widths)).collect(),
+            _ => {
+                let table: String = rows.iter().map(|row| line(row, &widths)).collect();
+                return table + &unshown(&columns, width);
+            }
         }
     }
+}
+
+/// Names the columns that the terminal has no room for.
+fn unshown(shown: &[&Column], width: usize) -> String {
+    let is_shown = |column: &&Column| !shown.iter().any(|s| s.title == column.title);
+    let missing: Vec<&str> = COLUMNS.iter().filter(is_shown).map(|c| c.title).collect();
+    if missing.is_empty() {
+        return String::new();
+    }
+    wrap("", &format!("no room here for {} (levels.csv has all)", missing.join(", ")), width)
 }
 
 fn widest(rows: &[Vec<String>], column: usize) -> usize {
