@@ -221,7 +221,7 @@ impl Fleet {
             Said::Started(started) => {
                 self.append(of, Fact::Started(*started))?;
                 if started.was_late {
-                    let late_ms = (started.actual_raw_ns - started.asked_raw_ns) as f64 / 1e6;
+                    let late_ms = started.actual_raw_ns.saturating_sub(started.asked_raw_ns) as f64 / 1e6;
                     let name = self.name(of);
                     self.display.say(&format!("agent {name} started {late_ms:.1} ms late"));
                 }
