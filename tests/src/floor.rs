@@ -114,6 +114,10 @@ impl Connection {
                     let at = now();
                     self.buffer.extend_from_slice(&chunk[..n]);
                     done |= self.take_lines(at);
+                    // Level-triggered: what is left would be told again, so a read that finds nothing is saved.
+                    if n < chunk.len() {
+                        break;
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e),

@@ -72,6 +72,7 @@ impl TruthError {
         }
         if let (Some(first), Some(emitted)) = (seen.arrivals_ns.first(), truth.emissions.first()) {
             let added = (first.0 - seen.sent_ns) - (emitted - truth.arrived_ns);
+            self.impossible += u64::from(added < -2 * first.1);
             self.added_ttft_ns.record(u64::try_from(added).unwrap_or(0)).map_err(io::Error::other)?;
         }
         Ok(())

@@ -150,7 +150,7 @@ fn added_by_floor(records: &[floor::FloorRecord], truth: &Path) -> anyhow::Resul
             continue;
         };
         let ns = (first - record.sent_ns) - (emitted - truth.arrived_ns);
-        added.record(u64::try_from(ns).unwrap_or(0))?;
+        added.record(u64::try_from(ns).context("the floor saw a token before it was sent")?)?;
     }
     Ok(added)
 }
