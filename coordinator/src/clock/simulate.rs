@@ -35,6 +35,8 @@ impl Truth {
 /// How long a message takes, ns, each way.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Path {
+    /// So short that any slip in the bounds shows.
+    Quick,
     Idle,
     Jitter,
     OneWayJitter,
@@ -43,13 +45,21 @@ pub(super) enum Path {
     HeavyTail,
 }
 
-pub(super) const PATHS: [Path; 6] =
-    [Path::Idle, Path::Jitter, Path::OneWayJitter, Path::Asymmetric, Path::Congested, Path::HeavyTail];
+pub(super) const PATHS: [Path; 7] = [
+    Path::Quick,
+    Path::Idle,
+    Path::Jitter,
+    Path::OneWayJitter,
+    Path::Asymmetric,
+    Path::Congested,
+    Path::HeavyTail,
+];
 
 impl Path {
     fn delays(self, rng: &mut fastrand::Rng) -> (f64, f64) {
         let mut exponential = |mean: f64| -mean * (1.0 - rng.f64()).ln();
         match self {
+            Self::Quick => (1e3 + exponential(300.0), 1e3 + exponential(300.0)),
             Self::Idle => (18e3 + exponential(2e3), 20e3 + exponential(2e3)),
             Self::Jitter => (140e3 + exponential(60e3), 140e3 + exponential(60e3)),
             Self::OneWayJitter => (140e3, 140e3 + exponential(400e3)),
