@@ -64,7 +64,8 @@ fn within_one_rung_through_the_whole_system_in_real_time() {
             panic!("not an engine")
         };
         let implied = model_sim::implied_knee(&params, &levels, 16, 10, 0.5);
-        let found = levels.iter().position(|&l| Some(l as u64) == found_knee(&server));
+        let knee = found_knee(&server);
+        let found = levels.iter().position(|&l| Some(l as u64) == knee);
         let place = |knee: Option<usize>| knee.unwrap_or(levels.len() - 1);
         let apart = place(found).abs_diff(place(implied));
         assert!(apart <= 1, "{slots} slots: found {found:?}, implied {implied:?}");
