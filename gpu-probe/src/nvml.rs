@@ -1,193 +1,262 @@
-//! GPUs through NVML: one field-values call for power and energy, then a call for each other thing. What a card
-//! refuses for good is not asked again.
+//! GPUs through NVML. On GPUs after GA100 the plain power reading is an average over a second, so instant power is read
+//! as a field value (NVML field 186) and the average (185) is kept beside it. What a card answers "not supported" to is
+//! noted once and not asked again.
 
-mod asking;
-#[cfg(test)]
-mod tests;
+use std::path::{Path, PathBuf};
 
-use std::ffi::OsStr;
-use std::path::Path;
-
+use nvml_wrapper::Nvml;
+use nvml_wrapper::device::Device;
 use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
 use nvml_wrapper::enums::device::SampleValue;
-use nvml_wrapper::error::{Bits, NvmlError};
+use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
-use nvml_wrapper::sys_exports::field_id::{
-    NVML_FI_DEV_POWER_AVERAGE, NVML_FI_DEV_POWER_INSTANT, NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION,
-};
-use nvml_wrapper::{Device, Nvml};
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1;
 
-use crate::source::{GpuAbsent, GpuSource};
-use asking::{Asking, Item};
+use crate::source::GpuSource;
 
-/// Where NVML is looked for: by the loader, then where container runtimes and WSL put it.
-const PLACES: [&str; 3] = [
-    "libnvidia-ml.so.1",
-    "/usr/local/nvidia/lib64/libnvidia-ml.so.1",
-    "/usr/lib/wsl/lib/libnvidia-ml.so.1",
-];
-/// No host has more; a library that says so is broken.
-const MOST_GPUS: u32 = 64;
-/// What the stand-in of the tests says in its names.
-const STAND_IN: &str = "SIMULATED";
-/// Read in one call, power first.
-const FIELDS: [(Item, u32); 3] = [
-    (Item::PowerInstant, NVML_FI_DEV_POWER_INSTANT),
-    (Item::PowerAverage, NVML_FI_DEV_POWER_AVERAGE),
-    (Item::Energy, NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION),
-];
+/// `NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION`, mJ since the driver was loaded.
+const ENERGY: u32 = 83;
+/// `NVML_FI_DEV_POWER_AVERAGE`, mW over the last second.
+const POWER_AVERAGE: u32 = 185;
+/// `NVML_FI_DEV_POWER_INSTANT`, mW.
+const POWER_INSTANT: u32 = 186;
 
-/// An initialised NVML.
+/// Names tried when none is given.
+const LIBRARIES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
+
+/// Why there is no NVML here: what was tried, and what each attempt said.
+#[derive(Debug, thiserror::Error)]
+#[error("no NVML: {0}")]
+pub struct NvmlAbsent(String);
+
+/// Every GPU that one NVML library knows.
 #[derive(Debug)]
 pub struct NvmlSource {
     nvml: Nvml,
-    facts: Vec<v1::GpuFacts>,
-    asking: Vec<Asking>,
+    gpus: Vec<Gpu>,
+    troubles: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Gpu {
+    facts: v1::GpuFacts,
+    refused: Refused,
+    lost: bool,
+}
+
+/// Which readings a card does not support.
+#[derive(Clone, Copy, Debug, Default)]
+struct Refused {
+    fields: [bool; 3],
+    power: bool,
+    utilisation: bool,
+    sm_clock: bool,
+    mem_clock: bool,
+    memory: bool,
+    temperature: bool,
+    throttle: bool,
+    energy: bool,
 }
 
 impl NvmlSource {
-    /// Loads NVML from `path`, or from the usual places, and reads each GPU once to learn what it answers. Blocks: a
-    /// driver that was asleep takes seconds to wake.
+    /// Loads NVML from `path`, or from where drivers put it.
     ///
     /// # Errors
-    /// When no library answers with a GPU: what was tried.
-    pub fn open(path: Option<&Path>) -> Result<Self, GpuAbsent> {
-        let places: Vec<&OsStr> = match path {
-            Some(path) => vec![path.as_os_str()],
-            None => PLACES.iter().map(OsStr::new).collect(),
+    /// When no library loads or none initialises: what was tried, and why each failed.
+    pub fn open(path: Option<&Path>) -> Result<Self, NvmlAbsent> {
+        let names = match path {
+            Some(path) => vec![path.to_owned()],
+            None => LIBRARIES.iter().map(PathBuf::from).collect(),
         };
         let mut tried = Vec::new();
-        for place in places {
-            match Self::open_one(place) {
-                Ok(source) => return Ok(source),
-                Err(why) => tried.push(format!("{}: {why}", place.display())),
+        for name in names {
+            match Nvml::builder().lib_path(name.as_os_str()).init() {
+                Ok(nvml) => return Self::of(nvml),
+                // The loader's own words name the file.
+                Err(NvmlError::LibloadingError(error)) => tried.push(error.to_string()),
+                Err(error) => tried.push(format!("{}: {error}", name.display())),
             }
         }
-        Err(GpuAbsent { tried: tried.join("; ") })
+        Err(NvmlAbsent(tried.join("; ")))
     }
 
-    fn open_one(place: &OsStr) -> Result<Self, String> {
-        let nvml = Nvml::builder().lib_path(place).init().map_err(|e| e.to_string())?;
-        let count = nvml.device_count().map_err(|e| format!("loaded, but failed to count GPUs: {e}"))?;
-        if count == 0 || count > MOST_GPUS {
-            return Err(format!("loaded, but it lists {count} GPUs"));
+    fn of(nvml: Nvml) -> Result<Self, NvmlAbsent> {
+        let count = nvml.device_count().map_err(|e| NvmlAbsent(format!("failed to count GPUs: {e}")))?;
+        if count == 0 {
+            return Err(NvmlAbsent("the driver knows no GPU".to_owned()));
         }
-        let asking = (0..count).map(Asking::new).collect();
-        let mut source = Self { nvml, facts: Vec::new(), asking };
-        for index in 0..count {
-            let first = source.sample(index, HostClock);
-            let facts = source.describe(index, &first);
-            source.facts.push(facts);
-        }
-        Ok(source)
-    }
-
-    fn describe(&self, index: u32, first: &v1::GpuSample) -> v1::GpuFacts {
-        let device = self.nvml.device_by_index(index);
-        let device = device.as_ref().ok();
-        let name = device.and_then(|d| d.name().ok()).unwrap_or_default();
-        let driver = self.nvml.sys_driver_version().unwrap_or_default();
-        v1::GpuFacts {
-            index,
-            uuid: device.and_then(|d| d.uuid().ok()).unwrap_or_default(),
-            simulated: name.contains(STAND_IN) || driver.contains(STAND_IN),
-            name,
-            driver,
-            memory_bytes: first.mem_total_bytes.unwrap_or(0),
-            notes: self.asking.get(index as usize).map(|a| a.notes(first)).unwrap_or_default(),
-        }
+        let driver = nvml.sys_driver_version().unwrap_or_default();
+        let gpus = (0..count).map(|index| Gpu::of(&nvml, index, &driver)).collect();
+        Ok(Self { nvml, gpus, troubles: Vec::new() })
     }
 }
 
 impl GpuSource for NvmlSource {
-    fn facts(&self) -> &[v1::GpuFacts] {
-        &self.facts
+    fn facts(&self) -> Vec<v1::GpuFacts> {
+        self.gpus.iter().map(|gpu| gpu.facts.clone()).collect()
     }
 
-    fn sample(&mut self, gpu: u32, clock: HostClock) -> v1::GpuSample {
-        let mut sample = v1::GpuSample { gpu, ..Default::default() };
-        let device = self.nvml.device_by_index(gpu);
-        sample.raw_ns = clock.now();
-        if let Some(asking) = self.asking.get_mut(gpu as usize) {
-            match device {
-                Ok(device) => read_all(asking, &device, &mut sample),
-                Err(e) => asking.unreachable(&e),
-            }
-            asking.end_of_sample();
-        }
-        sample.read_ns = clock.now() - sample.raw_ns;
-        sample
-    }
-
-    fn take_notices(&mut self) -> Vec<String> {
-        self.asking.iter_mut().flat_map(Asking::take_notices).collect()
-    }
-}
-
-fn read_all(asking: &mut Asking, device: &Device<'_>, sample: &mut v1::GpuSample) {
-    read_fields(asking, device, sample);
-    if sample.power_average_mw.is_none() {
-        sample.power_average_mw = asking.ask_instead(Item::PowerUsage, || device.power_usage());
-    }
-    if sample.energy_mj.is_none() {
-        sample.energy_mj = asking.ask_instead(Item::EnergyCall, || device.total_energy_consumption());
-    }
-    if let Some(busy) = asking.ask(Item::Utilization, || device.utilization_rates()) {
-        (sample.gpu_util_pct, sample.mem_util_pct) = (Some(busy.gpu), Some(busy.memory));
-    }
-    sample.sm_clock_mhz = asking.ask(Item::SmClock, || device.clock_info(Clock::SM));
-    sample.mem_clock_mhz = asking.ask(Item::MemClock, || device.clock_info(Clock::Memory));
-    sample.throttle_reasons = asking.ask(Item::Throttle, || throttle_bits(device));
-    sample.temperature_c = asking.ask(Item::Temperature, || device.temperature(TemperatureSensor::Gpu));
-    if let Some(memory) = asking.ask(Item::Memory, || device.memory_info()) {
-        (sample.mem_used_bytes, sample.mem_total_bytes) = (Some(memory.used), Some(memory.total));
-    }
-}
-
-/// Power and energy in one call to the driver.
-fn read_fields(asking: &mut Asking, device: &Device<'_>, sample: &mut v1::GpuSample) {
-    let wanted: Vec<_> = FIELDS.into_iter().filter(|(item, _)| asking.asks(*item)).collect();
-    let ids: Vec<FieldId> = wanted.iter().map(|&(_, id)| FieldId(id)).collect();
-    if ids.is_empty() {
-        return;
-    }
-    match device.field_values_for(&ids) {
-        Ok(values) => {
-            for ((item, _), value) in wanted.into_iter().zip(values) {
-                let value = asking.ask(item, || whole(value.and_then(|v| v.value)?));
-                put_field(item, value, sample);
+    fn sample(&mut self) -> Vec<v1::GpuSample> {
+        let mut samples = Vec::with_capacity(self.gpus.len());
+        for gpu in self.gpus.iter_mut().filter(|gpu| !gpu.lost) {
+            let index = gpu.facts.index;
+            match self.nvml.device_by_index(index).and_then(|device| gpu.sample(&device)) {
+                Ok(sample) => samples.push(sample),
+                Err(error) => {
+                    gpu.lost = true;
+                    self.troubles.push(format!("GPU {index} gives no more samples: {error}"));
+                }
             }
         }
-        Err(e) => wanted.iter().for_each(|(item, _)| asking.failed(*item, &e)),
+        samples
+    }
+
+    fn troubles(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.troubles)
     }
 }
 
-fn put_field(item: Item, value: Option<u64>, sample: &mut v1::GpuSample) {
-    let milliwatts = value.and_then(|v| u32::try_from(v).ok());
-    match item {
-        Item::PowerInstant => sample.power_instant_mw = milliwatts,
-        Item::PowerAverage => sample.power_average_mw = milliwatts,
-        _ => sample.energy_mj = value,
+impl Gpu {
+    fn of(nvml: &Nvml, index: u32, driver: &str) -> Self {
+        let device = nvml.device_by_index(index).ok();
+        let name = device.as_ref().and_then(|d| d.name().ok()).unwrap_or_default();
+        // The stand-in of the tests calls its boards and its driver so; no vendor does.
+        let simulated = name.contains("SIMULATED") || driver.contains("SIMULATED");
+        let facts = v1::GpuFacts {
+            index,
+            uuid: device.as_ref().and_then(|d| d.uuid().ok()).unwrap_or_default(),
+            name,
+            driver: driver.to_owned(),
+            memory_bytes: device.as_ref().and_then(|d| d.memory_info().ok()).map_or(0, |m| m.total),
+            simulated,
+            notes: Vec::new(),
+        };
+        let mut gpu = Self { facts, refused: Refused::default(), lost: device.is_none() };
+        if let Some(device) = device {
+            // A first reading finds out what this card does not support; a failing one is found again at the first tick.
+            let _found = gpu.sample(&device);
+            gpu.facts.notes = gpu.refused.notes();
+        }
+        gpu
+    }
+
+    /// One reading. Its stamp is the moment before the first call: power, which moves fastest, is read first.
+    fn sample(&mut self, device: &Device<'_>) -> Result<v1::GpuSample, NvmlError> {
+        let refused = &mut self.refused;
+        let raw_ns = HostClock.now();
+        let mut sample = v1::GpuSample { raw_ns, gpu: self.facts.index, ..Default::default() };
+        read_fields(device, refused, &mut sample)?;
+        if sample.power_average_mw.is_none() {
+            sample.power_average_mw = ask(&mut refused.power, || device.power_usage())?;
+        }
+        if sample.energy_mj.is_none() {
+            sample.energy_mj = ask(&mut refused.energy, || device.total_energy_consumption())?;
+        }
+        if let Some(used) = ask(&mut refused.utilisation, || device.utilization_rates())? {
+            (sample.gpu_util_pct, sample.mem_util_pct) = (Some(used.gpu), Some(used.memory));
+        }
+        sample.sm_clock_mhz = ask(&mut refused.sm_clock, || device.clock_info(Clock::SM))?;
+        sample.mem_clock_mhz = ask(&mut refused.mem_clock, || device.clock_info(Clock::Memory))?;
+        if let Some(memory) = ask(&mut refused.memory, || device.memory_info())? {
+            (sample.mem_used_bytes, sample.mem_total_bytes) = (Some(memory.used), Some(memory.total));
+        }
+        sample.temperature_c = ask(&mut refused.temperature, || device.temperature(TemperatureSensor::Gpu))?;
+        let reasons = ask(&mut refused.throttle, || device.current_throttle_reasons())?;
+        sample.throttle_reasons = reasons.map(|bits| bits.bits());
+        sample.read_ns = HostClock.now() - raw_ns;
+        Ok(sample)
     }
 }
 
-/// A power or an energy is a whole number; anything else is not what was asked for.
-fn whole(value: SampleValue) -> Result<u64, NvmlError> {
-    match value {
-        SampleValue::U32(v) => Ok(v.into()),
-        SampleValue::U64(v) => Ok(v),
-        SampleValue::I64(v) => u64::try_from(v).map_err(|_| NvmlError::Unknown),
-        SampleValue::F64(_) => Err(NvmlError::NotSupported),
+/// Instant power, average power and energy in one call.
+fn read_fields(
+    device: &Device<'_>,
+    refused: &mut Refused,
+    sample: &mut v1::GpuSample,
+) -> Result<(), NvmlError> {
+    let all = [POWER_INSTANT, POWER_AVERAGE, ENERGY];
+    let wanted: Vec<usize> = (0..all.len()).filter(|&i| !refused.fields[i]).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<FieldId> = wanted.iter().map(|&i| FieldId(all[i])).collect();
+    let values = match device.field_values_for(&ids) {
+        Ok(values) => values,
+        Err(error) => {
+            if is_refusal(&error)? {
+                refused.fields = [true; 3];
+            }
+            return Ok(());
+        }
+    };
+    for (&i, value) in wanted.iter().zip(values) {
+        let value = match value.and_then(|sample| sample.value) {
+            Ok(value) => whole(&value),
+            Err(error) => {
+                refused.fields[i] |= is_refusal(&error)?;
+                continue;
+            }
+        };
+        let milliwatt = value.and_then(|v| u32::try_from(v).ok());
+        match all[i] {
+            POWER_INSTANT => sample.power_instant_mw = milliwatt,
+            POWER_AVERAGE => sample.power_average_mw = milliwatt,
+            _ => sample.energy_mj = value,
+        }
+    }
+    Ok(())
+}
+
+fn whole(value: &SampleValue) -> Option<u64> {
+    match *value {
+        SampleValue::U32(v) => Some(u64::from(v)),
+        SampleValue::U64(v) => Some(v),
+        SampleValue::I64(v) => u64::try_from(v).ok(),
+        SampleValue::F64(v) if v >= 0.0 => Some(v as u64),
+        SampleValue::F64(_) => None,
     }
 }
 
-/// All bits as the driver gave them, also those that the wrapper has no name for yet.
-fn throttle_bits(device: &Device<'_>) -> Result<u64, NvmlError> {
-    match device.current_throttle_reasons_strict() {
-        Ok(reasons) => Ok(reasons.bits()),
-        Err(NvmlError::IncorrectBits(Bits::U64(bits))) => Ok(bits),
-        Err(e) => Err(e),
+/// A reading, unless this card refused it before; `None` also when it fails this once.
+fn ask<T>(refused: &mut bool, read: impl FnOnce() -> Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
+    if *refused {
+        return Ok(None);
+    }
+    match read() {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => {
+            *refused = is_refusal(&error)?;
+            Ok(None)
+        }
+    }
+}
+
+/// True when the card will never answer this; an error when it will never answer anything.
+fn is_refusal(error: &NvmlError) -> Result<bool, NvmlError> {
+    match error {
+        NvmlError::GpuLost => Err(NvmlError::GpuLost),
+        NvmlError::Uninitialized => Err(NvmlError::Uninitialized),
+        NvmlError::NotSupported | NvmlError::InvalidArg | NvmlError::NoPermission => Ok(true),
+        NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound => Ok(true),
+        _ => Ok(false),
+    }
+}
+
+impl Refused {
+    fn notes(&self) -> Vec<String> {
+        let [instant, average, energy_field] = self.fields;
+        let all = [
+            (instant, "instant power (field 186) is not supported: only the averaged reading is there"),
+            (average && self.power, "average power is not supported"),
+            (energy_field && self.energy, "the energy counter is not supported"),
+            (self.utilisation, "utilisation is not supported"),
+            (self.sm_clock, "the SM clock is not supported"),
+            (self.mem_clock, "the memory clock is not supported"),
+            (self.memory, "memory use is not supported"),
+            (self.temperature, "temperature is not supported"),
+            (self.throttle, "throttle reasons are not supported"),
+        ];
+        all.iter().filter(|(refused, _)| *refused).map(|(_, note)| (*note).to_owned()).collect()
     }
 }
