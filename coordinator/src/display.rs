@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::v1;
 
+use crate::knee::duration;
 use crate::stored::Incarnation;
 
 /// Lines to a person.
@@ -166,7 +167,7 @@ impl Level {
         }
         for (name, histogram) in [("TTFT", &self.ttft), ("E2E", &self.e2e)] {
             if let Some(p95) = histogram.quantile_ns(0.95) {
-                line += &format!(", {name} p95 {}", duration(p95 as f64));
+                line += &format!(", {name} p95 {}", duration(p95));
             }
         }
         line + &format!(", {:.0} tok/s", tokens as f64 / elapsed_s)
@@ -177,16 +178,6 @@ fn bar(done: f64) -> String {
     const CELLS: usize = 10;
     let full = (done.clamp(0.0, 1.0) * CELLS as f64) as usize;
     "━".repeat(full) + &"─".repeat(CELLS - full)
-}
-
-/// A duration in ns as a person reads it.
-pub fn duration(ns: f64) -> String {
-    match ns {
-        ns if ns < 1e6 => format!("{:.0} µs", ns / 1e3),
-        ns if ns < 100e6 => format!("{:.1} ms", ns / 1e6),
-        ns if ns < 1e9 => format!("{:.0} ms", ns / 1e6),
-        ns => format!("{:.2} s", ns / 1e9),
-    }
 }
 
 /// Columns of the terminal; 100 where it does not tell.

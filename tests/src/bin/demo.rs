@@ -10,8 +10,9 @@ use e2e::roles::{self, Role};
 use e2e::truth_check::{self, TruthError};
 use tailcliff::args::{Levels, Span, SweepArgs};
 use tailcliff::config::Config;
-use tailcliff::display::{Display, duration, terminal_width};
+use tailcliff::display::{Display, terminal_width};
 use tailcliff::drive::{self, Listeners, Outcome, Setup};
+use tailcliff::knee::duration;
 
 const LEVELS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
 const INPUT_WORDS: u32 = 64;
@@ -129,7 +130,7 @@ fn report(outcome: &Outcome, truth: &Path, implied: u32) -> anyhow::Result<()> {
 }
 
 fn describe(error: &TruthError) -> String {
-    let at = |h: &hdrhistogram::Histogram<u64>, q: f64| duration(h.value_at_quantile(q) as f64);
+    let at = |h: &hdrhistogram::Histogram<u64>, q: f64| duration(h.value_at_quantile(q));
     format!(
         "held against the server's truth log, {} requests and {} tokens ({} requests unmatched: cut at a level's end):\n\
          \x20 token stamp after its emission   p50 {}  p99 {}  max {}\n\
@@ -145,7 +146,7 @@ fn describe(error: &TruthError) -> String {
         at(&error.added_ttft_ns, 0.99),
         at(&error.added_ttft_ns, 1.0),
         error.impossible,
-        duration(error.worst_bound_ns as f64),
+        duration(error.worst_bound_ns),
     )
 }
 

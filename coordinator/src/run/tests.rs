@@ -1,0 +1,172 @@
+//! A sweep from hello to end, and what interrupts it.
+
+use super::*;
+
+const S: i64 = 1_000_000_000;
+
+fn run_of(agents: u32, levels: &[u32], num_prompts: Option<u64>) -> Run {
+    let plan = Plan {
+        agents,
+        concurrency: levels.to_vec(),
+        num_prompts,
+        duration_ns: num_prompts.is_none().then_some(S),
+        ..Plan::default()
+    };
+    Run::new(plan, v1::Target::default(), v1::Workload::default(), 60 * S, 0)
+}
+
+fn ready(run: &mut Run, agents: u64) -> Vec<Command> {
+    let mut out = Vec::new();
+    for of in 1..=agents {
+        out.extend(run.step(0, Event::Joined(of, v1::NodeKind::Agent)));
+        out.extend(run.step(0, Event::Pinged(of, JOIN_BURST)));
+    }
+    for of in 1..=agents {
+        let done = v1::PreflightDone { ok: true, ..Default::default() };
+        out.extend(run.step(0, Event::Said(of, Said::PreflightDone(done))));
+    }
+    out
+}
+
+fn shares_of(out: &[Command]) -> BTreeMap<Incarnation, v1::LoadShare> {
+    let planned = |c: &Command| match c {
+        Command::LevelPlanned { shares, .. } => Some(shares.clone()),
+        _ => None,
+    };
+    out.iter().find_map(planned).expect("a level was planned")
+}
+
+fn arm(run: &mut Run, level: u32, agents: &[u64]) -> Vec<Command> {
+    let armed =
+        |of: &u64| run.step(S, Event::Said(*of, Said::Armed(v1::LevelArmed { level, error: String::new() })));
+    agents.iter().flat_map(armed).collect()
+}
+
+fn finish(run: &mut Run, now: i64, level: u32, of: u64, seq: u64) -> Vec<Command> {
+    let done = v1::LevelDone { level, last_batch_seq: seq, ..Default::default() };
+    run.step(now, Event::Said(of, Said::Done(done)))
+}
+
+fn finished(out: &[Command]) -> Option<&Ending> {
+    out.iter().find_map(|c| if let Command::Finish(ending) = c { Some(ending) } else { None })
+}
+
+fn leave(run: &mut Run, now: i64, agents: &[u64]) -> Vec<Command> {
+    agents.iter().flat_map(|&of| run.step(now, Event::Gone(of))).collect()
+}
+
+#[test]
+fn a_sweep_from_hello_to_end() {
+    let mut run = run_of(3, &[2, 7], Some(10));
+    let out = ready(&mut run, 3);
+    // Two streams for three agents: one stays idle, and requests follow the streams.
+    let shares = shares_of(&out);
+    assert_eq!(shares.len(), 2);
+    assert!(out.iter().any(|c| matches!(c, Command::Say(line) if line.contains("1 agents have no share"))));
+    let out = arm(&mut run, 0, &[1, 2]);
+    let start = Command::Start { level: 0, at_ref_ns: S + START_LEAD_NS, agents: vec![1, 2] };
+    assert!(out.contains(&start), "{out:?}");
+    finish(&mut run, 2 * S, 0, 1, 4);
+    let out = finish(&mut run, 2 * S, 0, 2, 9);
+    assert!(!out.contains(&Command::LevelSettled(0)), "settled before everything was on disk");
+    run.step(2 * S, Event::Stored(1, 4));
+    let out = run.step(2 * S, Event::Stored(2, 9));
+    assert!(out.contains(&Command::LevelSettled(0)));
+    let shares = shares_of(&out);
+    assert_eq!(shares.values().map(|s| s.concurrency).sum::<u32>(), 7);
+    let requests = |s: &v1::LoadShare| match s.stop {
+        Some(v1::load_share::Stop::Requests(n)) => n,
+        _ => 0,
+    };
+    assert_eq!(shares.values().map(requests).sum::<u64>(), 10);
+    // Streams are numbered level-wide, without holes or overlaps.
+    let mut next = 0;
+    for share in shares.values() {
+        assert_eq!(share.first_stream, next);
+        next += share.concurrency;
+    }
+    arm(&mut run, 1, &[1, 2, 3]);
+    for of in 1..=3 {
+        finish(&mut run, 3 * S, 1, of, 0);
+    }
+    let out = leave(&mut run, 4 * S, &[1, 2, 3]);
+    assert_eq!(finished(&out), Some(&Ending::Complete));
+}
+
+#[test]
+fn a_lost_agent_voids_its_level_and_the_run_goes_on() {
+    let mut run = run_of(2, &[2, 4], None);
+    ready(&mut run, 2);
+    arm(&mut run, 0, &[1, 2]);
+    run.step(2 * S, Event::Gone(1));
+    let out = run.step(2 * S + LEASE_NS, Event::Tick);
+    assert!(!out.contains(&Command::Lost(1)), "still within its lease");
+    let out = run.step(2 * S + LEASE_NS + 1, Event::Tick);
+    assert!(out.contains(&Command::Lost(1)));
+    assert!(out.iter().any(|c| matches!(c, Command::Void(0, _))));
+    let out = finish(&mut run, 9 * S, 0, 2, 0);
+    assert_eq!(shares_of(&out).keys().collect::<Vec<_>>(), [&2], "the next level is the other agent's");
+}
+
+#[test]
+fn an_agent_back_within_its_lease_is_not_lost() {
+    let mut run = run_of(1, &[1], None);
+    ready(&mut run, 1);
+    arm(&mut run, 0, &[1]);
+    run.step(2 * S, Event::Gone(1));
+    run.step(4 * S, Event::Joined(1, v1::NodeKind::Agent));
+    assert!(run.step(60 * S, Event::Tick).is_empty());
+}
+
+#[test]
+fn an_interrupt_drains_the_level_and_a_second_one_does_not_wait() {
+    let mut run = run_of(1, &[1, 2], None);
+    ready(&mut run, 1);
+    arm(&mut run, 0, &[1]);
+    let out = run.step(2 * S, Event::Interrupt("ctrl-c".to_owned()));
+    assert!(matches!(&out[0], Command::Send(1, Order::Stop(stop)) if stop.level == 0));
+    let out = finish(&mut run, 3 * S, 0, 1, 0);
+    assert!(out.contains(&Command::LevelSettled(0)), "what was measured is kept");
+    assert!(!out.iter().any(|c| matches!(c, Command::LevelPlanned { .. })), "no further level");
+    let out = leave(&mut run, 4 * S, &[1]);
+    assert_eq!(finished(&out), Some(&Ending::Interrupted("ctrl-c".to_owned())));
+
+    let mut run = run_of(1, &[1], None);
+    ready(&mut run, 1);
+    arm(&mut run, 0, &[1]);
+    run.step(2 * S, Event::Interrupt("ctrl-c".to_owned()));
+    let out = run.step(2 * S, Event::Interrupt("ctrl-c".to_owned()));
+    assert!(out.iter().any(|c| matches!(c, Command::Send(1, Order::End(_)))));
+}
+
+#[test]
+fn nodes_that_never_come_and_targets_that_refuse_end_the_run() {
+    let mut run = run_of(2, &[1], None);
+    run.step(0, Event::Joined(1, v1::NodeKind::Agent));
+    run.step(61 * S, Event::Tick);
+    let out = leave(&mut run, 62 * S, &[1]);
+    assert!(matches!(finished(&out), Some(Ending::NodesMissing(why)) if why.contains("1 of 2 agents")));
+
+    let mut run = run_of(1, &[1], None);
+    run.step(0, Event::Joined(1, v1::NodeKind::Agent));
+    run.step(0, Event::Pinged(1, JOIN_BURST));
+    let refused = v1::PreflightDone { error_kind: "not_found".to_owned(), ..Default::default() };
+    let out = run.step(0, Event::Said(1, Said::PreflightDone(refused)));
+    assert!(out.iter().any(|c| matches!(c, Command::Send(1, Order::End(_)))));
+    let out = leave(&mut run, S, &[1]);
+    assert!(matches!(finished(&out), Some(Ending::Target(kind, _)) if kind == "not_found"));
+}
+
+#[test]
+fn what_a_server_closes_is_learned_once_for_all_agents() {
+    let mut run = run_of(2, &[2], None);
+    for of in 1..=2 {
+        run.step(0, Event::Joined(of, v1::NodeKind::Agent));
+        run.step(0, Event::Pinged(of, JOIN_BURST));
+    }
+    let closes = v1::PreflightDone { ok: true, closes_after_reply: true, ..Default::default() };
+    let keeps = v1::PreflightDone { ok: true, ..Default::default() };
+    run.step(0, Event::Said(1, Said::PreflightDone(closes)));
+    let out = run.step(0, Event::Said(2, Said::PreflightDone(keeps)));
+    assert!(shares_of(&out).values().all(|share| share.fresh_connections));
+}
