@@ -134,3 +134,23 @@ fn a_port_in_use_exits_6() {
     assert!(line.contains(&address) && line.contains("--listen"), "{line}");
     assert!(left_behind(dir.path()).is_empty());
 }
+
+#[test]
+fn a_key_reaches_the_server_and_no_file_or_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let answer = r#"{"choices":[{"message":{"content":"OK"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+    let url = canned("200 OK", answer);
+    let args =
+        ["run", "--url", &url, "--model", "m", "--concurrency", "2", "--num-prompts", "8", "--no-streaming"];
+    let secret = ["--header", "X-Api-Key: sk-do-not-print-me-either", "--output-dir", "out"];
+    let output = tailcliff(dir.path(), &[&args[..], &secret[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut seen = vec![output.stdout, output.stderr];
+    for entry in std::fs::read_dir(dir.path().join("out")).unwrap() {
+        seen.push(std::fs::read(entry.unwrap().path()).unwrap());
+    }
+    assert_eq!(seen.len(), 2 + 8, "seven outputs and the journal");
+    let holds = |bytes: &[u8]| bytes.windows(KEY.len()).any(|w| w == KEY.as_bytes());
+    assert!(!seen.iter().any(|bytes| holds(bytes)));
+    assert!(seen.iter().any(|bytes| bytes.windows(10).any(|w| w == b"(redacted)")));
+}
