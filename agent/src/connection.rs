@@ -94,7 +94,7 @@ impl Connection {
         stamp(&self.socket.read_at).unwrap_or_else(|| HostClock.now())
     }
 
-    /// When the socket took the last byte of this request, ns RAW; `None` while it has not.
+    /// When the socket was given the last bytes of this request, ns RAW; `None` while it has not taken them.
     pub(crate) fn sent_at(&self) -> Option<RawNs> {
         stamp(&self.socket.sent_at)
     }
@@ -207,10 +207,13 @@ impl Wire {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.socket.stream.poll_write_ready(cx))?;
+            // Before the call: on a loopback the server can have read the request before the call returns, and an effect
+            // must not be dated before its cause.
+            let at = HostClock.now();
             match write(&self.socket.stream) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 result => {
-                    self.socket.written_at.store(HostClock.now(), Relaxed);
+                    self.socket.written_at.store(at, Relaxed);
                     return Poll::Ready(result);
                 }
             }
