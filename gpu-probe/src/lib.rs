@@ -28,7 +28,7 @@ pub enum ProbeError {
     #[error(transparent)]
     Absent(#[from] NvmlAbsent),
     /// The output cannot be written.
-    #[error("failed to print samples: {0}")]
+    #[error("failed to print samples")]
     Print(#[from] io::Error),
 }
 

@@ -8,7 +8,7 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::device::Device;
 use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
 use nvml_wrapper::enums::device::SampleValue;
-use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::error::{Bits, NvmlError};
 use nvml_wrapper::structs::device::FieldId;
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1;
@@ -23,7 +23,13 @@ const POWER_AVERAGE: u32 = 185;
 const POWER_INSTANT: u32 = 186;
 
 /// Names tried when none is given.
-const LIBRARIES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
+const LIBRARIES: [&str; 4] = [
+    "libnvidia-ml.so.1",
+    "libnvidia-ml.so",
+    // Where GKE and WSL put it, outside of the loader's own paths.
+    "/usr/local/nvidia/lib64/libnvidia-ml.so.1",
+    "/usr/lib/wsl/lib/libnvidia-ml.so.1",
+];
 
 /// Why there is no NVML here: what was tried, and what each attempt said.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +139,9 @@ impl Gpu {
             notes: Vec::new(),
         };
         let mut gpu = Self { facts, refused: Refused::default(), lost: device.is_none() };
+        if device.is_none() {
+            gpu.facts.notes.push("it could not be opened: no samples of it".to_owned());
+        }
         if let Some(device) = device {
             // A first reading finds out what this card does not support; a failing one is found again at the first tick.
             let _found = gpu.sample(&device);
@@ -162,10 +171,18 @@ impl Gpu {
             (sample.mem_used_bytes, sample.mem_total_bytes) = (Some(memory.used), Some(memory.total));
         }
         sample.temperature_c = ask(&mut refused.temperature, || device.temperature(TemperatureSensor::Gpu))?;
-        let reasons = ask(&mut refused.throttle, || device.current_throttle_reasons())?;
-        sample.throttle_reasons = reasons.map(|bits| bits.bits());
+        sample.throttle_reasons = ask(&mut refused.throttle, || throttle_bits(device))?;
         sample.read_ns = HostClock.now() - raw_ns;
         Ok(sample)
+    }
+}
+
+/// All bits, also those that this build has no name for.
+fn throttle_bits(device: &Device<'_>) -> Result<u64, NvmlError> {
+    match device.current_throttle_reasons_strict() {
+        Ok(reasons) => Ok(reasons.bits()),
+        Err(NvmlError::IncorrectBits(Bits::U64(bits))) => Ok(bits),
+        Err(error) => Err(error),
     }
 }
 

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::source::GpuSource;
 
+/// How long the end may have to wait, ns.
+const LONGEST_SLEEP_NS: i64 = 200_000_000;
 /// Samples are handed on at least this often, ns.
 const HAND_ON_NS: i64 = 500_000_000;
 
@@ -24,6 +26,8 @@ const HAND_ON_NS: i64 = 500_000_000;
 #[derive(Debug, Default)]
 pub(crate) struct Switch {
     pub(crate) on: AtomicBool,
+    pub(crate) ticks: AtomicU64,
+    pub(crate) missed: AtomicU64,
     pub(crate) dropped_samples: AtomicU64,
 }
 
@@ -50,9 +54,14 @@ pub(crate) fn spawn(
                 // A full channel has troubles enough in it.
                 sampler.source.troubles().into_iter().for_each(|trouble| drop(troubles.try_send(trouble)));
             }
-            // A tick missed shows as a gap in the stamps.
-            due = next_deadline(due, HostClock.monotonic(), interval_ns);
-            sleep_until(due);
+            let next = next_deadline(due, HostClock.monotonic(), interval_ns);
+            sampler.switch.ticks.fetch_add(1, Relaxed);
+            sampler.switch.missed.fetch_add(((next - due) / interval_ns - 1).unsigned_abs(), Relaxed);
+            due = next;
+            while !shutdown.is_cancelled() && HostClock.monotonic() < due {
+                // In slices, so that a long interval does not hold up the end.
+                sleep_until(due.min(HostClock.monotonic() + LONGEST_SLEEP_NS));
+            }
         }
         sampler.hand_on();
     })

@@ -13,15 +13,15 @@ use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message
 use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, OUTBOX_BYTES};
 use crate::sampler::{self, Switch};
 use crate::source::GpuSource;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// At the end of a run, how long batches are given to reach the coordinator's disk.
-const LAST_ACKS: Duration = Duration::from_secs(10);
+/// At the end, how long batches are given to reach the coordinator's disk.
+const LAST_ACKS: Duration = Duration::from_secs(5);
 
 pub(crate) struct Session {
     config: Config,
@@ -34,6 +34,8 @@ pub(crate) struct Session {
     lapse: Option<Instant>,
     shutdown: CancellationToken,
     sampling: CancellationToken,
+    /// However this session ends, its thread ends too.
+    _stop_sampling: DropGuard,
     sampler: Option<JoinHandle<()>>,
 }
 
@@ -84,6 +86,7 @@ impl Session {
             told: 0,
             lapse: None,
             shutdown,
+            _stop_sampling: sampling.clone().drop_guard(),
             sampling,
             sampler,
         })
@@ -91,7 +94,8 @@ impl Session {
 
     /// Until the run ends, `shutdown`, or a refusal.
     pub(crate) async fn run(mut self) -> Result<(), LinkError> {
-        let children = self.shutdown.child_token();
+        // Not children of `shutdown`: what was sampled still has to be shipped after it.
+        let children = CancellationToken::new();
         let _stop_children = children.clone().drop_guard();
         let ship = tokio::spawn(self.outbox.clone().ship(self.config.coordinator.clone(), children.clone()));
         let mut run_id = None;
@@ -106,11 +110,13 @@ impl Session {
                     "another run has taken this coordinator's place; start this probe again to join it";
                 return Err(LinkError::Refused(text.to_owned()));
             }
-            if self.converse(link).await {
+            if let Some(link) = self.converse(link).await {
+                // Held until the last batch is acked: the coordinator takes a closed stream for the end of what comes.
+                self.finish().await;
+                drop(link);
                 break;
             }
         }
-        self.finish().await;
         ship.abort();
         Ok(())
     }
@@ -121,9 +127,8 @@ impl Session {
             // It hands on its last samples; a tick takes milliseconds.
             let _ended = tokio::task::spawn_blocking(move || thread.join()).await;
         }
-        if !self.shutdown.is_cancelled() {
-            let _late = tokio::time::timeout(LAST_ACKS, self.outbox.drained()).await;
-        }
+        // What is not acked by then stays unsaid: the coordinator is gone, or as good as.
+        let _late = tokio::time::timeout(LAST_ACKS, self.outbox.drained()).await;
     }
 
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
@@ -153,8 +158,8 @@ impl Session {
         }
     }
 
-    /// Talks over one connection; true when the run is over.
-    async fn converse(&mut self, mut link: ControlLink) -> bool {
+    /// Talks over one connection; gives it back when the run is over.
+    async fn converse(&mut self, mut link: ControlLink) -> Option<ControlLink> {
         self.switch.on.store(true, Relaxed);
         self.lapse = None;
         let lease =
@@ -167,17 +172,17 @@ impl Session {
                     let Ok(Some(message)) = message else { break };
                     heard = Instant::now();
                     if let Some(Order::End(_)) = message.kind {
-                        return true;
+                        return Some(link);
                     }
                 }
                 Some(trouble) = self.troubles.recv() => notice(&link, trouble),
                 _ = beat.tick() => self.beat(&link),
                 () = tokio::time::sleep_until(heard + lease) => break,
-                () = self.shutdown.cancelled() => return true,
+                () = self.shutdown.cancelled() => return Some(link),
             }
         }
         self.lapse = Some(heard + lease);
-        false
+        None
     }
 
     fn beat(&mut self, link: &ControlLink) {
@@ -185,6 +190,11 @@ impl Session {
         let dropped = self.switch.dropped_samples.load(Relaxed);
         if dropped != std::mem::replace(&mut self.told, dropped) {
             notice(link, format!("{dropped} GPU samples did not fit and were left out"));
+        }
+        let (ticks, missed) = (self.switch.ticks.swap(0, Relaxed), self.switch.missed.swap(0, Relaxed));
+        // A tick or two a second is a busy host; a tenth of them is a probe slower than it was asked to be.
+        if missed * 10 > ticks + missed {
+            notice(link, format!("{missed} of {} GPU sampling ticks were missed", ticks + missed));
         }
     }
 }
