@@ -25,6 +25,10 @@ const PROGRESS: Duration = Duration::from_millis(250);
 const GAUGE: Duration = Duration::from_millis(100);
 /// In-flight samples handed on at once.
 const GAUGE_BATCH: usize = 10;
+/// A start further ahead than this is a mistake of clocks, ns.
+const LONGEST_WAIT_NS: i64 = 60_000_000_000;
+/// Bodies of the requests in flight, all streams together, at most.
+const MOST_BODY_BYTES: u64 = 4 << 30;
 /// After an order to stop, those in flight get at most this long.
 const STOP_DRAIN: Duration = Duration::from_secs(2);
 
@@ -66,6 +70,7 @@ pub(crate) fn arm(
     let target = Arc::new(Target::parse(target).map_err(|e| e.to_string())?);
     let workload = order.workload.clone().unwrap_or_default();
     let bodies = Arc::new(Bodies::new(&target, &workload).map_err(|e| e.to_string())?);
+    check_memory(&bodies, &load)?;
     let shards = shards.clamp(1, load.streams) as usize;
     let mut armed = Armed {
         level: order.level,
@@ -111,6 +116,19 @@ fn check_descriptors(streams: u64) -> Result<(), String> {
     Ok(())
 }
 
+fn check_memory(bodies: &Bodies, load: &Load) -> Result<(), String> {
+    let each = bodies.body(0, load.first_stream, 0).len() as u64;
+    let all = each * u64::from(load.streams);
+    if all > MOST_BODY_BYTES {
+        let gib = all >> 30;
+        return Err(format!(
+            "{} requests of {each} bytes each in flight need {gib} GiB of memory: try a shorter input",
+            load.streams
+        ));
+    }
+    Ok(())
+}
+
 impl Armed {
     /// Its number.
     pub(crate) fn level(&self) -> u32 {
@@ -123,29 +141,46 @@ impl Armed {
     }
 
     /// Runs it from its start, on this agent's clock, to its last ended request; says `Started`, `Progress` and `Done`.
+    /// A start that has passed is now: the delay is the level's, and no request's latency.
     pub(crate) async fn run(self, at: RawNs, said: mpsc::Sender<Say>) {
         let Self { level, load, outbox, gauges, starts, reports, ends } = self;
-        let was_late = at < HostClock.now();
+        let now = HostClock.now();
+        let start = at.max(now);
         let (told, actual) = oneshot::channel();
-        if let Err(error) = pacer::spawn(at, starts, told, ends.cancel.clone()) {
-            let text = format!("level {level} could not be started: {error}");
-            return drop(said.send(Say::Notice(v1::NodeNotice { text })).await);
+        if let Err(why) = pace(start, now, starts, told, &ends) {
+            let text = format!("level {level} could not be started: {why}");
+            let _gone = said.send(Say::Notice(v1::NodeNotice { text })).await;
         }
-        let start = if was_late { HostClock.now() } else { at };
-        let Ok(actual_raw_ns) = actual.await else { return };
-        let started = v1::LevelStarted { level, asked_raw_ns: at, actual_raw_ns, was_late };
-        // The owner of the connection outlives every level.
-        let _gone = said.send(Say::Started(started)).await;
-        let watch = watch(level, gauges.clone(), outbox.clone(), said.clone());
+        if let Ok(actual_raw_ns) = actual.await {
+            let started = v1::LevelStarted { level, asked_raw_ns: at, actual_raw_ns, was_late: at < now };
+            // The owner of the connection outlives every level.
+            let _gone = said.send(Say::Started(started)).await;
+        }
+        let mut samples = Vec::new();
         let reports = tokio::select! {
             reports = collect(reports) => reports,
-            never = watch => match never {},
+            never = watch(level, &gauges, &outbox, &mut samples, &said) => match never {},
             never = enforce(&load, start, &ends) => match never {},
         };
-        let done = sum_up(level, &gauges, &outbox, reports, HostClock.now() - start);
+        hand_on(&outbox, &mut samples);
+        let done = sum_up(level, &gauges, &outbox, reports, (HostClock.now() - start).max(0));
         let _gone = said.send(Say::Progress(progress(level, &gauges))).await;
         let _gone = said.send(Say::Done(done)).await;
     }
+}
+
+/// On an error the senders are gone, and every shard ends without a request.
+fn pace(
+    start: RawNs,
+    now: RawNs,
+    starts: Vec<oneshot::Sender<RawNs>>,
+    told: oneshot::Sender<RawNs>,
+    ends: &Ends,
+) -> Result<(), String> {
+    if start.saturating_sub(now) > LONGEST_WAIT_NS {
+        return Err(format!("its start is {} s ahead of this agent's clock", (start - now) / 1_000_000_000));
+    }
+    pacer::spawn(start, starts, told, ends.cancel.clone()).map_err(|e| e.to_string())
 }
 
 async fn collect(reports: Vec<oneshot::Receiver<Report>>) -> Vec<Report> {
@@ -180,28 +215,34 @@ async fn enforce(load: &Load, start: RawNs, ends: &Ends) -> std::convert::Infall
 /// Samples what is in flight on a beat of its own, and reports progress.
 async fn watch(
     level: u32,
-    gauges: Vec<Arc<Gauges>>,
-    outbox: Outbox,
-    said: mpsc::Sender<Say>,
+    gauges: &[Arc<Gauges>],
+    outbox: &Outbox,
+    samples: &mut Vec<v1::InFlightSample>,
+    said: &mpsc::Sender<Say>,
 ) -> std::convert::Infallible {
     let mut gauge = tokio::time::interval(GAUGE);
     let mut tell = tokio::time::interval(PROGRESS);
-    let mut samples = Vec::new();
     loop {
         tokio::select! {
             _ = gauge.tick() => {
-                let in_flight = progress(level, &gauges).in_flight;
+                let in_flight = progress(level, gauges).in_flight;
                 samples.push(v1::InFlightSample { level, raw_ns: HostClock.now(), in_flight });
                 if samples.len() >= GAUGE_BATCH {
-                    let batch = v1::Batch { in_flight: std::mem::take(&mut samples), ..Default::default() };
-                    // A gauge is sampled: one that does not fit thins the sample, and is no loss of a count.
-                    let _thinned = outbox.push(batch);
+                    hand_on(outbox, samples);
                 }
             }
             _ = tell.tick() => {
-                let _full = said.try_send(Say::Progress(progress(level, &gauges)));
+                let _full = said.try_send(Say::Progress(progress(level, gauges)));
             }
         }
+    }
+}
+
+/// A gauge is sampled: one that does not fit thins the sample, and is no loss of a count.
+fn hand_on(outbox: &Outbox, samples: &mut Vec<v1::InFlightSample>) {
+    let in_flight = std::mem::take(samples);
+    if !in_flight.is_empty() {
+        let _thinned = outbox.push(v1::Batch { in_flight, ..Default::default() });
     }
 }
 

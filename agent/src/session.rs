@@ -9,6 +9,7 @@ use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
 use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,15 @@ use crate::preflight::preflight;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// At the end of a run, how long batches are given to reach the coordinator's disk.
-const LAST_ACKS: Duration = Duration::from_secs(10);
+const LAST_ACKS: Duration = Duration::from_secs(5);
+/// The same when told to stop: whoever stops a process does not wait long.
+const HASTY_ACKS: Duration = Duration::from_secs(3);
+/// After the last ack, for the clock's last burst of pings.
+const LINGER: Duration = Duration::from_millis(250);
+/// A coordinator that took the connection answers hello in this time.
+const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two hellos that came to nothing.
+const REJOIN_PAUSE: Duration = Duration::from_millis(200);
 /// Shortest and longest lease believed.
 const LEASES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 
@@ -33,19 +42,12 @@ pub(crate) struct Session {
     run_id: Option<u64>,
     armed: Option<Armed>,
     running: Option<(u32, Ends)>,
-    /// Said by levels, to be passed on.
+    preflight: Option<AbortHandle>,
+    /// Said by levels and the preflight, to be passed on.
     inbox: mpsc::Receiver<Say>,
     levels: mpsc::Sender<Say>,
-    /// What a new connection must hear again.
+    /// What a new connection must hear again: the broken one may have lost it.
     newest: Vec<Say>,
-}
-
-/// Why a conversation ended.
-enum Over {
-    /// The run is over, or we were told to stop.
-    Finished,
-    /// The stream broke.
-    Broken,
 }
 
 impl Session {
@@ -62,6 +64,7 @@ impl Session {
             run_id: None,
             armed: None,
             running: None,
+            preflight: None,
             inbox,
             levels,
             newest: Vec::new(),
@@ -71,53 +74,42 @@ impl Session {
 
     /// Until the run ends, `shutdown`, or a refusal.
     pub(crate) async fn run(mut self) -> Result<(), LinkError> {
-        let children = self.shutdown.child_token();
+        // No child of `shutdown`: when told to stop, what was measured is still shipped.
+        let children = CancellationToken::new();
         let _stop_children = children.clone().drop_guard();
-        let ship = tokio::spawn(self.outbox.clone().ship(self.config.coordinator.clone(), children.clone()));
+        tokio::spawn(self.outbox.clone().ship(self.config.coordinator.clone(), children.clone()));
         let mut clock_runs = false;
         loop {
-            let Some(link) = self.connect().await? else { break };
+            let Some(link) = self.connect().await? else { return Ok(()) };
             if !clock_runs {
                 let address = clock_address(&self.config.coordinator, &link.welcome);
                 pong::answer_pings(address, self.incarnation, children.clone())
                     .map_err(|e| LinkError::Broken(format!("failed to start the clock thread: {e}")))?;
                 clock_runs = true;
             }
-            if let Over::Finished = self.converse(link).await {
-                break;
+            if let Some(link) = self.converse(link).await {
+                self.leave(link).await;
+                return Ok(());
             }
         }
-        self.abandon();
-        if !self.shutdown.is_cancelled() {
-            // The coordinator closes when we do; what is not acked by then is counted there as unreported.
-            let _late = tokio::time::timeout(LAST_ACKS, self.outbox.drained()).await;
-        }
-        ship.abort();
-        Ok(())
     }
 
     /// Dials until welcomed, giving up the load when the lease lapses meanwhile; `None` when told to stop.
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
+        let shutdown = self.shutdown.clone();
+        let (address, hello) = (self.config.coordinator.clone(), self.hello());
+        let reached = reach(&address, &hello, &shutdown);
+        tokio::pin!(reached);
         loop {
-            let attempt = async {
-                let channel = dial(&self.config.coordinator, &self.shutdown).await?;
-                join(channel, self.hello()).await
-            };
-            let lapse = self.heard + self.lease;
-            let lapses = self.running.is_some();
-            let link = tokio::select! {
-                link = attempt => link,
-                () = tokio::time::sleep_until(lapse), if lapses => {
-                    self.abandon();
-                    continue;
-                }
-                () = self.shutdown.cancelled() => return Ok(None),
-            };
-            match link {
-                Ok(link) => return self.welcomed(link).map(Some),
-                Err(LinkError::Stopped) => return Ok(None),
-                Err(LinkError::Broken(_)) => tokio::time::sleep(Duration::from_millis(200)).await,
-                Err(fatal) => return Err(fatal),
+            tokio::select! {
+                link = &mut reached => return match link {
+                    Ok(link) => self.welcomed(link).map(Some),
+                    Err(LinkError::Stopped) => Ok(None),
+                    Err(fatal) => Err(fatal),
+                },
+                Some(said) = self.inbox.recv() => self.remember(&said),
+                () = tokio::time::sleep_until(self.heard + self.lease), if self.running.is_some() => self.abandon(),
+                () = shutdown.cancelled() => return Ok(None),
             }
         }
     }
@@ -145,8 +137,8 @@ impl Session {
         }
     }
 
-    /// Talks over one connection until it breaks or the run is over.
-    async fn converse(&mut self, mut link: ControlLink) -> Over {
+    /// Talks over one connection until it breaks; gives it back when the run is over, or we were told to stop.
+    async fn converse(&mut self, mut link: ControlLink) -> Option<ControlLink> {
         for said in self.newest.clone() {
             say(&link, said);
         }
@@ -154,50 +146,76 @@ impl Session {
         loop {
             tokio::select! {
                 message = link.inbound.message() => {
-                    let Ok(Some(message)) = message else { return Over::Broken };
+                    let Ok(Some(message)) = message else { return None };
                     self.heard = Instant::now();
                     if let Some(Order::End(_)) = message.kind {
-                        return Over::Finished;
+                        return Some(link);
                     }
                     message.kind.into_iter().for_each(|order| self.obey(order, &link));
                 }
                 Some(said) = self.inbox.recv() => self.pass_on(said, &link),
-                _ = beat.tick() => say(&link, Say::Heartbeat(v1::Heartbeat { sent_raw_ns: HostClock.now() })),
+                _ = beat.tick() => say(&link, heartbeat()),
                 () = tokio::time::sleep_until(self.heard + self.lease) => {
                     // Connected, but nobody speaks: as good as cut.
                     self.abandon();
-                    return Over::Broken;
+                    return None;
                 }
-                () = self.shutdown.cancelled() => return Over::Finished,
+                () = self.shutdown.cancelled() => return Some(link),
             }
+        }
+    }
+
+    /// Ships what is left, still connected: the coordinator takes the end of the link for the end of the data.
+    async fn leave(&mut self, mut link: ControlLink) {
+        let shutdown = self.shutdown.clone();
+        let is_hasty = shutdown.is_cancelled();
+        let running = self.running.as_ref().map(|(level, _)| *level);
+        self.abandon();
+        let patience = if is_hasty { HASTY_ACKS } else { LAST_ACKS };
+        let shipped = async {
+            // Its `Done` stays here: a level that this agent leaves must not look like one that it finished.
+            while let Some(level) = running {
+                if matches!(self.inbox.recv().await, Some(Say::Done(done)) if done.level == level) {
+                    break;
+                }
+            }
+            self.outbox.drained().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        tokio::select! {
+            () = shipped => {}
+            () = stay(&mut link) => {}
+            () = tokio::time::sleep(patience) => {}
+            () = shutdown.cancelled(), if !is_hasty => {}
         }
     }
 
     fn pass_on(&mut self, said: Say, link: &ControlLink) {
-        match &said {
-            Say::Started(_) => self.newest = vec![said.clone()],
-            Say::Done(done) => {
-                if self.running.as_ref().is_some_and(|(level, _)| *level == done.level) {
-                    self.running = None;
-                }
-                self.newest.push(said.clone());
-            }
-            _ => {}
-        }
+        self.remember(&said);
         say(link, said);
+    }
+
+    fn remember(&mut self, said: &Say) {
+        let level = match said {
+            Say::PreflightDone(_) => return self.newest.push(said.clone()),
+            Say::Started(started) => started.level,
+            Say::Done(done) => done.level,
+            _ => return,
+        };
+        // What an earlier level had left to say is nobody's concern after the next was armed.
+        let is_current = |s: &Say| matches!(s, Say::Armed(armed) if armed.level == level);
+        if self.newest.iter().any(is_current) {
+            self.newest.push(said.clone());
+        }
+        if matches!(said, Say::Done(_)) && self.running.as_ref().is_some_and(|(running, _)| *running == level)
+        {
+            self.running = None;
+        }
     }
 
     fn obey(&mut self, order: Order, link: &ControlLink) {
         match order {
-            Order::Preflight(order) => {
-                let levels = self.levels.clone();
-                tokio::spawn(async move {
-                    let (target, workload) =
-                        (order.target.unwrap_or_default(), order.workload.unwrap_or_default());
-                    let done = preflight(&target, &workload).await;
-                    let _over = levels.send(Say::PreflightDone(done)).await;
-                });
-            }
+            Order::Preflight(order) => self.preflight(order),
             Order::Arm(order) => self.arm(&order, link),
             Order::Start(start) => self.start(&start, link),
             Order::Stop(stop) => {
@@ -209,6 +227,20 @@ impl Session {
         }
     }
 
+    fn preflight(&mut self, order: v1::Preflight) {
+        self.newest.clear();
+        let levels = self.levels.clone();
+        let task = tokio::spawn(async move {
+            let (target, workload) = (order.target.unwrap_or_default(), order.workload.unwrap_or_default());
+            let done = preflight(&target, &workload).await;
+            let _over = levels.send(Say::PreflightDone(done)).await;
+        });
+        // Only the newest order's answer is waited for.
+        if let Some(earlier) = self.preflight.replace(task.abort_handle()) {
+            earlier.abort();
+        }
+    }
+
     fn arm(&mut self, order: &v1::ArmLevel, link: &ControlLink) {
         // An order for another level means that nobody waits for the one before.
         self.abandon();
@@ -216,7 +248,9 @@ impl Session {
         let armed = level::arm(order, self.config.shards, self.incarnation, &self.outbox);
         let error = armed.as_ref().err().cloned().unwrap_or_default();
         self.armed = armed.ok();
-        say(link, Say::Armed(v1::LevelArmed { level: order.level, error }));
+        let said = Say::Armed(v1::LevelArmed { level: order.level, error });
+        self.newest.push(said.clone());
+        say(link, said);
     }
 
     fn start(&mut self, start: &v1::StartAt, link: &ControlLink) {
@@ -241,6 +275,47 @@ impl Session {
             ends.cancel.cancel();
         }
     }
+}
+
+/// However a session ends, even dropped half-way: no load goes on without it.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.abandon();
+        if let Some(preflight) = self.preflight.take() {
+            preflight.abort();
+        }
+    }
+}
+
+/// Dials and says hello until welcomed; fails when refused, told to stop, or the address makes no sense.
+async fn reach(
+    address: &str,
+    hello: &v1::Hello,
+    shutdown: &CancellationToken,
+) -> Result<ControlLink, LinkError> {
+    loop {
+        let channel = dial(address, shutdown).await?;
+        match tokio::time::timeout(WELCOME_PATIENCE, join(channel, hello.clone())).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(LinkError::Broken(_))) | Err(_) => tokio::time::sleep(REJOIN_PAUSE).await,
+            Ok(Err(fatal)) => return Err(fatal),
+        }
+    }
+}
+
+/// Keeps a link alive until the other end closes it.
+async fn stay(link: &mut ControlLink) {
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            message = link.inbound.message() => if !matches!(message, Ok(Some(_))) { return },
+            _ = beat.tick() => say(link, heartbeat()),
+        }
+    }
+}
+
+fn heartbeat() -> Say {
+    Say::Heartbeat(v1::Heartbeat { sent_raw_ns: HostClock.now() })
 }
 
 fn say(link: &ControlLink, kind: Say) {
