@@ -17,6 +17,9 @@ use crate::client::{Attempt, Client, Seen};
 use crate::target::Target;
 use crate::timeline::e2e_ns;
 
+/// `x-request-id` of the requests that preflight sends; no level counts them.
+pub const REQUEST_ID: &str = "tailcliff-preflight";
+
 /// How long the server may still close a connection on which a reply has ended for it to count as unannounced.
 const CLOSE_WATCH: Duration = Duration::from_millis(100);
 /// Bytes of the list of models that are read.
@@ -142,7 +145,7 @@ fn attempt(body: Bytes) -> Attempt {
         request: 0,
         phase: v1::Phase::Warmup,
         intended_raw_ns: HostClock.now(),
-        request_id: "tailcliff-preflight".to_owned(),
+        request_id: REQUEST_ID.to_owned(),
         body,
     }
 }

@@ -79,7 +79,7 @@ impl TruthError {
     }
 }
 
-/// A truth log by request id; requests without one are left out.
+/// A truth log by request id; requests without one and the preflight, which no level counts, are left out.
 ///
 /// # Errors
 /// When the file cannot be read, or a line is not a record.
@@ -87,7 +87,7 @@ pub fn read_truth(path: &Path) -> io::Result<BTreeMap<String, model_sim::TruthRe
     let mut by_id = BTreeMap::new();
     for line in std::fs::read_to_string(path)?.lines() {
         let truth: model_sim::TruthRecord = serde_json::from_str(line).map_err(io::Error::other)?;
-        if let Some(id) = truth.request_id.clone() {
+        if let Some(id) = truth.request_id.clone().filter(|id| id != tailcliff_agent::preflight::REQUEST_ID) {
             by_id.insert(id, truth);
         }
     }

@@ -132,7 +132,7 @@ fn report(outcome: &Outcome, truth: &Path, implied: u32) -> anyhow::Result<()> {
 fn describe(error: &TruthError) -> String {
     let at = |h: &hdrhistogram::Histogram<u64>, q: f64| duration(h.value_at_quantile(q));
     format!(
-        "held against the server's truth log, {} requests and {} tokens ({} requests unmatched: cut at a level's end):\n\
+        "held against the server's truth log, {} requests and {} tokens ({} requests unmatched):\n\
          \x20 token stamp after its emission   p50 {}  p99 {}  max {}\n\
          \x20 TTFT added by client and network p50 {}  p99 {}  max {}\n\
          \x20 stamps beyond their error bar    {} (widest bar ±{})",
