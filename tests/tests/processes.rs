@@ -258,9 +258,10 @@ fn an_agent_in_another_time_namespace_is_on_the_same_timeline() {
     let summary = scene.summary();
     assert_all_accounted_for(&summary);
     let data = tailcliff::load::load(&scene.run_dir()).unwrap();
-    let tracks = tailcliff::clock::resolve(&data);
+    let domains = tailcliff::clock::resolve(&data);
     let (of, node) = data.nodes.iter().find(|(_, node)| node.hello.name == "elsewhere").unwrap();
-    assert_eq!(tracks[of].kind(), tailcliff::clock::TrackKind::Fitted);
+    let track = domains.track(*of).unwrap();
+    assert_eq!(track.kind(), tailcliff::clock::TrackKind::Fitted);
     let offset = node.exchanges[0].middle_offset();
     assert!((99_000..101_000).contains(&(offset / 1_000_000_000)), "{offset} ns: not another clock");
     // Its truth is known: the offset is exactly 100,000 s, which the server's log confirms within the bar.
@@ -270,13 +271,13 @@ fn an_agent_in_another_time_namespace_is_on_the_same_timeline() {
     assert_eq!((error.requests, error.impossible), (60, 0));
     let errors = |e: &tailcliff::clock::Exchange| {
         let exact = e.t1 - 100_000_000_000_000;
-        let at = tracks[of].to_ref(e.t1).unwrap();
+        let at = track.to_ref(e.t1).unwrap();
         assert!((at.ns - exact).abs() <= at.bound_ns, "{} ns off, bar {}", at.ns - exact, at.bound_ns);
         (at.ns - exact).abs()
     };
     let mut errors: Vec<i64> = node.exchanges.iter().map(errors).collect();
     errors.sort_unstable();
     let at = |p: f64| errors[((errors.len() - 1) as f64 * p) as usize] as f64 / 1e3;
-    let bound = tracks[of].median_bound_ns().unwrap() as f64 / 1e3;
+    let bound = track.median_bound_ns().unwrap() as f64 / 1e3;
     println!("clock error p50 {:.1} p99 {:.1} max {:.1} µs, bar ±{bound:.1} µs", at(0.5), at(0.99), at(1.0));
 }

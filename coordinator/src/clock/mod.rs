@@ -18,7 +18,7 @@ mod tests;
 
 pub use band::{Band, fit};
 pub use causality::Causality;
-pub use domain::resolve;
+pub use domain::{Domains, resolve};
 pub use online::Online;
 pub use track::{Track, TrackKind};
 

@@ -29,7 +29,7 @@ use crate::stored::{LevelLog, RunData, RunEnd, RunHeader};
 
 use nodes::NodeSummary;
 use tally::Tally;
-use timeline::Timeline;
+use timeline::{Alignment, Timeline};
 
 /// A run, merged.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub struct Merged {
     pub cliff: Cliff,
     /// Agents, then probes, in the order of joining.
     pub nodes: Vec<NodeSummary>,
+    /// How well GPU samples and tokens lie on one another.
+    pub gpu_to_token: Option<Alignment>,
     /// Does the timeline keep effects after causes?
     pub causality: Causality,
     /// Records and windows of levels that the journal does not know.
@@ -82,6 +84,7 @@ pub fn merge(data: &RunData) -> Merged {
         knee: knee::knee(rule, &rungs),
         cliff: knee::cliff(rule, &rungs),
         nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
+        gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
         levels,
         stray,

@@ -27,6 +27,8 @@ pub struct NodeSummary {
     pub exchanges: u64,
     /// Pings never answered.
     pub lost_pings: u64,
+    /// Number of the clock that it reads; nodes with the same number have no error between them.
+    pub clock_domain: Option<usize>,
     /// `same-clock`, `fitted` or `unaligned`.
     pub clock: &'static str,
     /// Median error bar, ns.
@@ -61,6 +63,7 @@ pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> No
         batches: node.batches.len() as u64,
         exchanges: node.exchanges.len() as u64,
         lost_pings: node.lost_pings,
+        clock_domain: timeline.domain(of),
         clock: clock(track.map_or(TrackKind::Unaligned, |t| t.kind())),
         median_bound_ns: track.and_then(|t| t.median_bound_ns()),
         worst_bound_ns: track.and_then(|t| t.worst_bound_ns()),

@@ -40,6 +40,7 @@ pub fn summary(merged: &Merged) -> Value {
         "knee": knee(&merged.knee, header.plan.cliff.gain_share),
         "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
         "nodes": merged.nodes.iter().map(node).collect::<Vec<_>>(),
+        "gpu_to_token": alignment(merged),
         "causality": {
             "pairs": merged.causality.pairs,
             "within_bar": merged.causality.within_bar,
@@ -202,6 +203,15 @@ fn cliff(cliff: &Cliff, multiple: f64) -> Value {
     })
 }
 
+fn alignment(merged: &Merged) -> Value {
+    let of = merged.gpu_to_token;
+    json!({
+        "median_bound_us": json_us(of.map(|a| a.median_ns)),
+        "worst_bound_us": json_us(of.map(|a| a.worst_ns)),
+        "repeatability_us": json_us(of.and_then(|a| a.repeatable_ns)),
+    })
+}
+
 fn node(node: &NodeSummary) -> Value {
     json!({
         "name": node.name,
@@ -210,6 +220,7 @@ fn node(node: &NodeSummary) -> Value {
         "lost": node.lost,
         "batches": node.batches,
         "clock": {
+            "domain": node.clock_domain,
             "track": node.clock,
             "exchanges": node.exchanges,
             "lost_pings": node.lost_pings,

@@ -5,6 +5,8 @@ use crate::certificate::Verdict;
 use crate::knee::duration;
 use crate::levels::{Level, Metric};
 use crate::merge::Merged;
+use crate::merge::timeline::Alignment;
+use crate::merge::window::Rate;
 
 use super::curve;
 
@@ -34,7 +36,7 @@ const COLUMNS: [Column; 16] = [
     Column { title: "e2e p50", rank: 10, cell: |l| percentile(&l.latencies.e2e, 50.0) },
     Column { title: "e2e p95", rank: 15, cell: |l| with_bar(&l.latencies.e2e, 95.0) },
     Column { title: "e2e p99", rank: 6, cell: |l| percentile(&l.latencies.e2e, 99.0) },
-    Column { title: "req/s", rank: 14, cell: |l| rate(l.throughput.map(|t| t.requests.per_s)) },
+    Column { title: "req/s", rank: 14, cell: |l| l.throughput.map_or(dash(), |t| rate_with_bar(t.requests)) },
     Column { title: "tok/s", rank: 7, cell: |l| rate(l.throughput.map(|t| t.output_tokens.per_s)) },
     Column {
         title: "err %",
@@ -54,6 +56,9 @@ pub fn render(merged: &Merged, width: usize) -> String {
     out.push_str(&charts(merged, width));
     for words in [&merged.knee.words, &merged.cliff.words] {
         out.push_str(&wrap("", words, width));
+    }
+    if let Some(alignment) = merged.gpu_to_token {
+        out.push_str(&wrap("", &aligned(alignment), width));
     }
     for level in &merged.levels {
         remarks(level, width, &mut out);
@@ -182,7 +187,10 @@ fn dash() -> String {
 }
 
 fn time(ns: i64) -> String {
-    duration(u64::try_from(ns).unwrap_or(0))
+    match u64::try_from(ns) {
+        Ok(0) | Err(_) => "0".to_owned(),
+        Ok(ns) => duration(ns),
+    }
 }
 
 fn percentile(metric: &Metric, percent: f64) -> String {
@@ -195,10 +203,34 @@ fn with_bar(metric: &Metric, percent: f64) -> String {
     match value.zip(metric.interval_ns(percent)) {
         Some((value, (low, high))) => {
             let half = value.abs_diff(low).max(value.abs_diff(high));
-            format!("{} ±{:.0} %", duration(value), half as f64 / value.max(1) as f64 * 100.0)
+            format!("{} {}", duration(value), bar(half as f64 / value.max(1) as f64))
         }
         None => value.map_or(dash(), duration),
     }
+}
+
+/// A relative half-width; below 10 % with the digit that the histogram's precision allows.
+fn bar(share: f64) -> String {
+    let percent = share * 100.0;
+    let digits = usize::from(percent < 9.95);
+    format!("±{percent:.digits$} %")
+}
+
+fn rate_with_bar(of: Rate) -> String {
+    let text = rate(Some(of.per_s));
+    let half = of.interval.map(|(low, high)| (of.per_s - low).max(high - of.per_s));
+    half.filter(|_| of.per_s > 0.0).map_or(text.clone(), |half| format!("{text} {}", bar(half / of.per_s)))
+}
+
+fn aligned(of: Alignment) -> String {
+    if of.worst_ns == 0 {
+        return "GPU and token stamps are of one clock: no error between them".to_owned();
+    }
+    let repeatable = of.repeatable_ns.map_or("of unknown repeatability".to_owned(), |ns| {
+        format!("repeatable to {}, which is blind to asymmetric paths", time(ns))
+    });
+    let (median, worst) = (time(of.median_ns), time(of.worst_ns));
+    format!("GPU ↔ token alignment ±{median} (guaranteed; worst ±{worst}; {repeatable})")
 }
 
 fn rate(per_s: Option<f64>) -> String {
