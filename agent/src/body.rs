@@ -1,5 +1,5 @@
-//! Builds request bodies. Servers keep the beginnings of prompts that they have seen, so each synthetic prompt differs
-//! from its first word on; they follow from the seed alone, so that a run can be repeated.
+//! Builds request bodies. Servers keep the beginnings of prompts that they have seen, so synthetic prompts part within
+//! their first eight words, most of them at the first; they follow from the seed alone, so that a run can be repeated.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -70,7 +70,8 @@ impl Bodies {
         Ok(Bodies { head, tail, prompt: prompt_of(workload)?, seed: workload.seed })
     }
 
-    /// The body of one request: the same for the same seed and numbers, and unlike every other.
+    /// The body of one request: the same for the same seed and numbers. A synthetic one of eight words or more is unlike
+    /// every other.
     pub fn body(&self, level: u32, stream: u32, request: u64) -> Bytes {
         let mut body = Vec::with_capacity(self.head.len() + self.tail.len() + self.prompt.bytes());
         body.extend_from_slice(&self.head);

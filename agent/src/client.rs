@@ -96,6 +96,8 @@ impl Client {
     pub async fn request(&mut self, attempt: Attempt, cancel: &CancellationToken) -> v1::RequestRecord {
         let mut timeline = Timeline::new(begin_record(&attempt));
         timeline.on(HostClock.now(), Event::Issued);
+        // Given up before it is sent, it must not carry the stamps of the request before it.
+        self.connection.iter().for_each(Connection::begin);
         let limit = self.target.request_timeout();
         let result = tokio::select! {
             biased;
@@ -318,7 +320,9 @@ fn take_payload(payload: &[u8], at: RawNs, timeline: &mut Timeline, target: &Tar
         return Ok(());
     }
     let delta = delta::parse(payload).map_err(|e| {
-        let said = target.redact(&String::from_utf8_lossy(&payload[..payload.len().min(MAX_REASON)]));
+        // Cut after redaction: half a key is a leak too.
+        let said = target.redact(&String::from_utf8_lossy(payload));
+        let said: String = said.chars().take(MAX_REASON).collect();
         Failure::new(ErrorKind::BadReply, format!("{e}: {said}"))
     })?;
     refuse_error(&delta)?;

@@ -37,6 +37,8 @@ pub struct Config {
     pub shards: u32,
     /// Bytes of measurements kept until acked; what does not fit is left out and counted.
     pub outbox_bytes: usize,
+    /// Where lines for a person go: how dialling fares.
+    pub tell: fn(&str),
 }
 
 impl Config {
@@ -44,7 +46,7 @@ impl Config {
     pub fn new(coordinator: String) -> Config {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let name = host::facts(0).hostname;
-        Config { coordinator, name, shards: cores.min(MAX_SHARDS), outbox_bytes: OUTBOX_BYTES }
+        Config { coordinator, name, shards: cores.min(MAX_SHARDS), outbox_bytes: OUTBOX_BYTES, tell: |_| {} }
     }
 }
 
@@ -56,6 +58,7 @@ impl From<Args> for Config {
             shards: args.shards.unwrap_or(default.shards),
             outbox_bytes: (args.outbox_mib as usize) << 20,
             coordinator: default.coordinator,
+            tell: default.tell,
         }
     }
 }

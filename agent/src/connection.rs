@@ -69,6 +69,11 @@ impl Connection {
         Ok(Connection { sender, wire: Some(wire), socket })
     }
 
+    /// Forgets the stamps of the request before.
+    pub(crate) fn begin(&self) {
+        self.socket.begin();
+    }
+
     /// Can take the next request: nothing is pending, and neither hyper nor the kernel knows of its end. The server may
     /// still be closing it at this moment.
     pub(crate) async fn is_reusable(&mut self) -> bool {
@@ -118,7 +123,7 @@ impl std::fmt::Debug for Connection {
 }
 
 async fn connect(target: &Target) -> Result<TcpStream, ConnectError> {
-    let addresses = target.addresses.get_or_try_init(|| resolve(target)).await?;
+    let addresses = addresses(target).await?;
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         match TcpStream::connect(address).await.and_then(|s| s.set_nodelay(true).map(|()| s)) {
@@ -127,6 +132,11 @@ async fn connect(target: &Target) -> Result<TcpStream, ConnectError> {
         }
     }
     Err(ConnectError::Connect(target.authority(), failure))
+}
+
+/// The target's addresses, asked for once: a load test measures one server, not its name service.
+pub(crate) async fn addresses(target: &Target) -> Result<&Vec<SocketAddr>, ConnectError> {
+    target.addresses.get_or_try_init(|| resolve(target)).await
 }
 
 async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, ConnectError> {

@@ -19,8 +19,10 @@ use crate::schedule::Load;
 use crate::shard::{self, Gauges, Report, Work};
 use crate::target::Target;
 
-/// File descriptors that are not streams: listeners, runtimes, gRPC, the binary itself.
+/// File descriptors that are not streams: runtimes, gRPC, the binary itself.
 const FD_SLACK: u64 = 64;
+/// File descriptors of one shard's runtime: epoll twice, a wake-up, signals.
+const FD_SHARD: u64 = 4;
 const PROGRESS: Duration = Duration::from_millis(250);
 const GAUGE: Duration = Duration::from_millis(100);
 /// In-flight samples handed on at once.
@@ -39,6 +41,7 @@ pub(crate) struct Armed {
     load: Load,
     outbox: Outbox,
     gauges: Vec<Arc<Gauges>>,
+    ready: Vec<oneshot::Receiver<()>>,
     starts: Vec<oneshot::Sender<RawNs>>,
     reports: Vec<oneshot::Receiver<Report>>,
     ends: Ends,
@@ -65,18 +68,20 @@ pub(crate) fn arm(
 ) -> Result<Armed, String> {
     let share = order.load.as_ref().ok_or("the order has no load")?;
     let load = Load::try_from(share).map_err(|e| e.to_string())?;
-    check_descriptors(u64::from(load.streams))?;
+    let shards = shards.clamp(1, load.streams);
+    check_descriptors(u64::from(load.streams), u64::from(shards))?;
     let target = order.target.as_ref().ok_or("the order has no target")?;
     let target = Arc::new(Target::parse(target).map_err(|e| e.to_string())?);
     let workload = order.workload.clone().unwrap_or_default();
     let bodies = Arc::new(Bodies::new(&target, &workload).map_err(|e| e.to_string())?);
     check_memory(&bodies, &load)?;
-    let shards = shards.clamp(1, load.streams) as usize;
+    let shards = shards as usize;
     let mut armed = Armed {
         level: order.level,
         load,
         outbox: outbox.clone(),
         gauges: Vec::new(),
+        ready: Vec::new(),
         starts: Vec::new(),
         reports: Vec::new(),
         ends: Ends::default(),
@@ -96,19 +101,21 @@ pub(crate) fn arm(
             cancel: armed.ends.cancel.clone(),
         };
         let (start, started) = oneshot::channel();
-        let report =
-            shard::spawn(number, work, started).map_err(|e| format!("failed to start a shard: {e}"))?;
+        let (prepared, ready) = oneshot::channel();
+        let report = shard::spawn(number, work, prepared, started)
+            .map_err(|e| format!("failed to start a shard: {e}"))?;
         armed.gauges.push(gauges);
+        armed.ready.push(ready);
         armed.starts.push(start);
         armed.reports.push(report);
     }
     Ok(armed)
 }
 
-fn check_descriptors(streams: u64) -> Result<(), String> {
+fn check_descriptors(streams: u64, shards: u64) -> Result<(), String> {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    if streams + FD_SLACK > limit {
-        let need = streams + FD_SLACK;
+    let need = streams + shards * FD_SHARD + FD_SLACK;
+    if need > limit {
         return Err(format!(
             "{streams} streams need {need} file descriptors, the limit is {limit}: try `ulimit -n {need}`"
         ));
@@ -135,6 +142,11 @@ impl Armed {
         self.level
     }
 
+    /// Fires once for each shard that has made its first requests' bodies and waits for the start.
+    pub(crate) fn ready(&mut self) -> Vec<oneshot::Receiver<()>> {
+        std::mem::take(&mut self.ready)
+    }
+
     /// How to end it.
     pub(crate) fn ends(&self) -> Ends {
         self.ends.clone()
@@ -143,7 +155,7 @@ impl Armed {
     /// Runs it from its start, on this agent's clock, to its last ended request; says `Started`, `Progress` and `Done`.
     /// A start that has passed is now: the delay is the level's, and no request's latency.
     pub(crate) async fn run(self, at: RawNs, said: mpsc::Sender<Say>) {
-        let Self { level, load, outbox, gauges, starts, reports, ends } = self;
+        let Self { level, load, outbox, gauges, ready: _, starts, reports, ends } = self;
         let now = HostClock.now();
         let start = at.max(now);
         let (told, actual) = oneshot::channel();
@@ -291,6 +303,8 @@ fn sum_up(
         last_batch_seq: outbox.last_seq(),
         dropped_token_traces: reports.iter().map(|r| r.dropped_traces).sum(),
         dropped_records: reports.iter().map(|r| r.dropped_records).sum(),
+        dropped_windows: reports.iter().map(|r| r.dropped_windows).sum(),
         health: Some(health),
+        given_up: String::new(),
     }
 }

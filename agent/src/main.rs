@@ -8,11 +8,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() {
-    let config = Config::from(Args::parse());
+    let config = Config { tell, ..Config::from(Args::parse()) };
     if let Err(error) = serve(config) {
-        let _closed = writeln!(std::io::stderr(), "tailcliff-agent: {error:#}");
+        tell(&format!("{error:#}"));
         std::process::exit(1);
     }
+}
+
+fn tell(line: &str) {
+    let _closed = writeln!(std::io::stderr(), "tailcliff-agent: {line}");
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

@@ -2,6 +2,8 @@
 //! from the level's start. Latencies are those of completed requests; failed ones are counted beside, since a refusal in
 //! a millisecond would flatter every percentile.
 
+use std::time::Duration;
+
 use prost::Message;
 use tailcliff_proto::arrivals;
 use tailcliff_proto::clock::RawNs;
@@ -15,8 +17,10 @@ use crate::timeline::{e2e_ns, tpot_ns, ttft_ns};
 pub(crate) const WINDOW_NS: i64 = 1_000_000_000;
 /// Records are handed on when they reach this many bytes.
 const BATCH_BYTES: usize = 256 << 10;
-/// Windows kept when the outbox is full, before they too are left out.
+/// Windows that wait for room in the outbox; beyond them the open ones grow instead, so that no value is lost.
 const MOST_WINDOWS: usize = 120;
+/// At the end of a level, windows wait this long for room, in so many turns.
+const LAST_ROOM: (Duration, u32) = (Duration::from_millis(100), 50);
 
 /// One shard's recorder for one level.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(crate) struct Recorder {
     pub(crate) dropped_traces: u64,
     /// Records that did not fit.
     pub(crate) dropped_records: u64,
+    /// Windows that did not fit even at the end.
+    pub(crate) dropped_windows: u64,
 }
 
 /// The window that a phase is in.
@@ -60,6 +66,7 @@ impl Recorder {
             bytes: 0,
             dropped_traces: 0,
             dropped_records: 0,
+            dropped_windows: 0,
         }
     }
 
@@ -88,13 +95,35 @@ impl Recorder {
         open.count(record);
     }
 
-    /// Closes every window and hands on everything: at the beat, and at the end of the level.
+    /// Closes every window and hands on everything: at the beat.
     pub(crate) fn flush(&mut self) {
         (0..self.open.len()).for_each(|phase| self.close(phase));
         self.hand_on();
     }
 
+    /// The same at the end of the level; waits for room, and counts what found none.
+    pub(crate) async fn finish(&mut self) {
+        let (pause, turns) = LAST_ROOM;
+        self.flush();
+        for _ in 0..turns {
+            if self.is_empty() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            self.flush();
+        }
+        let open = self.open.iter().flatten().filter(|open| open.is_used()).count();
+        self.dropped_windows += (self.windows.len() + open) as u64;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.windows.is_empty() && !self.open.iter().flatten().any(Open::is_used)
+    }
+
     fn close(&mut self, phase: usize) {
+        if self.windows.len() >= MOST_WINDOWS {
+            return;
+        }
         let Some(open) = self.open[phase].as_mut().filter(|open| open.is_used()) else { return };
         let kind = [Phase::Warmup, Phase::Measured, Phase::Drain][phase];
         self.windows.push(open.to_window(self.level, kind, self.start));
@@ -115,8 +144,6 @@ impl Recorder {
         let Err(batch) = self.outbox.push(v1::Batch { records: Vec::new(), ..*batch }) else { return };
         // Windows are small and worth most: they wait for room.
         self.windows = batch.windows;
-        let excess = self.windows.len().saturating_sub(MOST_WINDOWS);
-        self.windows.drain(..excess);
     }
 
     fn without_traces(&mut self, mut batch: v1::Batch) -> v1::Batch {
@@ -281,5 +308,33 @@ mod tests {
         assert_eq!(recorder.dropped_traces, 40);
         assert!(recorder.dropped_records > 0);
         assert!(recorder.windows.is_empty() || outbox.last_seq() == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outbox_that_is_full_for_long_costs_no_value_and_bounded_memory() {
+        let outbox = Outbox::new(1, 2_000);
+        assert!(outbox.push(v1::Batch { records: vec![blob(1_900)], ..Default::default() }).is_ok());
+        let mut recorder = Recorder::new(0, 0, outbox.clone());
+        for number in 0..3_000 {
+            recorder.record(completed(number, Phase::Measured));
+            recorder.flush();
+        }
+        assert_eq!(recorder.windows.len(), MOST_WINDOWS);
+        let open = recorder.open[1].as_ref().unwrap();
+        let held = recorder.windows.iter().map(|w| w.completed).sum::<u64>() + open.completed;
+        assert_eq!((held, recorder.dropped_windows), (3_000, 0));
+        recorder.finish().await;
+        assert_eq!(recorder.dropped_windows, MOST_WINDOWS as u64 + 1, "never acked: counted");
+        let roomy = Outbox::new(2, 64 << 20);
+        recorder.outbox = roomy.clone();
+        recorder.dropped_windows = 0;
+        recorder.finish().await;
+        let shipped = (0..roomy.last_seq()).filter_map(|seq| roomy.next_after(seq)).flat_map(|b| b.windows);
+        assert_eq!(shipped.map(|w| w.completed).sum::<u64>(), 3_000);
+        assert_eq!(recorder.dropped_windows, 0);
+    }
+
+    fn blob(bytes: usize) -> v1::RequestRecord {
+        v1::RequestRecord { error_detail: "x".repeat(bytes), ..Default::default() }
     }
 }

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use tailcliff_proto::clock::HostClock;
-use tailcliff_proto::link::{ControlLink, LinkError, clock_address, dial, join};
+use tailcliff_proto::link::{ControlLink, LinkError, clock_address, dial_telling, join};
 use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
 use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,8 @@ const LINGER: Duration = Duration::from_millis(250);
 const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two hellos that came to nothing.
 const REJOIN_PAUSE: Duration = Duration::from_millis(200);
+/// Why a level was given up without an order.
+const LAPSED: &str = "nothing was heard from the coordinator for longer than the lease";
 /// Shortest and longest lease believed.
 const LEASES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 
@@ -42,7 +44,11 @@ pub(crate) struct Session {
     run_id: Option<u64>,
     armed: Option<Armed>,
     running: Option<(u32, Ends)>,
+    /// The level that was given up when the lease lapsed.
+    given_up: Option<u32>,
     preflight: Option<AbortHandle>,
+    /// The newest level that was ordered.
+    level: Option<u32>,
     /// Said by levels and the preflight, to be passed on.
     inbox: mpsc::Receiver<Say>,
     levels: mpsc::Sender<Say>,
@@ -64,7 +70,9 @@ impl Session {
             run_id: None,
             armed: None,
             running: None,
+            given_up: None,
             preflight: None,
+            level: None,
             inbox,
             levels,
             newest: Vec::new(),
@@ -98,7 +106,7 @@ impl Session {
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
         let shutdown = self.shutdown.clone();
         let (address, hello) = (self.config.coordinator.clone(), self.hello());
-        let reached = reach(&address, &hello, &shutdown);
+        let reached = reach(&address, &hello, &shutdown, self.config.tell);
         tokio::pin!(reached);
         loop {
             tokio::select! {
@@ -107,8 +115,8 @@ impl Session {
                     Err(LinkError::Stopped) => Ok(None),
                     Err(fatal) => Err(fatal),
                 },
-                Some(said) = self.inbox.recv() => self.remember(&said),
-                () = tokio::time::sleep_until(self.heard + self.lease), if self.running.is_some() => self.abandon(),
+                Some(said) = self.inbox.recv() => drop(self.remember(said)),
+                () = tokio::time::sleep_until(self.heard + self.lease), if self.has_level() => self.lapse(),
                 () = shutdown.cancelled() => return Ok(None),
             }
         }
@@ -122,6 +130,7 @@ impl Session {
         }
         self.lease = Duration::from_nanos(link.welcome.lease_ns.unsigned_abs()).clamp(LEASES.0, LEASES.1);
         self.heard = Instant::now();
+        (self.config.tell)(&format!("joined the run at {}", self.config.coordinator));
         Ok(link)
     }
 
@@ -157,7 +166,7 @@ impl Session {
                 _ = beat.tick() => say(&link, heartbeat()),
                 () = tokio::time::sleep_until(self.heard + self.lease) => {
                     // Connected, but nobody speaks: as good as cut.
-                    self.abandon();
+                    self.lapse();
                     return None;
                 }
                 () = self.shutdown.cancelled() => return Some(link),
@@ -191,26 +200,33 @@ impl Session {
     }
 
     fn pass_on(&mut self, said: Say, link: &ControlLink) {
-        self.remember(&said);
+        let said = self.remember(said);
         say(link, said);
     }
 
-    fn remember(&mut self, said: &Say) {
-        let level = match said {
-            Say::PreflightDone(_) => return self.newest.push(said.clone()),
+    /// Keeps what a new connection must hear again; gives it back, marked when it ends a level that was given up.
+    fn remember(&mut self, mut said: Say) -> Say {
+        let level = match &mut said {
+            Say::Armed(armed) => armed.level,
             Say::Started(started) => started.level,
-            Say::Done(done) => done.level,
-            _ => return,
+            Say::Done(done) => {
+                if self.given_up == Some(done.level) {
+                    done.given_up = LAPSED.to_owned();
+                }
+                self.running.take_if(|(running, _)| *running == done.level);
+                done.level
+            }
+            Say::PreflightDone(_) => {
+                self.newest.push(said.clone());
+                return said;
+            }
+            _ => return said,
         };
         // What an earlier level had left to say is nobody's concern after the next was armed.
-        let is_current = |s: &Say| matches!(s, Say::Armed(armed) if armed.level == level);
-        if self.newest.iter().any(is_current) {
+        if self.level == Some(level) {
             self.newest.push(said.clone());
         }
-        if matches!(said, Say::Done(_)) && self.running.as_ref().is_some_and(|(running, _)| *running == level)
-        {
-            self.running = None;
-        }
+        said
     }
 
     fn obey(&mut self, order: Order, link: &ControlLink) {
@@ -218,17 +234,14 @@ impl Session {
             Order::Preflight(order) => self.preflight(order),
             Order::Arm(order) => self.arm(&order, link),
             Order::Start(start) => self.start(&start, link),
-            Order::Stop(stop) => {
-                if let Some((_, ends)) = self.running.as_ref().filter(|(level, _)| *level == stop.level) {
-                    ends.stop.cancel();
-                }
-            }
+            Order::Stop(stop) => self.stop(stop.level, link),
             Order::Heartbeat(_) | Order::Welcome(_) | Order::Refused(_) | Order::End(_) => {}
         }
     }
 
     fn preflight(&mut self, order: v1::Preflight) {
         self.newest.clear();
+        self.level = None;
         let levels = self.levels.clone();
         let task = tokio::spawn(async move {
             let (target, workload) = (order.target.unwrap_or_default(), order.workload.unwrap_or_default());
@@ -245,12 +258,15 @@ impl Session {
         // An order for another level means that nobody waits for the one before.
         self.abandon();
         self.newest.clear();
-        let armed = level::arm(order, self.config.shards, self.incarnation, &self.outbox);
-        let error = armed.as_ref().err().cloned().unwrap_or_default();
-        self.armed = armed.ok();
-        let said = Say::Armed(v1::LevelArmed { level: order.level, error });
-        self.newest.push(said.clone());
-        say(link, said);
+        self.level = Some(order.level);
+        self.given_up = None;
+        match level::arm(order, self.config.shards, self.incarnation, &self.outbox) {
+            Ok(mut armed) => {
+                tokio::spawn(tell_when_ready(order.level, armed.ready(), self.levels.clone()));
+                self.armed = Some(armed);
+            }
+            Err(error) => self.pass_on(Say::Armed(v1::LevelArmed { level: order.level, error }), link),
+        }
     }
 
     fn start(&mut self, start: &v1::StartAt, link: &ControlLink) {
@@ -261,10 +277,52 @@ impl Session {
             }
             other => {
                 self.armed = other;
-                let text = format!("told to start level {}, which is not armed", start.level);
-                say(link, Say::Notice(v1::NodeNotice { text }));
+                // Said again after a break, to one who heard it the first time.
+                if !self.knows(start.level) {
+                    self.refuse(start.level, "it was not armed when its start came", link);
+                }
             }
         }
+    }
+
+    fn stop(&mut self, level: u32, link: &ControlLink) {
+        if let Some((_, ends)) = self.running.as_ref().filter(|(running, _)| *running == level) {
+            ends.stop.cancel();
+        } else if self.armed.as_ref().is_some_and(|armed| armed.level() == level) {
+            self.abandon();
+            self.refuse(level, "it was stopped before its start", link);
+        }
+    }
+
+    /// The level runs here, or has ended here.
+    fn knows(&self, level: u32) -> bool {
+        let ended = |said: &Say| matches!(said, Say::Done(done) if done.level == level);
+        self.running.as_ref().is_some_and(|(running, _)| *running == level) || self.newest.iter().any(ended)
+    }
+
+    /// The end of a level that never ran here.
+    fn refuse(&mut self, level: u32, why: &str, link: &ControlLink) {
+        let given_up = why.to_owned();
+        let counts = Some(v1::LevelCounts::default());
+        let done = v1::LevelDone {
+            level,
+            counts,
+            last_batch_seq: self.outbox.last_seq(),
+            given_up,
+            ..Default::default()
+        };
+        self.pass_on(Say::Done(done), link);
+    }
+
+    fn has_level(&self) -> bool {
+        self.armed.is_some() || self.running.is_some()
+    }
+
+    /// The lease is over: no load without a coordinator.
+    fn lapse(&mut self) {
+        let running = self.running.as_ref().map(|(level, _)| *level);
+        self.given_up = running.or(self.given_up);
+        self.abandon();
     }
 
     /// Gives up what is armed or runs, at once; what was measured stays in the outbox.
@@ -292,15 +350,27 @@ async fn reach(
     address: &str,
     hello: &v1::Hello,
     shutdown: &CancellationToken,
+    tell: fn(&str),
 ) -> Result<ControlLink, LinkError> {
     loop {
-        let channel = dial(address, shutdown).await?;
+        let channel = dial_telling(address, shutdown, tell).await?;
         match tokio::time::timeout(WELCOME_PATIENCE, join(channel, hello.clone())).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(LinkError::Broken(_))) | Err(_) => tokio::time::sleep(REJOIN_PAUSE).await,
             Ok(Err(fatal)) => return Err(fatal),
         }
     }
+}
+
+/// Says that a level is armed once all its shards wait for the start.
+async fn tell_when_ready(level: u32, ready: Vec<oneshot::Receiver<()>>, levels: mpsc::Sender<Say>) {
+    let mut error = String::new();
+    for shard in ready {
+        if shard.await.is_err() {
+            error = "a shard ended before the start".to_owned();
+        }
+    }
+    let _over = levels.send(Say::Armed(v1::LevelArmed { level, error })).await;
 }
 
 /// Keeps a link alive until the other end closes it.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
 use tailcliff_proto::clock::{HostClock, RawNs};
 use tailcliff_proto::histogram::LatencyHistogram;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::Bodies;
 use crate::client::{Attempt, Client};
+use crate::connection;
 use crate::recorder::Recorder;
 use crate::schedule::{Slot, Turn};
 use crate::target::Target;
@@ -66,6 +68,7 @@ pub(crate) struct Report {
     pub(crate) dry: Option<RawNs>,
     pub(crate) dropped_traces: u64,
     pub(crate) dropped_records: u64,
+    pub(crate) dropped_windows: u64,
     pub(crate) cpu_ns: i64,
     pub(crate) send_lag: LatencyHistogram,
     pub(crate) scheduler_lag: LatencyHistogram,
@@ -74,13 +77,15 @@ pub(crate) struct Report {
 const FLUSH: Duration = Duration::from_millis(500);
 const LAG_TICK_NS: i64 = 10_000_000;
 
-/// Starts the thread; it waits for `start` and reports when its slots are over.
+/// Starts the thread; it makes what each stream sends first, says `ready`, waits for `start` and reports when its slots
+/// are over.
 ///
 /// # Errors
 /// When the thread or its runtime cannot be made.
 pub(crate) fn spawn(
     number: usize,
-    work: Work,
+    mut work: Work,
+    ready: oneshot::Sender<()>,
     start: oneshot::Receiver<RawNs>,
 ) -> io::Result<oneshot::Receiver<Report>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -88,11 +93,16 @@ pub(crate) fn spawn(
     std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
         let tasks = tokio::task::LocalSet::new();
         let ended = tasks.block_on(&runtime, async {
+            let streams = work.first_requests();
+            let target = work.target.clone();
+            // A failure shows in the requests, each of which asks again.
+            tokio::task::spawn_local(async move { drop(connection::addresses(&target).await) });
+            let _given_up = ready.send(());
             let start = tokio::select! {
                 start = start => start.ok()?,
                 () = work.cancel.cancelled() => return None,
             };
-            Some(drive(work, start).await)
+            Some(drive(work, streams, start).await)
         });
         if let Some(report) = ended {
             // The level may have been given up.
@@ -112,9 +122,26 @@ struct Shared {
     dry: std::cell::Cell<Option<RawNs>>,
 }
 
-async fn drive(mut work: Work, start: RawNs) -> Report {
+/// A stream with the body of its first request: written before the start, as it is no part of any latency.
+struct Stream {
+    number: u32,
+    slot: Slot,
+    body: Bytes,
+}
+
+impl Work {
+    fn first_requests(&mut self) -> Vec<Stream> {
+        let slots = std::mem::take(&mut self.slots);
+        let first = |(number, slot): (u32, Slot)| {
+            let body = self.bodies.body(self.level, number, slot.next_request());
+            Stream { number, slot, body }
+        };
+        slots.into_iter().map(first).collect()
+    }
+}
+
+async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
     let cpu_before = thread_cpu_ns();
-    let slots = std::mem::take(&mut work.slots);
     let recorder = RefCell::new(Recorder::new(work.level, start, work.outbox.clone()));
     let (send_lag, dry) = (RefCell::default(), std::cell::Cell::default());
     let shared = Rc::new(Shared { work, start, recorder, send_lag, dry });
@@ -124,17 +151,19 @@ async fn drive(mut work: Work, start: RawNs) -> Report {
         tokio::task::spawn_local(watch_scheduler(lag.clone())),
     ];
     let mut streams = tokio::task::JoinSet::new();
-    for (stream, slot) in slots {
-        streams.spawn_local(serve_slot(shared.clone(), stream, slot));
+    for stream in first {
+        streams.spawn_local(serve_slot(shared.clone(), stream));
     }
     while streams.join_next().await.is_some() {}
     beats.iter().for_each(tokio::task::JoinHandle::abort);
-    let mut recorder = shared.recorder.borrow_mut();
-    recorder.flush();
+    let empty = Recorder::new(shared.work.level, start, shared.work.outbox.clone());
+    let mut recorder = shared.recorder.replace(empty);
+    recorder.finish().await;
     Report {
         dry: shared.dry.get(),
         dropped_traces: recorder.dropped_traces,
         dropped_records: recorder.dropped_records,
+        dropped_windows: recorder.dropped_windows,
         cpu_ns: thread_cpu_ns() - cpu_before,
         send_lag: shared.send_lag.take(),
         scheduler_lag: lag.take(),
@@ -142,12 +171,12 @@ async fn drive(mut work: Work, start: RawNs) -> Report {
 }
 
 /// A stream's slot from its first request to its last.
-async fn serve_slot(shared: Rc<Shared>, stream: u32, mut slot: Slot) {
+async fn serve_slot(shared: Rc<Shared>, first: Stream) {
     let work = &shared.work;
+    let Stream { number: stream, mut slot, mut body } = first;
     let mut client = Client::new(work.target.clone(), work.fresh_connections);
     // The first request is meant for the start itself, however late this task comes to it.
     let mut free = shared.start;
-    let mut body = work.bodies.body(work.level, stream, slot.next_request());
     while !work.stop.is_cancelled() {
         let (request, phase) = match slot.turn(free - shared.start) {
             Turn::Release { request, phase } => (request, phase),

@@ -12,6 +12,7 @@ use http::header::{
 use http::header::{HeaderName, HeaderValue, USER_AGENT};
 use http::uri::{PathAndQuery, Uri};
 use serde_json::{Map, Value};
+use tailcliff_proto::secret::is_secret;
 use tailcliff_proto::v1;
 use tokio::sync::OnceCell;
 
@@ -46,7 +47,7 @@ pub struct Target {
     extra_body: Map<String, Value>,
     connect_timeout: Duration,
     request_timeout: Duration,
-    /// Filled by the first connection: a load test measures one server, not its name service.
+    /// Filled before the level starts; see [`crate::connection::addresses`].
     pub(crate) addresses: OnceCell<Vec<SocketAddr>>,
 }
 
@@ -299,18 +300,21 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// The key, and the values of headers whose names say that they are secret; longest first, so that a secret that is
-/// part of another does not leave the rest standing.
+/// The key, and the values of headers, query parameters and fields of the extra body whose names say that they are
+/// secret; longest first, so that a secret that is part of another does not leave the rest standing.
 fn secrets_of(wire: &v1::Target) -> Vec<String> {
-    const TELLING: [&str; 6] = ["auth", "key", "token", "secret", "cookie", "password"];
     let mut secrets = vec![wire.api_key.trim().to_owned()];
-    for header in &wire.headers {
-        let name = header.name.to_ascii_lowercase();
-        if TELLING.iter().any(|t| name.contains(t)) {
-            // "Bearer KEY": the server may repeat the key alone.
-            secrets.extend(header.value.split_whitespace().last().map(str::to_owned));
-            secrets.push(header.value.trim().to_owned());
-        }
+    for header in wire.headers.iter().filter(|header| is_secret(&header.name)) {
+        // "Bearer KEY": the server may repeat the key alone.
+        secrets.extend(header.value.split_whitespace().last().map(str::to_owned));
+        secrets.push(header.value.trim().to_owned());
+    }
+    let query = wire.path.split_once('?').map_or("", |(_, query)| query);
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    secrets.extend(pairs.filter(|(name, _)| is_secret(name)).map(|(_, value)| value.to_owned()));
+    if let Ok(Value::Object(fields)) = serde_json::from_str(&wire.extra_body_json) {
+        let named = fields.iter().filter(|(name, _)| is_secret(name));
+        secrets.extend(named.filter_map(|(_, value)| value.as_str()).map(str::to_owned));
     }
     secrets.retain(|s| !s.is_empty());
     secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
@@ -444,13 +448,15 @@ mod tests {
     fn nothing_printed_holds_a_secret() {
         let mut w = wire("http://h:1");
         w.headers = vec![header("X-Api-Key", "header-hush"), header("Authorization", "Bearer bearer-hush")];
-        w.extra_body_json = "{\"k\":\"body-hush\"}".to_owned();
+        w.extra_body_json = "{\"api_key\":\"body-hush\"}".to_owned();
         w.path = "/v1/x?key=query-hush".to_owned();
         let t = Target::parse(&w).unwrap();
         let shown = format!("{t:?} {:?}", t.headers());
         assert!(!shown.contains("hush") && !shown.contains("sk-very"), "{shown}");
-        let said = t.redact("no: sk-very-secret, header-hush,\nBearer bearer-hush or bearer-hush");
-        assert_eq!(said, "no: ***, ***, *** or ***");
+        let said = t.redact(
+            "no: sk-very-secret, header-hush,\nBearer bearer-hush or bearer-hush, query-hush, body-hush",
+        );
+        assert_eq!(said, "no: ***, ***, *** or ***, ***, ***");
         assert_eq!(t.redact(&"é".repeat(1000)).chars().count(), 300);
         // Cut after redaction, never before: half a key is a leak too.
         let long = format!("{}sk-very-secret", "x".repeat(295));

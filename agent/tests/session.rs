@@ -216,6 +216,7 @@ async fn a_silent_coordinator_stops_the_load() {
     coordinator.joined().await;
     let done = coordinator.done().await;
     coordinator.state.beats.store(true, SeqCst);
+    assert!(done.given_up.contains("lease"), "a level that was cut must not look whole: {done:?}");
     let records = records(&coordinator.batches_through(done.last_batch_seq).await);
     assert_accounted_for(&done, &records);
     let last = records.iter().map(|r| r.intended_raw_ns).max().unwrap();
@@ -236,7 +237,10 @@ async fn a_short_break_does_not_stop_the_level() {
     let again = coordinator.joined().await;
     assert_eq!(again.incarnation, hello.incarnation, "the same process");
     assert_eq!(coordinator.started().await.asked_raw_ns, at, "said again");
+    // A coordinator that missed the first word of it orders the start again: no second load, no refusal.
+    coordinator.order(start_at(at)).await;
     let done = coordinator.done().await;
+    assert_eq!(done.given_up, "");
     let records = records(&coordinator.batches_through(done.last_batch_seq).await);
     assert_accounted_for(&done, &records);
     assert_eq!(of_outcome(&records, Outcome::Completed), records.len() as u64);
@@ -322,6 +326,9 @@ async fn what_was_in_flight_at_the_runs_end_is_shipped_before_leaving() {
         coordinator.joined().await;
         begin(&mut coordinator, &model, duration(5, 600 * S, S)).await;
         coordinator.started().await;
+        while model.asked.load(SeqCst) < if by_shutdown { 10 } else { 5 } {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         if by_shutdown {
             shutdown.cancel();
             tokio::time::timeout(PATIENCE, agent).await.expect("the agent leaves").unwrap().unwrap();
@@ -340,7 +347,9 @@ async fn hostile_orders_are_refused_in_words_and_a_good_one_still_works() {
     let (agent, _) = start_agent(&coordinator);
     coordinator.joined().await;
     coordinator.order(start_at(HostClock.now())).await;
-    assert!(coordinator.notice().await.contains("not armed"));
+    let done = coordinator.done().await;
+    assert!(done.given_up.contains("not armed"), "{done:?}");
+    assert_eq!(done.counts.unwrap(), v1::LevelCounts::default());
     coordinator.order(Order::Stop(v1::StopReleasing { level: 5, ..Default::default() })).await;
     coordinator.order(Order::Preflight(v1::Preflight::default())).await;
     let failed = |said| if let v1::node_message::Kind::PreflightDone(p) = said { Some(p) } else { None };
@@ -390,6 +399,27 @@ async fn an_armed_level_is_told_again_after_a_break() {
     assert_eq!(coordinator.armed().await.level, 3, "the first may have been lost with the stream");
     coordinator.order(start_at(HostClock.now() + 50 * MS)).await;
     assert_eq!(coordinator.done().await.counts.unwrap().completed, 4);
+    end(&coordinator, agent).await;
+}
+
+#[tokio::test]
+async fn an_armed_level_that_is_stopped_or_left_alone_says_that_it_never_ran() {
+    let model = Model::start(2, Duration::from_millis(5)).await;
+    let mut coordinator = Coordinator::start(Duration::from_secs(1)).await;
+    let (agent, _) = start_agent(&coordinator);
+    coordinator.joined().await;
+    coordinator.order(arm(&model, requests(2, 4, 0))).await;
+    coordinator.armed().await;
+    coordinator.order(Order::Stop(v1::StopReleasing { level: 3, ..Default::default() })).await;
+    assert!(coordinator.done().await.given_up.contains("stopped before its start"));
+    coordinator.order(arm(&model, requests(2, 4, 0))).await;
+    coordinator.armed().await;
+    coordinator.state.beats.store(false, SeqCst);
+    coordinator.joined().await;
+    coordinator.state.beats.store(true, SeqCst);
+    coordinator.order(start_at(HostClock.now())).await;
+    assert!(coordinator.done().await.given_up.contains("not armed"), "its lease lapsed while it waited");
+    assert_eq!(model.asked.load(SeqCst), 0);
     end(&coordinator, agent).await;
 }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 fn main() {
     let args = Args::parse();
     let print_seconds = args.print_seconds;
-    let config = Config::from(args);
+    let config = Config { tell, ..Config::from(args) };
     let ended = match print_seconds {
         Some(seconds) => {
             tailcliff_gpu_probe::print(&config, seconds, &mut std::io::stdout()).map_err(Into::into)
@@ -18,9 +18,13 @@ fn main() {
         None => serve(config),
     };
     if let Err(error) = ended {
-        let _closed = writeln!(std::io::stderr(), "tailcliff-gpu-probe: {error:#}");
+        tell(&format!("{error:#}"));
         std::process::exit(1);
     }
+}
+
+fn tell(line: &str) {
+    let _closed = writeln!(std::io::stderr(), "tailcliff-gpu-probe: {line}");
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tailcliff_proto::clock::HostClock;
-use tailcliff_proto::link::{ControlLink, LinkError, clock_address, dial, join};
+use tailcliff_proto::link::{ControlLink, LinkError, clock_address, dial_telling, join};
 use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
 use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
@@ -20,6 +20,8 @@ use crate::sampler::{self, Switch};
 use crate::source::GpuSource;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A coordinator that took the connection answers hello in this time.
+const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
 /// At the end, how long batches are given to reach the coordinator's disk.
 const LAST_ACKS: Duration = Duration::from_secs(5);
 
@@ -30,6 +32,9 @@ pub(crate) struct Session {
     switch: Arc<Switch>,
     troubles: mpsc::Receiver<String>,
     told: u64,
+    /// Missed ticks so far, and how many of them a person was told of.
+    missed: u64,
+    told_missed: u64,
     /// When, after a break, nobody is sampled for any more.
     lapse: Option<Instant>,
     shutdown: CancellationToken,
@@ -84,6 +89,8 @@ impl Session {
             switch,
             troubles,
             told: 0,
+            missed: 0,
+            told_missed: 0,
             lapse: None,
             shutdown,
             _stop_sampling: sampling.clone().drop_guard(),
@@ -136,8 +143,10 @@ impl Session {
         loop {
             let lapse = self.lapse;
             let attempt = async {
-                let channel = dial(&self.config.coordinator, &self.shutdown).await?;
-                join(channel, self.hello.clone()).await
+                let channel =
+                    dial_telling(&self.config.coordinator, &self.shutdown, self.config.tell).await?;
+                let joined = tokio::time::timeout(WELCOME_PATIENCE, join(channel, self.hello.clone())).await;
+                joined.unwrap_or_else(|_| Err(LinkError::Broken("no answer to hello".to_owned())))
             };
             let link = tokio::select! {
                 link = attempt => link,
@@ -149,7 +158,10 @@ impl Session {
                 () = self.shutdown.cancelled() => return Ok(None),
             };
             match link {
-                Ok(link) => return Ok(Some(link)),
+                Ok(link) => {
+                    (self.config.tell)(&format!("joined the run at {}", self.config.coordinator));
+                    return Ok(Some(link));
+                }
                 Err(LinkError::Stopped) => return Ok(None),
                 Err(LinkError::Broken(_)) => {}
                 Err(fatal) => return Err(fatal),
@@ -192,9 +204,17 @@ impl Session {
             notice(link, format!("{dropped} GPU samples did not fit and were left out"));
         }
         let (ticks, missed) = (self.switch.ticks.swap(0, Relaxed), self.switch.missed.swap(0, Relaxed));
-        // A tick or two a second is a busy host; a tenth of them is a probe slower than it was asked to be.
-        if missed * 10 > ticks + missed {
-            notice(link, format!("{missed} of {} GPU sampling ticks were missed", ticks + missed));
+        self.missed += missed;
+        // A tick or two a second is a busy host; a tenth of them is a probe slower than it was asked to be. Told once, and
+        // again when it has doubled.
+        if missed * 10 > ticks + missed && self.missed >= 2 * self.told_missed {
+            self.told_missed = self.missed;
+            let text = format!(
+                "{missed} of {} GPU sampling ticks were missed within a second ({} so far)",
+                ticks + missed,
+                self.missed
+            );
+            notice(link, text);
         }
     }
 }

@@ -24,6 +24,7 @@ fn what_the_script_says_is_what_is_sampled() {
     assert_eq!(facts.len(), 2);
     assert!(facts.iter().all(|gpu| gpu.simulated && gpu.notes.is_empty()), "{facts:?}");
     let samples = source.sample();
+    assert_eq!(samples.len(), 2);
     for (i, sample) in samples.iter().enumerate() {
         assert_eq!(sample.gpu, i as u32);
         assert_eq!(sample.power_instant_mw, Some(300_000 + 5_000 * i as u32));

@@ -13,6 +13,10 @@ pub const HIGHEST_NS: u64 = 3_600_000_000_000;
 /// Decimal digits kept.
 pub const SIGNIFICANT_DIGITS: u8 = 3;
 
+/// Values that a histogram from the wire may hold: a second of a million requests a second has 10⁶, and a million such
+/// can still be added and written again.
+const MOST_VALUES: u64 = 1 << 40;
+
 /// A histogram of durations in ns, with the values it could not hold counted beside.
 #[derive(Clone, Debug)]
 pub struct LatencyHistogram {
@@ -53,9 +57,10 @@ impl LatencyHistogram {
 
     /// Adds another histogram's counts.
     pub fn add(&mut self, other: &Self) {
-        self.out_of_range += other.out_of_range;
+        // A broken peer may claim any number.
+        self.out_of_range = self.out_of_range.saturating_add(other.out_of_range);
         if self.inner.add(&other.inner).is_err() {
-            self.out_of_range += other.inner.len();
+            self.out_of_range = self.out_of_range.saturating_add(other.inner.len());
         }
     }
 
@@ -111,8 +116,12 @@ impl LatencyHistogram {
     }
 }
 
-/// Refuses another shape before memory is taken for it: the header alone could ask for gigabytes.
-/// V2 header, big endian: cookie, payload length, normalising offset, digits (u32 each), lowest, highest (u64), ratio.
+/// Bytes of the header: cookie, payload length, normalising offset, digits (u32 each), lowest, highest (u64), ratio (f64),
+/// all big endian.
+const HEADER: usize = 40;
+
+/// Refuses what the header promises before memory is taken for it: a range or a payload length alone could ask for
+/// gigabytes.
 fn check_header(v2: &[u8]) -> Result<(), DecodeError> {
     let short = || DecodeError::Format("shorter than its header".to_owned());
     let word = |at: usize| {
@@ -121,6 +130,10 @@ fn check_header(v2: &[u8]) -> Result<(), DecodeError> {
     let long = |at: usize| {
         v2.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes).ok_or_else(short)
     };
+    let payload = word(4)? as usize;
+    if v2.len() < HEADER || payload != v2.len() - HEADER {
+        return Err(DecodeError::Format(format!("{} bytes, its header promises {payload}", v2.len())));
+    }
     let shape = (long(16)?, long(24)?, word(12)?);
     if shape != (LOWEST_NS, HIGHEST_NS, u32::from(SIGNIFICANT_DIGITS)) {
         return Err(DecodeError::Shape(format!("{shape:?}")));
@@ -139,6 +152,9 @@ impl TryFrom<&v1::Histogram> for LatencyHistogram {
         let shape = (inner.low(), inner.high(), inner.sigfig());
         if shape != (LOWEST_NS, HIGHEST_NS, SIGNIFICANT_DIGITS) {
             return Err(DecodeError::Shape(format!("{shape:?}")));
+        }
+        if inner.len() > MOST_VALUES {
+            return Err(DecodeError::Format(format!("{} values in one window", inner.len())));
         }
         Ok(Self { inner, out_of_range: wire.out_of_range })
     }
@@ -177,6 +193,24 @@ mod tests {
             v2.truncate(cut.max(1));
             let _either = LatencyHistogram::try_from(&v1::Histogram { v2, out_of_range: 0 });
         }
+    }
+
+    #[test]
+    fn a_header_that_promises_gigabytes_is_refused_before_they_are_taken() {
+        let mut v2 = LatencyHistogram::default().to_wire().v2;
+        v2[4..8].copy_from_slice(&u32::MAX.to_be_bytes());
+        let refused = LatencyHistogram::try_from(&v1::Histogram { v2, out_of_range: 0 });
+        assert!(matches!(refused, Err(DecodeError::Format(text)) if text.contains("promises")));
+    }
+
+    #[test]
+    fn counts_that_no_run_makes_are_refused_and_sums_never_overflow() {
+        let mut huge = LatencyHistogram::default();
+        huge.inner.record_n(5_000, u64::MAX >> 2).unwrap();
+        assert!(LatencyHistogram::try_from(&huge.to_wire()).is_err());
+        let mut sum = LatencyHistogram { out_of_range: u64::MAX, ..LatencyHistogram::default() };
+        sum.add(&LatencyHistogram { out_of_range: 9, ..LatencyHistogram::default() });
+        assert_eq!(sum.out_of_range(), u64::MAX);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod host;
 pub mod link;
 pub mod outbox;
 pub mod pong;
+pub mod secret;
 
 /// Generated wire types of `tailcliff.v1`; fields are documented in the `.proto` files.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -16,6 +16,8 @@ pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Failed attempts, about a second together, before a person is told.
+const QUIET_ATTEMPTS: u32 = 4;
 
 /// Why a node has no link to its coordinator.
 #[derive(Debug, thiserror::Error)]
@@ -56,15 +58,37 @@ pub struct ControlLink {
 /// # Errors
 /// A malformed address at once; [`LinkError::Stopped`] on shutdown.
 pub async fn dial(address: &str, shutdown: &CancellationToken) -> Result<Channel, LinkError> {
+    dial_telling(address, shutdown, |_| {}).await
+}
+
+/// The same, and tells a person once why the first attempts came to nothing.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_telling(
+    address: &str,
+    shutdown: &CancellationToken,
+    tell: impl Fn(&str),
+) -> Result<Channel, LinkError> {
     let endpoint = endpoint(address)?;
     let mut pause = FIRST_PAUSE;
+    let mut attempts = 0;
     loop {
         let attempt = tokio::select! {
             attempt = endpoint.connect() => attempt,
             () = shutdown.cancelled() => return Err(LinkError::Stopped),
         };
-        if let Ok(channel) = attempt {
-            return Ok(channel);
+        let error = match attempt {
+            Ok(channel) => return Ok(channel),
+            Err(error) => error,
+        };
+        attempts += 1;
+        // Nodes are often started a moment before their coordinator.
+        if attempts == QUIET_ATTEMPTS {
+            let why = cause(&error);
+            tell(&format!(
+                "cannot reach coordinator {address} yet: {why}; is it running, is the port right?"
+            ));
         }
         // Half to all of the pause, so that a thousand nodes do not return in step.
         tokio::select! {
@@ -73,6 +97,13 @@ pub async fn dial(address: &str, shutdown: &CancellationToken) -> Result<Channel
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// The innermost cause: tonic's own words are "transport error".
+fn cause(error: &tonic::transport::Error) -> String {
+    let first: &dyn std::error::Error = error;
+    let causes = std::iter::successors(Some(first), |e| e.source());
+    causes.last().map_or_else(String::new, ToString::to_string)
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, LinkError> {

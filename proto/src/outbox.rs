@@ -30,7 +30,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    kept: VecDeque<(v1::Batch, usize)>,
+    /// Shared, so that nothing is copied while the lock is held: shards push from their request path.
+    kept: VecDeque<(Arc<v1::Batch>, usize)>,
     bytes: usize,
     last_seq: u64,
     acked: u64,
@@ -48,8 +49,9 @@ impl Outbox {
     /// # Errors
     /// The batch itself, when it does not fit.
     pub fn push(&self, mut batch: v1::Batch) -> Result<u64, Box<v1::Batch>> {
-        let mut state = self.state();
+        // Room for the number and the stamp, which are set below.
         let bytes = batch.encoded_len() + 32;
+        let mut state = self.state();
         // One larger than a message may be could never be sent, and would block all behind it.
         if state.bytes + bytes > self.shared.byte_limit || bytes > MAX_MESSAGE_BYTES {
             return Err(Box::new(batch));
@@ -59,7 +61,7 @@ impl Outbox {
         batch.seq = state.last_seq;
         batch.sent_raw_ns = HostClock.now();
         state.bytes += bytes;
-        state.kept.push_back((batch, bytes));
+        state.kept.push_back((Arc::new(batch), bytes));
         let seq = state.last_seq;
         drop(state);
         self.shared.changed.notify_waiters();
@@ -127,23 +129,25 @@ impl Outbox {
 
     /// The oldest kept batch after a number.
     pub fn next_after(&self, sent: u64) -> Option<v1::Batch> {
-        let state = self.state();
-        let first = state.kept.front()?.0.seq;
-        // Numbers are consecutive, so the position follows from the number.
-        let position = (sent + 1).saturating_sub(first) as usize;
-        state.kept.get(position).map(|(batch, _)| batch.clone())
+        let batch = {
+            let state = self.state();
+            let first = state.kept.front()?.0.seq;
+            // Numbers are consecutive, so the position follows from the number.
+            let position = (sent + 1).saturating_sub(first) as usize;
+            Arc::clone(&state.kept.get(position)?.0)
+        };
+        Some(v1::Batch::clone(&batch))
     }
 
     fn acknowledge(&self, through: u64) {
         let mut state = self.state();
         // An ack beyond what was sent is a broken peer's: it must not delete anything later.
         state.acked = state.acked.max(through.min(state.last_seq));
-        while state.kept.front().is_some_and(|(batch, _)| batch.seq <= state.acked) {
-            if let Some((_, bytes)) = state.kept.pop_front() {
-                state.bytes -= bytes;
-            }
-        }
+        let acked = state.kept.partition_point(|(batch, _)| batch.seq <= state.acked);
+        let freed: Vec<_> = state.kept.drain(..acked).collect();
+        state.bytes -= freed.iter().map(|(_, bytes)| bytes).sum::<usize>();
         drop(state);
+        drop(freed);
         self.shared.changed.notify_waiters();
     }
 

@@ -48,7 +48,11 @@ async fn answer_until_broken(
     send(&out, hello).await?;
     // A pong is stamped when the connection takes it, not when it is queued.
     let messages = ReceiverStream::new(messages).map(stamped);
-    let mut pings = ClockClient::new(channel).exchange(messages).await?.into_inner();
+    let mut client = ClockClient::new(channel);
+    let mut pings = tokio::select! {
+        answer = client.exchange(messages) => answer?.into_inner(),
+        () = shutdown.cancelled() => return Ok(()),
+    };
     loop {
         let message = tokio::select! {
             message = pings.message() => message?,
