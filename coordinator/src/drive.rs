@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
 use tailcliff_proto::clock::HostClock;
+use tailcliff_proto::v1::NodeKind;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -193,7 +194,7 @@ struct Sources {
     clock: mpsc::Receiver<pinger::ClockEvent>,
     on_disk: mpsc::UnboundedReceiver<(crate::stored::Incarnation, u64)>,
     interrupts: mpsc::Receiver<String>,
-    failed: mpsc::Receiver<String>,
+    failed: mpsc::Receiver<(NodeKind, String)>,
 }
 
 impl Sources {
@@ -205,7 +206,7 @@ impl Sources {
                 Some(event) = self.clock.recv() => Happening::Clock(event),
                 Some((of, seq)) = self.on_disk.recv() => Happening::Stored(of, seq),
                 Some(why) = self.interrupts.recv() => Happening::Interrupt(why),
-                Some(why) = self.failed.recv() => Happening::Interrupt(why),
+                Some((kind, why)) = self.failed.recv() => Happening::Failed(kind, why),
                 _ = beat.tick() => Happening::Beat,
             };
             if let Some(ending) = fleet.take(happening)? {

@@ -28,6 +28,8 @@ pub enum Happening {
     Stored(Incarnation, u64),
     /// The user wants out.
     Interrupt(String),
+    /// A node inside this process ended, and why.
+    Failed(v1::NodeKind, String),
     /// A quarter of a second passed.
     Beat,
 }
@@ -108,6 +110,7 @@ impl Fleet {
                 self.display.say(&format!("{why}: draining; once more to end at once"));
                 self.step(Event::Interrupt(why))
             }
+            Happening::Failed(kind, why) => self.step(Event::Failed(kind, why)),
             Happening::Beat => self.beat(),
         }
     }
@@ -353,14 +356,16 @@ impl Fleet {
     }
 
     fn start(&mut self, level: u32, at_ref_ns: i64, agents: &[Incarnation]) -> Result<(), JournalError> {
-        let Some((concurrency, shares)) = self.planned.take() else { return Ok(()) };
-        self.append(0, Fact::Level(LevelPlanned { level, concurrency, start_ref_ns: at_ref_ns }))?;
-        self.started.push(level);
-        for (of, share) in shares {
-            self.append(of, Fact::Share(LevelShare { level, share: Some(share) }))?;
-        }
-        if let Some(reason) = self.voided.remove(&level) {
-            self.void(level, reason)?;
+        // Ordered again for one that may have missed it: the level itself is known.
+        if let Some((concurrency, shares)) = self.planned.take() {
+            self.append(0, Fact::Level(LevelPlanned { level, concurrency, start_ref_ns: at_ref_ns }))?;
+            self.started.push(level);
+            for (of, share) in shares {
+                self.append(of, Fact::Share(LevelShare { level, share: Some(share) }))?;
+            }
+            if let Some(reason) = self.voided.remove(&level) {
+                self.void(level, reason)?;
+            }
         }
         for &of in agents {
             let there = self.peers.get(&of).and_then(|peer| peer.online.to_node(at_ref_ns));

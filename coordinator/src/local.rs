@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tailcliff_proto::v1::NodeKind;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ pub struct Embedded {
 pub fn start(
     coordinator: &str,
     embedded: &Embedded,
-    failures: &mpsc::Sender<String>,
+    failures: &mpsc::Sender<(NodeKind, String)>,
     shutdown: &CancellationToken,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let agent = tailcliff_agent::config::Config {
@@ -40,7 +41,7 @@ pub fn start(
     let (of_agent, of_probe) = (shutdown.clone(), shutdown.clone());
     let agent = async move { tailcliff_agent::run(agent, of_agent).await.map_err(|e| e.to_string()) };
     let probe = async move { tailcliff_gpu_probe::run(probe, of_probe).await.map_err(|e| e.to_string()) };
-    Ok(vec![thread("agent", failures, agent)?, thread("gpu-probe", failures, probe)?])
+    Ok(vec![thread(NodeKind::Agent, failures, agent)?, thread(NodeKind::GpuProbe, failures, probe)?])
 }
 
 /// Cores less one, which the coordinator and the clock need.
@@ -49,15 +50,16 @@ fn shards() -> u32 {
 }
 
 fn thread(
-    name: &'static str,
-    failures: &mpsc::Sender<String>,
+    kind: NodeKind,
+    failures: &mpsc::Sender<(NodeKind, String)>,
     node: impl Future<Output = Result<(), String>> + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let failures = failures.clone();
+    let name = if kind == NodeKind::Agent { "agent" } else { "gpu-probe" };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         if let Err(error) = runtime.block_on(node) {
-            let _over = failures.blocking_send(format!("the embedded {name} ended: {error}"));
+            let _over = failures.blocking_send((kind, format!("the embedded {name} ended: {error}")));
         }
     })
 }

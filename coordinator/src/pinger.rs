@@ -83,10 +83,16 @@ pub fn serve(
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
             let serving = tonic::transport::Server::builder()
                 .tcp_nodelay(true)
+                .http2_keepalive_interval(Some(Duration::from_secs(5)))
+                .http2_keepalive_timeout(Some(Duration::from_secs(10)))
                 .add_service(ClockServer::new(service))
-                .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned());
-            // A node whose clock connection breaks dials again; the listener itself has nothing to report.
-            let _ended = serving.await;
+                .serve_with_incoming(TcpListenerStream::new(listener));
+            // A node whose clock connection breaks dials again; the listener itself has nothing to report. Connections are
+            // dropped rather than closed: a peer that is stopped would hold up the end for as long as it likes.
+            tokio::select! {
+                _ended = serving => {}
+                () = shutdown.cancelled() => {}
+            }
         });
     })?;
     Ok((pinger, handle))
@@ -181,20 +187,33 @@ impl Conversation {
     }
 
     async fn burst(&mut self, of: Incarnation, burst: u32, pings: u32) -> Result<(), Over> {
-        let mut exchanges = Vec::with_capacity(pings as usize);
-        for seq in 0..pings {
-            self.send(clock_down::Kind::Ping(v1::ClockPing { burst, seq, t0_ns: 0 })).await?;
-            match tokio::time::timeout(PING_TIMEOUT, self.pong(burst, seq)).await {
-                Ok(exchange) => exchanges.push(exchange?),
-                Err(_late) => {}
-            }
-        }
-        let lost = u64::from(pings) - exchanges.len() as u64;
+        let (mut exchanges, mut sent) = (Vec::with_capacity(pings as usize), 0);
+        let ended = self.exchange(burst, pings, &mut exchanges, &mut sent).await;
+        // A connection that breaks half-way has answered some, and they count.
+        let lost = sent - exchanges.len() as u64;
         self.events.send(ClockEvent::Burst { of, exchanges, lost }).await.map_err(|_| Over)?;
+        ended?;
         self.send(clock_down::Kind::SnapshotRequest(v1::SnapshotRequest {})).await?;
         if let Ok(snapshot) = tokio::time::timeout(PING_TIMEOUT, self.snapshot()).await {
             let event = ClockEvent::Snapshot(of, Box::new(snapshot?));
             self.events.send(event).await.map_err(|_| Over)?;
+        }
+        Ok(())
+    }
+
+    async fn exchange(
+        &mut self,
+        burst: u32,
+        pings: u32,
+        exchanges: &mut Vec<Exchange>,
+        sent: &mut u64,
+    ) -> Result<(), Over> {
+        for seq in 0..pings {
+            self.send(clock_down::Kind::Ping(v1::ClockPing { burst, seq, t0_ns: 0 })).await?;
+            *sent += 1;
+            if let Ok(answered) = tokio::time::timeout(PING_TIMEOUT, self.pong(burst, seq)).await {
+                exchanges.push(answered?);
+            }
         }
         Ok(())
     }

@@ -1,7 +1,10 @@
 //! The run as a pure state machine: gather → preflight → each level (arm, start, run, drain, settle) → end. It reads no
 //! clock and does no I/O: what happened comes in as an [`Event`], what to do goes out as [`Command`]s.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod event;
+mod level;
+
+use std::collections::BTreeMap;
 
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
 
@@ -9,6 +12,9 @@ use crate::pinger::JOIN_BURST;
 use crate::plan::Plan;
 use crate::split::{shares, weighted};
 use crate::stored::Incarnation;
+
+pub use event::{Command, Ending, Event};
+use level::Level;
 
 /// Lead between the order to start and the start, ns; the floor of research on start barriers is 500 ms.
 pub const START_LEAD_NS: i64 = 500_000_000;
@@ -19,84 +25,13 @@ pub const LEVEL_BURST: u32 = 32;
 /// How long a silent agent keeps its place, and how long agents go on without us, ns.
 pub const LEASE_NS: i64 = 5_000_000_000;
 
+/// How long a start waits for the pings before it.
+const START_BURST_PATIENCE_NS: i64 = 2_000_000_000;
 const ARM_PATIENCE_NS: i64 = 30_000_000_000;
 const PREFLIGHT_PATIENCE_NS: i64 = 120_000_000_000;
 const CLOCK_PATIENCE_NS: i64 = 15_000_000_000;
 const SETTLE_PATIENCE_NS: i64 = 30_000_000_000;
 const END_PATIENCE_NS: i64 = 15_000_000_000;
-
-/// Something that happened.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a few a second; boxing would only add noise")]
-pub enum Event {
-    /// A node said hello and was welcomed; again after a reconnect.
-    Joined(Incarnation, v1::NodeKind),
-    /// Its control stream ended.
-    Gone(Incarnation),
-    /// It said something.
-    Said(Incarnation, Said),
-    /// Answered pings came in from it.
-    Pinged(Incarnation, u32),
-    /// Its batches up to this number are on disk.
-    Stored(Incarnation, u64),
-    /// The user wants out, or the run cannot go on.
-    Interrupt(String),
-    /// Time passed.
-    Tick,
-}
-
-/// Something to do.
-#[derive(Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "a few a second; boxing would only add noise")]
-pub enum Command {
-    /// Send to one node.
-    Send(Incarnation, Order),
-    /// A burst of pings to one node.
-    Burst(Incarnation, u32),
-    /// Tell these agents their start, each in its own clock; both times on ours, ns.
-    Start {
-        /// Level to start.
-        level: u32,
-        /// Common start on the coordinator's clock.
-        at_ref_ns: i64,
-        /// Who takes part.
-        agents: Vec<Incarnation>,
-    },
-    /// A level begins with these shares.
-    LevelPlanned {
-        /// Index in the plan.
-        level: u32,
-        /// Streams of all agents together.
-        concurrency: u32,
-        /// Who does what.
-        shares: BTreeMap<Incarnation, v1::LoadShare>,
-    },
-    /// All that will come of a level is on disk.
-    LevelSettled(u32),
-    /// A level does not count.
-    Void(u32, String),
-    /// A node is lost for good.
-    Lost(Incarnation),
-    /// One line for the user.
-    Say(String),
-    /// The run is over.
-    Finish(Ending),
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// The plan was carried out.
-    Complete,
-    /// Cut short, with what was measured kept.
-    Interrupted(String),
-    /// Nodes did not come in time.
-    NodesMissing(String),
-    /// The target failed its preflight; kind and text.
-    Target(String, String),
-    /// No agent is left, or none could be armed.
-    Broken(String),
-}
 
 #[derive(Debug)]
 struct Member {
@@ -120,15 +55,6 @@ enum Phase {
     Over,
 }
 
-#[derive(Debug)]
-struct Level {
-    index: u32,
-    shares: BTreeMap<Incarnation, v1::LoadShare>,
-    armed: BTreeSet<Incarnation>,
-    done: BTreeMap<Incarnation, u64>,
-    stopping: bool,
-}
-
 /// The state machine.
 #[derive(Debug)]
 pub struct Run {
@@ -136,6 +62,8 @@ pub struct Run {
     target: v1::Target,
     workload: v1::Workload,
     members: BTreeMap<Incarnation, Member>,
+    /// Gone for longer than their lease; one that comes back goes on where it was.
+    lost: BTreeMap<Incarnation, Member>,
     phase: Phase,
     since: i64,
     fresh_connections: bool,
@@ -157,6 +85,7 @@ impl Run {
             target,
             workload,
             members: BTreeMap::new(),
+            lost: BTreeMap::new(),
             phase: Phase::Gather,
             since: now,
             fresh_connections: false,
@@ -176,24 +105,65 @@ impl Run {
 
     fn take(&mut self, now: i64, event: Event, out: &mut Vec<Command>) {
         match event {
-            Event::Joined(of, kind) => self.join(now, of, kind),
+            Event::Joined(of, kind) => self.join(now, of, kind, out),
             Event::Gone(of) => {
                 if let Some(member) = self.members.get_mut(&of) {
                     member.connected = false;
                     member.gone_at = now;
                 }
             }
-            Event::Pinged(of, pings) => self.on_member(of, |m| m.pings += pings),
+            Event::Pinged(of, pings) => self.on_member(of, |m| m.pings = m.pings.saturating_add(pings)),
             Event::Stored(of, seq) => self.on_member(of, |m| m.stored = m.stored.max(seq)),
             Event::Interrupt(why) => self.interrupt(now, why, out),
+            Event::Failed(kind, why) => self.failed(now, kind, why, out),
             Event::Said(of, said) => self.hear(now, of, said, out),
             Event::Tick => self.drop_lost(now, out),
         }
     }
 
-    fn join(&mut self, now: i64, of: Incarnation, kind: v1::NodeKind) {
+    fn join(&mut self, now: i64, of: Incarnation, kind: v1::NodeKind, out: &mut Vec<Command>) {
+        let back = self.lost.remove(&of);
         let new = || Member { kind, connected: true, gone_at: now, pings: 0, stored: 0, preflight: false };
-        self.members.entry(of).or_insert_with(new).connected = true;
+        let member = self.members.entry(of).or_insert_with(|| back.unwrap_or_else(new));
+        member.connected = true;
+        let preflighted = member.preflight;
+        // A stream that broke may have lost what was last ordered.
+        match &self.phase {
+            Phase::Preflight if kind == v1::NodeKind::Agent && !preflighted => {
+                out.push(self.preflight(of));
+            }
+            Phase::Arm(level) if level.has(of) && !level.armed.contains(&of) => {
+                out.extend(level.shares.get(&of).map(|share| self.arm_order(level.index, of, share)));
+            }
+            Phase::Run(level) => out.extend(level.owed(of)),
+            Phase::End(ending) => out.push(end_order(of, ending)),
+            _ => {}
+        }
+    }
+
+    /// A node inside this process ended. Without its agent a run is over, without its probe it lacks GPU columns.
+    fn failed(&mut self, now: i64, kind: v1::NodeKind, why: String, out: &mut Vec<Command>) {
+        if kind == v1::NodeKind::Agent {
+            return self.end(now, Ending::Broken(why), out);
+        }
+        self.plan.probes = self.plan.probes.saturating_sub(1);
+        out.push(Command::Say(format!("{why}; the run goes on without GPU columns")));
+    }
+
+    fn preflight(&self, of: Incarnation) -> Command {
+        let order =
+            v1::Preflight { target: Some(self.target.clone()), workload: Some(self.workload.clone()) };
+        Command::Send(of, Order::Preflight(order))
+    }
+
+    fn arm_order(&self, level: u32, of: Incarnation, share: &v1::LoadShare) -> Command {
+        let order = v1::ArmLevel {
+            level,
+            target: Some(self.target.clone()),
+            workload: Some(self.workload.clone()),
+            load: Some(*share),
+        };
+        Command::Send(of, Order::Arm(order))
     }
 
     fn on_member(&mut self, of: Incarnation, change: impl FnOnce(&mut Member)) {
@@ -206,16 +176,26 @@ impl Run {
         match said {
             Said::PreflightDone(done) => self.preflighted(now, of, &done, out),
             Said::Armed(armed) => self.armed(now, of, armed, out),
+            Said::Started(started) => {
+                if let Phase::Run(level) = &mut self.phase
+                    && level.index == started.level
+                {
+                    level.started.insert(of);
+                }
+            }
             Said::Done(done) => {
                 if let Phase::Run(level) = &mut self.phase
                     && level.index == done.level
-                    && level.shares.contains_key(&of)
+                    && level.has(of)
+                    && level.done.insert(of, done.last_batch_seq).is_none()
+                    && level.stopping.is_none()
+                    && !done.given_up.is_empty()
                 {
-                    level.done.insert(of, done.last_batch_seq);
+                    out.push(Command::Void(level.index, format!("an agent gave it up: {}", done.given_up)));
                 }
             }
             Said::Notice(notice) => out.push(Command::Say(notice.text)),
-            Said::Started(_) | Said::Progress(_) | Said::Heartbeat(_) | Said::Hello(_) => {}
+            Said::Progress(_) | Said::Heartbeat(_) | Said::Hello(_) => {}
         }
     }
 
@@ -240,7 +220,7 @@ impl Run {
 
     fn armed(&mut self, now: i64, of: Incarnation, armed: v1::LevelArmed, out: &mut Vec<Command>) {
         let Phase::Arm(level) = &mut self.phase else { return };
-        if level.index != armed.level || !level.shares.contains_key(&of) {
+        if level.index != armed.level || !level.has(of) {
             return;
         }
         if armed.error.is_empty() {
@@ -255,15 +235,16 @@ impl Run {
         self.cut_short.get_or_insert(why.clone());
         match &mut self.phase {
             Phase::Run(level) if first => {
-                level.stopping = true;
-                for &of in level.shares.keys() {
-                    let stop = v1::StopReleasing { level: level.index, reason: why.clone() };
-                    out.push(Command::Send(of, Order::Stop(stop)));
-                }
+                level.stopping = Some(why.clone());
+                out.extend(level.shares.keys().map(|&of| level.stop(of, &why)));
                 out.push(Command::Void(level.index, why));
             }
-            Phase::Settle(_) if first => {}
-            Phase::End(_) | Phase::Over if first => {}
+            Phase::Settle(_) | Phase::End(_) if first => {}
+            Phase::Over => {}
+            Phase::End(ending) => {
+                out.push(Command::Finish(ending.clone()));
+                self.phase = Phase::Over;
+            }
             // Asked twice: wait for nobody.
             _ => self.end(now, Ending::Interrupted(why), out),
         }
@@ -275,11 +256,13 @@ impl Run {
         let lost: Vec<_> =
             self.members.iter().filter(|(_, m)| over(m)).map(|(&of, m)| (of, m.kind)).collect();
         for (of, kind) in lost {
-            self.members.remove(&of);
+            let member = self.members.remove(&of);
+            let stored = member.as_ref().map_or(0, |m| m.stored);
+            self.lost.extend(member.map(|member| (of, member)));
             out.push(Command::Lost(of));
             if let Phase::Arm(level) | Phase::Run(level) | Phase::Settle(level) = &mut self.phase
-                && level.shares.contains_key(&of)
-                && !level.done.contains_key(&of)
+                && level.has(of)
+                && !level.is_stored(of, stored)
             {
                 level.shares.remove(&of);
                 out.push(Command::Void(level.index, "an agent was lost during this level".to_owned()));
@@ -311,7 +294,7 @@ impl Run {
         }
         for &of in self.members.keys() {
             out.push(Command::Burst(of, JOIN_BURST));
-            out.push(Command::Send(of, Order::End(v1::RunEnd { reason: format!("{ending:?}") })));
+            out.push(end_order(of, &ending));
         }
         self.enter(now, Phase::End(ending));
     }
@@ -319,14 +302,16 @@ impl Run {
     /// Moves to the next phase if this one is over; true when it moved.
     fn advance(&mut self, now: i64, out: &mut Vec<Command>) -> bool {
         let waited = now - self.since;
-        match &self.phase {
+        match &mut self.phase {
             Phase::Gather => self.gather(now, waited, out),
             Phase::Clocks => self.await_clocks(now, waited, out),
             Phase::Preflight => self.await_preflight(now, waited, out),
             Phase::Arm(_) => self.await_armed(now, waited, out),
             Phase::Run(level) => {
-                let over = level.shares.keys().all(|of| level.done.contains_key(of));
-                over && self.begin_settling(now)
+                if level.give_up_overdue(now) {
+                    out.push(Command::Void(level.index, "an agent did not end it in time".to_owned()));
+                }
+                level.is_done() && self.begin_settling(now, out)
             }
             Phase::Settle(_) => self.await_settled(now, waited, out),
             Phase::End(ending) => {
@@ -371,11 +356,7 @@ impl Run {
             out.push(Command::Say(text.to_owned()));
         }
         self.enter(now, Phase::Preflight);
-        for of in self.agents() {
-            let order =
-                v1::Preflight { target: Some(self.target.clone()), workload: Some(self.workload.clone()) };
-            out.push(Command::Send(of, Order::Preflight(order)));
-        }
+        out.extend(self.agents().into_iter().map(|of| self.preflight(of)));
         true
     }
 
@@ -403,21 +384,15 @@ impl Run {
         let shares = self.shares(index, concurrency);
         out.push(Command::LevelPlanned { level: index, concurrency, shares: shares.clone() });
         for (&of, share) in &shares {
-            let order = v1::ArmLevel {
-                level: index,
-                target: Some(self.target.clone()),
-                workload: Some(self.workload.clone()),
-                load: Some(*share),
-            };
-            out.push(Command::Send(of, Order::Arm(order)));
+            out.push(self.arm_order(index, of, share));
             out.push(Command::Burst(of, START_BURST));
         }
         let idle = self.agents().len() - shares.len();
         if idle > 0 {
             out.push(Command::Say(format!("level {concurrency}: {idle} agents have no share and stay idle")));
         }
-        let (armed, done) = (BTreeSet::new(), BTreeMap::new());
-        self.enter(now, Phase::Arm(Level { index, shares, armed, done, stopping: false }));
+        let pings = self.members.iter().map(|(&of, m)| (of, m.pings)).collect();
+        self.enter(now, Phase::Arm(Level::new(index, shares, pings)));
         true
     }
 
@@ -451,10 +426,13 @@ impl Run {
 
     fn await_armed(&mut self, now: i64, waited: i64, out: &mut Vec<Command>) -> bool {
         let Phase::Arm(level) = &self.phase else { return false };
-        if level.shares.keys().all(|of| level.armed.contains(of)) {
-            let Phase::Arm(level) = std::mem::replace(&mut self.phase, Phase::Over) else { return false };
-            let agents = level.shares.keys().copied().collect();
-            out.push(Command::Start { level: level.index, at_ref_ns: now + START_LEAD_NS, agents });
+        let pinged = |of| self.members.get(of).map_or(0, |m| m.pings);
+        let before = |of| level.pings.get(of).copied().unwrap_or(0);
+        let fresh = level.shares.keys().all(|of| pinged(of) >= before(of).saturating_add(START_BURST));
+        if level.is_armed() && (fresh || waited > START_BURST_PATIENCE_NS) {
+            let Phase::Arm(mut level) = std::mem::replace(&mut self.phase, Phase::Over) else { return false };
+            level.start_ref_ns = now + START_LEAD_NS;
+            out.push(level.start(level.shares.keys().copied().collect()));
             self.enter(now, Phase::Run(level));
             return true;
         }
@@ -465,8 +443,9 @@ impl Run {
         false
     }
 
-    fn begin_settling(&mut self, now: i64) -> bool {
+    fn begin_settling(&mut self, now: i64, out: &mut Vec<Command>) -> bool {
         let Phase::Run(level) = std::mem::replace(&mut self.phase, Phase::Over) else { return false };
+        out.extend(self.agents().into_iter().map(|of| Command::Burst(of, LEVEL_BURST)));
         self.enter(now, Phase::Settle(level));
         true
     }
@@ -474,8 +453,8 @@ impl Run {
     /// A level is settled when all that its agents measured is on disk.
     fn await_settled(&mut self, now: i64, waited: i64, out: &mut Vec<Command>) -> bool {
         let Phase::Settle(level) = &self.phase else { return false };
-        let stored = |of: &Incarnation, seq: u64| self.members.get(of).is_none_or(|m| m.stored >= seq);
-        let all = level.shares.keys().all(|of| stored(of, level.done.get(of).copied().unwrap_or(0)));
+        let stored = |of: &Incarnation| self.members.get(of).is_none_or(|m| level.is_stored(*of, m.stored));
+        let all = level.shares.keys().all(stored);
         let index = level.index;
         if !all && waited <= SETTLE_PATIENCE_NS {
             return false;
@@ -484,12 +463,13 @@ impl Run {
             let text = "not all of this level's measurements arrived in time".to_owned();
             out.push(Command::Void(index, text));
         }
-        for of in self.agents() {
-            out.push(Command::Burst(of, LEVEL_BURST));
-        }
         out.push(Command::LevelSettled(index));
         self.arm(now, index + 1, out)
     }
+}
+
+fn end_order(of: Incarnation, ending: &Ending) -> Command {
+    Command::Send(of, Order::End(v1::RunEnd { reason: format!("{ending:?}") }))
 }
 
 #[cfg(test)]

@@ -39,7 +39,9 @@ fn shares_of(out: &[Command]) -> BTreeMap<Incarnation, v1::LoadShare> {
 fn arm(run: &mut Run, level: u32, agents: &[u64]) -> Vec<Command> {
     let armed =
         |of: &u64| run.step(S, Event::Said(*of, Said::Armed(v1::LevelArmed { level, error: String::new() })));
-    agents.iter().flat_map(armed).collect()
+    let mut out: Vec<_> = agents.iter().flat_map(armed).collect();
+    out.extend(agents.iter().flat_map(|of| run.step(S, Event::Pinged(*of, START_BURST))));
+    out
 }
 
 fn finish(run: &mut Run, now: i64, level: u32, of: u64, seq: u64) -> Vec<Command> {
@@ -114,8 +116,123 @@ fn an_agent_back_within_its_lease_is_not_lost() {
     ready(&mut run, 1);
     arm(&mut run, 0, &[1]);
     run.step(2 * S, Event::Gone(1));
-    run.step(4 * S, Event::Joined(1, v1::NodeKind::Agent));
-    assert!(run.step(60 * S, Event::Tick).is_empty());
+    let out = run.step(4 * S, Event::Joined(1, v1::NodeKind::Agent));
+    let again = Command::Start { level: 0, at_ref_ns: S + START_LEAD_NS, agents: vec![1] };
+    assert_eq!(out, [again], "it may have missed its start");
+    started(&mut run, 0, 1);
+    run.step(5 * S, Event::Gone(1));
+    assert!(run.step(6 * S, Event::Joined(1, v1::NodeKind::Agent)).is_empty(), "it knows of its start");
+    assert!(run.step(20 * S, Event::Tick).is_empty());
+}
+
+fn started(run: &mut Run, level: u32, of: u64) {
+    run.step(2 * S, Event::Said(of, Said::Started(v1::LevelStarted { level, ..Default::default() })));
+}
+
+fn voids(out: &[Command]) -> usize {
+    out.iter().filter(|c| matches!(c, Command::Void(0, _))).count()
+}
+
+#[test]
+fn each_order_is_said_again_to_one_who_may_have_missed_it() {
+    let mut run = run_of(2, &[2], None);
+    let rejoin = |run: &mut Run, of| run.step(2 * S, Event::Joined(of, v1::NodeKind::Agent));
+    for of in [1, 2] {
+        run.step(0, Event::Joined(of, v1::NodeKind::Agent));
+        run.step(0, Event::Pinged(of, JOIN_BURST));
+    }
+    assert!(matches!(rejoin(&mut run, 2)[..], [Command::Send(2, Order::Preflight(_))]));
+    for of in [1, 2] {
+        let done = v1::PreflightDone { ok: true, ..Default::default() };
+        run.step(0, Event::Said(of, Said::PreflightDone(done)));
+    }
+    assert!(matches!(rejoin(&mut run, 2)[..], [Command::Send(2, Order::Arm(_))]));
+    arm(&mut run, 0, &[1, 2]);
+    started(&mut run, 0, 1);
+    run.step(3 * S, Event::Interrupt("ctrl-c".to_owned()));
+    assert!(matches!(rejoin(&mut run, 1)[..], [Command::Send(1, Order::Stop(_))]));
+    assert!(matches!(rejoin(&mut run, 2)[..], [Command::Start { .. }, Command::Send(2, Order::Stop(_))]));
+    finish(&mut run, 4 * S, 0, 1, 0);
+    assert!(rejoin(&mut run, 1).is_empty(), "it is done");
+    finish(&mut run, 4 * S, 0, 2, 0);
+    assert!(matches!(rejoin(&mut run, 1)[..], [Command::Send(1, Order::End(_))]));
+}
+
+#[test]
+fn a_start_waits_for_fresh_pings_but_not_for_ever() {
+    for pinged in [true, false] {
+        let mut run = run_of(1, &[1], None);
+        ready(&mut run, 1);
+        let armed = v1::LevelArmed { level: 0, error: String::new() };
+        let out = run.step(S, Event::Said(1, Said::Armed(armed)));
+        assert!(!out.iter().any(|c| matches!(c, Command::Start { .. })), "its clock is a second old");
+        let out = match pinged {
+            true => run.step(S, Event::Pinged(1, START_BURST)),
+            false => run.step(3 * S, Event::Tick),
+        };
+        assert!(out.iter().any(|c| matches!(c, Command::Start { .. })), "{pinged}");
+    }
+}
+
+#[test]
+fn a_level_that_an_agent_gave_up_is_void() {
+    let mut run = run_of(1, &[1], None);
+    ready(&mut run, 1);
+    arm(&mut run, 0, &[1]);
+    let done = v1::LevelDone { level: 0, given_up: "its lease lapsed".to_owned(), ..Default::default() };
+    let out = run.step(9 * S, Event::Said(1, Said::Done(done.clone())));
+    assert!(matches!(&out[0], Command::Void(0, why) if why.contains("lease")), "{out:?}");
+    assert_eq!(voids(&run.step(9 * S, Event::Said(1, Said::Done(done)))), 0, "told once");
+}
+
+#[test]
+fn an_agent_lost_between_its_end_and_its_last_batch_voids_the_level() {
+    for (stored, void) in [(3, 1), (4, 0)] {
+        let mut run = run_of(2, &[2], None);
+        ready(&mut run, 2);
+        arm(&mut run, 0, &[1, 2]);
+        finish(&mut run, 3 * S, 0, 1, 4);
+        run.step(3 * S, Event::Stored(1, stored));
+        run.step(3 * S, Event::Gone(1));
+        let out = run.step(3 * S + LEASE_NS + 1, Event::Tick);
+        assert_eq!(voids(&out), void, "batches up to {stored} of 4: {out:?}");
+    }
+}
+
+#[test]
+fn an_agent_that_is_there_but_never_ends_is_given_up() {
+    let mut run = run_of(2, &[2], None);
+    ready(&mut run, 2);
+    arm(&mut run, 0, &[1, 2]);
+    finish(&mut run, 3 * S, 0, 1, 0);
+    assert!(run.step(30 * S, Event::Tick).is_empty());
+    let out = run.step(40 * S, Event::Tick);
+    assert_eq!(voids(&out), 1, "{out:?}");
+    assert!(out.contains(&Command::LevelSettled(0)), "the run goes on with what the other measured");
+}
+
+#[test]
+fn nodes_inside_that_fail_break_the_run_or_cost_the_gpu_columns() {
+    let mut run = run_of(1, &[1], None);
+    run.plan.probes = 1;
+    let out = run.step(0, Event::Failed(v1::NodeKind::GpuProbe, "no thread".to_owned()));
+    assert!(matches!(&out[..], [Command::Say(line)] if line.contains("no thread")));
+    let out = ready(&mut run, 1);
+    assert!(!shares_of(&out).is_empty(), "nobody waits for the probe");
+    run.step(S, Event::Failed(v1::NodeKind::Agent, "no memory".to_owned()));
+    let out = leave(&mut run, S, &[1]);
+    assert_eq!(finished(&out), Some(&Ending::Broken("no memory".to_owned())));
+}
+
+#[test]
+fn a_second_interrupt_ends_the_wait_for_nodes_to_leave() {
+    let mut run = run_of(1, &[1], None);
+    ready(&mut run, 1);
+    arm(&mut run, 0, &[1]);
+    finish(&mut run, 3 * S, 0, 1, 0);
+    assert_eq!(finished(&run.step(4 * S, Event::Interrupt("one".to_owned()))), None);
+    let out = run.step(4 * S, Event::Interrupt("two".to_owned()));
+    assert_eq!(finished(&out), Some(&Ending::Complete), "the plan was carried out all the same");
 }
 
 #[test]

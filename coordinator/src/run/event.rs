@@ -1,0 +1,82 @@
+//! What a run takes in and gives out.
+
+use std::collections::BTreeMap;
+
+use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
+
+use crate::stored::Incarnation;
+
+/// Something that happened.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few a second; boxing would only add noise")]
+pub enum Event {
+    /// A node said hello and was welcomed; again after a reconnect.
+    Joined(Incarnation, v1::NodeKind),
+    /// Its control stream ended.
+    Gone(Incarnation),
+    /// It said something.
+    Said(Incarnation, Said),
+    /// Answered pings came in from it.
+    Pinged(Incarnation, u32),
+    /// Its batches up to this number are on disk.
+    Stored(Incarnation, u64),
+    /// The user wants out.
+    Interrupt(String),
+    /// A node inside this process ended, and why.
+    Failed(v1::NodeKind, String),
+    /// Time passed.
+    Tick,
+}
+
+/// Something to do.
+#[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a few a second; boxing would only add noise")]
+pub enum Command {
+    /// Send to one node.
+    Send(Incarnation, Order),
+    /// A burst of pings to one node.
+    Burst(Incarnation, u32),
+    /// Tell these agents their start, each in its own clock; both times on ours, ns.
+    Start {
+        /// Level to start.
+        level: u32,
+        /// Common start on the coordinator's clock.
+        at_ref_ns: i64,
+        /// Who takes part.
+        agents: Vec<Incarnation>,
+    },
+    /// A level begins with these shares.
+    LevelPlanned {
+        /// Index in the plan.
+        level: u32,
+        /// Streams of all agents together.
+        concurrency: u32,
+        /// Who does what.
+        shares: BTreeMap<Incarnation, v1::LoadShare>,
+    },
+    /// All that will come of a level is on disk.
+    LevelSettled(u32),
+    /// A level does not count.
+    Void(u32, String),
+    /// A node is lost for good.
+    Lost(Incarnation),
+    /// One line for the user.
+    Say(String),
+    /// The run is over.
+    Finish(Ending),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The plan was carried out.
+    Complete,
+    /// Cut short, with what was measured kept.
+    Interrupted(String),
+    /// Nodes did not come in time.
+    NodesMissing(String),
+    /// The target failed its preflight; kind and text.
+    Target(String, String),
+    /// No agent is left, or none could be armed.
+    Broken(String),
+}
