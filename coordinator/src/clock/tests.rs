@@ -108,7 +108,7 @@ fn both_directions_agree() {
 
 #[test]
 fn a_step_is_one_break_and_widens_the_bar_in_its_gap_only() {
-    for by in [5e6, -5e6, 40_000e9] {
+    for by in [5e6, -5e6, -4e9, 40_000e9] {
         let mut rng = fastrand::Rng::with_seed(11);
         let truth = Truth { step: Some((30 * S + S / 3, by)), ..Truth::random(&mut rng) };
         let track = Track::fit(&exchanges(&truth, Path::Idle, 60, &mut rng), &[]);
@@ -118,10 +118,43 @@ fn a_step_is_one_break_and_widens_the_bar_in_its_gap_only() {
         assert!(from <= 30 * S + S / 3 && 30 * S + S / 3 <= to && to - from < 3 * S / 2, "{by}: {breaks:?}");
         assert_eq!(uncovered(&errors(&track, &truth, S, 60 * S)), 0, "{by}");
         let wide = |errors: Vec<(f64, i64)>| errors.iter().any(|(_, bound)| *bound > 100_000);
-        assert!(!wide(errors(&track, &truth, S, from - 10_000_000)), "{by}: wide before the gap");
-        assert!(!wide(errors(&track, &truth, to + 10_000_000, 60 * S)), "{by}: wide after the gap");
+        // After a step back by seconds, stamps of as many seconds before it are shown twice: a reading of them must allow
+        // both.
+        let twice = if by < 0.0 { (-by) as i64 } else { 0 } + 10_000_000;
+        assert!(!wide(errors(&track, &truth, S, from - twice)), "{by}: wide before the gap");
+        assert!(!wide(errors(&track, &truth, to + twice, 60 * S)), "{by}: wide after the gap");
         assert!(wide(errors(&track, &truth, from + 1_000_000, to - 1_000_000)), "{by}: narrow in the gap");
     }
+}
+
+#[test]
+fn a_silence_longer_than_the_window_hides_no_step() {
+    for by in [0.0, 5e6, -5e6, -4e9, 300e9] {
+        let mut rng = fastrand::Rng::with_seed(13);
+        let truth = Truth { step: Some((33 * S, by)), ..Truth::random(&mut rng) };
+        let made = exchanges(&truth, Path::Idle, 80, &mut rng);
+        let heard: Vec<_> = made.into_iter().filter(|e| !(30 * S..55 * S).contains(&e.t0)).collect();
+        let track = Track::fit(&heard, &[]);
+        assert_eq!(track.breaks().len(), usize::from(by != 0.0), "{by}");
+        assert_eq!(uncovered(&errors(&track, &truth, S, 80 * S)), 0, "{by}");
+        if by == 0.0 {
+            let gap = errors(&track, &truth, 32 * S, 53 * S);
+            assert!(gap.iter().all(|(_, bound)| *bound < 400_000), "both sides reach into it: {gap:?}");
+        }
+    }
+}
+
+#[test]
+fn repeatability_is_the_halves_difference_and_not_that_of_their_first_pings() {
+    let mut rng = fastrand::Rng::with_seed(17);
+    let truth = Truth::random(&mut rng);
+    let mut made = exchanges(&truth, Path::Idle, 40, &mut rng);
+    // A first ping over a cold connection: 3 ms on its way there.
+    let first = made[0];
+    made[0] =
+        Exchange { t1: first.t1 + 3_000_000, t2: first.t2 + 3_000_000, t3: first.t3 + 3_000_000, ..first };
+    let repeatability = Track::fit(&made, &[]).repeatability_ns().unwrap();
+    assert!(repeatability < 20_000, "{repeatability} ns");
 }
 
 #[test]
@@ -173,11 +206,19 @@ fn mutations_are_caught_by_held_out_causality_or_coverage() {
     let honest = held_out(&Track::fit(&fitted, &[]), &held);
     assert!(honest.pairs > 300 && honest.violations == 0, "{honest:?}");
 
-    // A sign flip: the node's stamps and ours exchanged in the fit.
-    let flip = |e: &Exchange| Exchange { t0: e.t0, t1: 2 * e.t0 - e.t1, t2: 2 * e.t3 - e.t2, t3: e.t3 };
+    // A sign flip: the offset is taken for its negative, and its bounds for one another.
+    let flip = |e: &Exchange| Exchange { t1: e.t0 + e.t3 - e.t2, t2: e.t0 + e.t3 - e.t1, ..*e };
     let flipped: Vec<_> = fitted.iter().map(flip).collect();
     let caught = held_out(&Track::fit(&flipped, &[]), &held);
-    assert!(caught.pairs == 0 || caught.violations > 0, "{caught:?}");
+    // Twice its offset away: here that is so far that no stamp of it can be placed at all.
+    assert_eq!(caught.pairs, 0, "{caught:?}");
+    // Near enough to be placed, it is caught by causality.
+    let near = Truth { offset: 2e6, drift: 0.0, ..truth };
+    let [fitted, held] = halves(&exchanges(&near, Path::Idle, 60, &mut rng));
+    assert_eq!(held_out(&Track::fit(&fitted, &[]), &held).violations, 0);
+    let flipped: Vec<_> = fitted.iter().map(flip).collect();
+    let caught = held_out(&Track::fit(&flipped, &[]), &held);
+    assert!(caught.pairs > 300 && caught.violations > 100, "{caught:?}");
 
     // Shifted by 5 ms.
     let shift = |e: &Exchange| Exchange { t1: e.t1 + 5_000_000, t2: e.t2 + 5_000_000, ..*e };

@@ -30,6 +30,8 @@ pub struct Track {
 /// A stretch that one clock law explains.
 #[derive(Clone, Debug)]
 struct Segment {
+    /// The clock broke before it, as far as exchanges or snapshots tell; else there was only a gap between exchanges.
+    broke: bool,
     /// Outermost exchanges, on the coordinator's clock.
     first: i64,
     last: i64,
@@ -82,7 +84,7 @@ impl Track {
         if stretches.len() > MAX_SEGMENTS {
             return Self::unaligned(good.len(), rejected);
         }
-        let segments = (0..stretches.len()).map(|i| segment(&good, &stretches, i, origin)).collect();
+        let segments = stretches.iter().map(|stretch| segment(&good, stretch, origin)).collect();
         Self {
             kind: TrackKind::Fitted,
             origin,
@@ -96,7 +98,9 @@ impl Track {
     /// Median distance of two tracks over this one's knots.
     fn difference(&self, a: &Self, b: &Self) -> Option<i64> {
         let knots = self.segments.iter().flat_map(|s| (s.first..=s.last).step_by(STEP_NS as usize));
-        let of = |track: &Self, at| track.offset_at(at).map(|k| k.theta);
+        // Each track counts from an origin of its own.
+        let of =
+            |track: &Self, at| track.offset_at(at).map(|k| k.theta + (track.origin - self.origin) as f64);
         let mut gaps: Vec<i64> =
             knots.filter_map(|at| Some((of(a, at)? - of(b, at)?).abs() as i64)).collect();
         gaps.sort_unstable();
@@ -150,8 +154,8 @@ impl Track {
         }
     }
 
-    /// The band at the moment when the node's clock showed `node_ns`. A step back lets a stamp occur twice: then what
-    /// both allow.
+    /// The band at the moment when the node's clock showed `node_ns`. A step back lets a stamp occur twice, within two
+    /// segments or in one and in the gap after another: then what all of them allow.
     fn offset_for(&self, node_ns: i64) -> Option<Knot> {
         let local = node_ns.checked_sub(self.origin)?;
         let either = |found: Option<Knot>, new: Option<Knot>| match (found, new) {
@@ -161,16 +165,18 @@ impl Track {
         let moments: Vec<i64> = self.segments.iter().map(|segment| segment.moment_of(local)).collect();
         let inside = self.segments.iter().zip(&moments).filter(|(segment, at)| segment.holds(**at));
         let found = inside.fold(None, |found, (segment, &at)| either(found, segment.at(at)));
-        if found.is_some() {
-            return found;
-        }
-        let between = moments.iter().filter(|&&at| !self.segments.iter().any(|segment| segment.holds(at)));
-        between.fold(None, |found, &at| either(found, self.offset_at(at)))
+        let (from, to) = (self.segments.first()?.first, self.segments.last()?.last);
+        let is_gap = |at: i64| !self.segments.iter().any(|segment| segment.holds(at));
+        // Before the first exchange and after the last there is one law only; a stamp placed by it is no second meaning.
+        let is_candidate = |at: i64| is_gap(at) && (found.is_none() || (from..=to).contains(&at));
+        let between = moments.iter().filter(|&&at| is_candidate(at));
+        between.fold(found, |found, &at| either(found, self.offset_at(at)))
     }
 
     /// Moments (coordinator's clock, ns) where the clock broke: between the exchanges before and after.
     pub fn breaks(&self) -> Vec<(i64, i64)> {
-        self.segments.windows(2).map(|pair| (pair[0].last, pair[1].first)).collect()
+        let pairs = self.segments.windows(2).filter(|pair| pair[1].broke);
+        pairs.map(|pair| (pair[0].last, pair[1].first)).collect()
     }
 
     /// Exchanges used.
@@ -287,41 +293,61 @@ fn suspends(snapshots: &[v1::ClockSnapshot]) -> Vec<i64> {
     snapshots.windows(2).filter(|pair| is_other(&pair[0], &pair[1])).map(|pair| pair[0].raw_ns).collect()
 }
 
-/// Cuts exchanges (in order) into stretches that one line explains: ranges of indices.
-fn split(exchanges: &[Exchange], suspends: &[i64], origin: i64) -> Vec<std::ops::Range<usize>> {
+/// Consecutive exchanges that one line explains at every window, and whether the clock broke before them.
+struct Stretch {
+    indices: std::ops::Range<usize>,
+    broke: bool,
+}
+
+/// Cuts exchanges (in order) into stretches: where no line passes, where a suspend was seen, and where so long a time
+/// lies between two that neither bears on the other and a step would go unseen.
+fn split(exchanges: &[Exchange], suspends: &[i64], origin: i64) -> Vec<Stretch> {
     let mut stretches = Vec::new();
-    let mut start = 0;
+    let (mut start, mut broke) = (0, false);
     for (i, exchange) in exchanges.iter().enumerate().skip(1) {
         let previous = &exchanges[i - 1];
         let suspended = suspends.iter().any(|&at| previous.t1 <= at && at < exchange.t1);
-        if suspended || !is_explained(&exchanges[start..i], exchange, origin) {
-            stretches.push(start..i);
-            start = i;
+        let silent = exchange.middle() - previous.middle() > WINDOW_NS;
+        let breaks = suspended
+            || match silent {
+                true => !is_feasible(&exchanges[start..i], exchange, origin),
+                false => !is_explained(&exchanges[start..i], exchange, origin),
+            };
+        if breaks || silent {
+            stretches.push(Stretch { indices: start..i, broke });
+            (start, broke) = (i, breaks);
             if stretches.len() > MAX_SEGMENTS {
                 break;
             }
         }
     }
-    stretches.push(start..exchanges.len());
+    stretches.push(Stretch { indices: start..exchanges.len(), broke });
     stretches
+}
+
+/// True when one line passes through the last window of a stretch and an exchange long after it.
+fn is_feasible(stretch: &[Exchange], exchange: &Exchange, origin: i64) -> bool {
+    let Some(last) = stretch.last() else { return true };
+    let from = stretch.partition_point(|e| e.middle() < last.middle() - WINDOW_NS);
+    let window = stretch[from..].iter().chain(std::iter::once(exchange));
+    band::fit(window, last.middle(), origin).is_some()
 }
 
 /// True when a line passes through the newest window of a stretch and one more exchange.
 pub(super) fn is_explained(stretch: &[Exchange], exchange: &Exchange, origin: i64) -> bool {
     let at = exchange.middle();
     let from = stretch.partition_point(|e| e.middle() < at - WINDOW_NS);
-    // A gap longer than the window: what lies before bears on nothing after it, unless it is near enough to matter.
     let window = stretch[from..].iter().chain(std::iter::once(exchange));
     band::fit(window, at, origin).is_some()
 }
 
-fn segment(all: &[Exchange], stretches: &[std::ops::Range<usize>], i: usize, origin: i64) -> Segment {
-    let own = &all[stretches[i].clone()];
+fn segment(all: &[Exchange], stretch: &Stretch, origin: i64) -> Segment {
+    let own = &all[stretch.indices.clone()];
     let (first, last) = (own[0].middle(), own[own.len() - 1].middle());
     let start = first - REACH_NS;
     let count = (last + REACH_NS - start) / STEP_NS + 2;
     let knots = (0..count).map(|k| knot(own, start + k * STEP_NS, origin)).collect();
-    Segment { first, last, start, knots }
+    Segment { broke: stretch.broke, first, last, start, knots }
 }
 
 /// The band at a moment from the exchanges around it; beyond the ends from the nearest ones.
@@ -329,9 +355,6 @@ fn knot(own: &[Exchange], at: i64, origin: i64) -> Knot {
     let centre = at.clamp(own[0].middle(), own[own.len() - 1].middle());
     let mut from = own.partition_point(|e| e.middle() < centre - WINDOW_NS);
     let mut to = own.partition_point(|e| e.middle() <= centre + WINDOW_NS);
-    // Sparse bursts: reach for one exchange on either side.
-    from = from.saturating_sub(usize::from(from == to));
-    to = (to + 1).min(own.len()).max(to);
     loop {
         // Adjacent windows were each explained, this one may span both: narrow it rather than fail.
         if let Some(band) = band::fit(&own[from..to], at, origin) {
