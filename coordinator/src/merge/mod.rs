@@ -215,8 +215,8 @@ fn node_warnings(node: &NodeSummary, warn: &mut dyn FnMut(String)) {
     if node.median_bound_ns.is_none() {
         warn(format!("{who} has no clock track: its stamps are unaligned and left out of the traces"));
     }
-    if node.breaks > 0 {
-        warn(format!("{who}: its clock broke {} times", node.breaks));
+    if !node.breaks.is_empty() {
+        warn(format!("{who}: its clock broke {} times", node.breaks.len()));
     }
     if node.unaligned_gpu_samples > 0 {
         warn(format!("{who}: {} GPU samples are unaligned and left out", node.unaligned_gpu_samples));

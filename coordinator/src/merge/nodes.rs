@@ -37,8 +37,8 @@ pub struct NodeSummary {
     pub worst_bound_ns: Option<i64>,
     /// Difference of two disjoint halves' fits, ns; blind to asymmetry.
     pub repeatability_ns: Option<i64>,
-    /// Times the clock stepped or stopped.
-    pub breaks: u64,
+    /// Where its clock stepped or stopped: between two moments of the coordinator's clock, ns.
+    pub breaks: Vec<(i64, i64)>,
     /// GPU samples sent.
     pub gpu_samples: u64,
     /// GPU samples that have no place on the timeline: in no trace.
@@ -68,7 +68,7 @@ pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> No
         median_bound_ns: track.and_then(|t| t.median_bound_ns()),
         worst_bound_ns: track.and_then(|t| t.worst_bound_ns()),
         repeatability_ns: track.and_then(|t| t.repeatability_ns()),
-        breaks: track.map_or(0, |t| t.breaks().len() as u64),
+        breaks: track.map_or_else(Vec::new, |t| t.breaks()),
         gpu_samples: samples().count() as u64,
         unaligned_gpu_samples: unaligned as u64,
         gpu_interval_ns: median(intervals(node).into_iter().map(|(_, gap)| gap).collect()),

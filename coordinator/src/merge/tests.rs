@@ -70,7 +70,8 @@ fn throughput_is_what_ended_inside_the_window() {
         inside += ends.filter(|at| (start..end).contains(at)).count();
     }
     assert!(throughput.completed.abs_diff(inside as u64) <= 1, "{} against {inside}", throughput.completed);
-    assert!((throughput.requests.per_s - throughput.completed as f64 / 10.0).abs() < 1e-9);
+    // Three streams: at either edge each has one request that lies in it partly.
+    assert!((throughput.requests.per_s - throughput.completed as f64 / 10.0).abs() < 3.0 / 10.0);
     assert!((throughput.total_tokens.per_s / throughput.requests.per_s - 24.0).abs() < 1e-9);
     let (low, high) = throughput.requests.interval.unwrap();
     assert!(
@@ -106,6 +107,42 @@ fn requests_mode_counts_until_the_first_slot_is_dry() {
     assert_eq!(window.rule, Rule::Makespan);
     assert!(window.seconds() > 9.8 && window.seconds() < 10.3, "{window:?}");
     assert!(level.certificate.notes.iter().any(|n| n.contains("makespan")));
+}
+
+/// A server that takes 1 s a request whatever the load, streams in step, requests split up front: the rate is the number
+/// of streams, however few requests each one makes.
+#[test]
+fn streams_in_step_lose_no_work_at_the_windows_edges() {
+    for (streams, requests) in [(8, 80), (16, 80), (8, 32), (16, 32), (16, 40)] {
+        let each = |stream: i64| requests / streams + i64::from(stream < requests % streams);
+        // No two streams are as fast as one another to the ns, nor two requests.
+        let life = |stream: i64, i: i64| testrun::S + stream * 300_000 + (i * 7 + stream * 13) % 11 * 100_000;
+        let mut points = Vec::new();
+        let mut dry = i64::MAX;
+        for stream in 0..streams {
+            let mut at = 0;
+            for i in 0..each(stream) {
+                let done_ns = at + life(stream, i);
+                let (measured, outcome) = (true, Outcome::Completed);
+                points.push(tally::Point {
+                    intended_ns: at,
+                    issued_ns: at,
+                    done_ns,
+                    outcome,
+                    measured,
+                    input_tokens: 0,
+                    output_tokens: 10,
+                });
+                at = done_ns;
+            }
+            dry = dry.min(at);
+        }
+        let window = window::Window { rule: Rule::Steady, start_ns: 0, end_ns: dry };
+        let found = window::throughput(window, &points);
+        let off = found.requests.per_s / streams as f64 - 1.0;
+        assert!(off.abs() < 0.01, "{streams} streams, {requests} requests: {} /s", found.requests.per_s);
+        assert!((found.output_tokens.per_s / found.requests.per_s - 10.0).abs() < 1e-9);
+    }
 }
 
 /// Agent 2 dies: its second batch never came, its last progress told of 500 released.

@@ -1,5 +1,7 @@
-//! Over which time throughput is counted, and what it comes to. Throughput belongs to the window of the event: requests
-//! that end inside count, whenever they were sent, with all their tokens.
+//! Over which time throughput is counted, and what it comes to. A completed request counts by the share of its life that
+//! lies in the window, and so do its tokens. Counting ends instead would be wrong by up to one request a stream: streams
+//! that start together and are cut together have all their unfinished work thrown away at one edge, and none brought in
+//! at the other.
 
 use crate::plan::Plan;
 
@@ -106,9 +108,9 @@ pub struct Rate {
 pub struct Throughput {
     /// Where it was counted.
     pub window: Window,
-    /// Requests completed inside.
+    /// Requests that ended inside and completed.
     pub completed: u64,
-    /// Completed requests.
+    /// Completed requests, each by its share in the window.
     pub requests: Rate,
     /// Output tokens of them.
     pub output_tokens: Rate,
@@ -116,33 +118,48 @@ pub struct Throughput {
     pub total_tokens: Rate,
 }
 
-/// Counts the completions inside a window.
+/// What was done inside a window.
 pub(crate) fn throughput(window: Window, points: &[Point]) -> Throughput {
-    let inside: Vec<&Point> = points.iter().filter(|p| p.completed() && window.holds(p.done_ns)).collect();
-    let rate = |weight: &dyn Fn(&Point) -> u64| rate(window, &inside, weight);
+    let completed: Vec<&Point> = points.iter().filter(|p| p.completed()).collect();
+    let rate = |weight: &dyn Fn(&Point) -> u64| rate(window, &completed, weight);
     Throughput {
         window,
-        completed: inside.len() as u64,
+        completed: completed.iter().filter(|p| window.holds(p.done_ns)).count() as u64,
         requests: rate(&|_| 1),
         output_tokens: rate(&|p| p.output_tokens),
         total_tokens: rate(&|p| p.output_tokens.saturating_add(p.input_tokens)),
     }
 }
 
-fn rate(window: Window, inside: &[&Point], weight: &dyn Fn(&Point) -> u64) -> Rate {
+fn rate(window: Window, completed: &[&Point], weight: &dyn Fn(&Point) -> u64) -> Rate {
+    let credit: f64 = completed.iter().map(|p| weight(p) as f64 * share(window, p)).sum();
+    let per_s = credit / window.seconds();
+    let ended: Vec<&Point> = completed.iter().copied().filter(|p| window.holds(p.done_ns)).collect();
+    let enough = ended.len() as u64 >= MIN_FOR_BAR;
+    Rate { per_s, interval: enough.then(|| bar(window, &ended, weight, per_s)) }
+}
+
+/// Share of a request's life, from its intended send to its end, that lies inside.
+fn share(window: Window, point: &Point) -> f64 {
+    let life = point.done_ns.saturating_sub(point.intended_ns);
+    let inside = point.done_ns.min(window.end_ns).saturating_sub(point.intended_ns.max(window.start_ns));
+    if life <= 0 {
+        return if window.holds(point.done_ns) { 1.0 } else { 0.0 };
+    }
+    inside.max(0) as f64 / life as f64
+}
+
+/// From the spread of ends between the parts: lumpier than the work itself, so the bar is rather too wide than too narrow.
+fn bar(window: Window, ended: &[&Point], weight: &dyn Fn(&Point) -> u64, per_s: f64) -> (f64, f64) {
     let mut parts = [0f64; PARTS];
     let length = i128::from(window.end_ns - window.start_ns);
-    for point in inside {
+    for point in ended {
         let part = i128::from(point.done_ns - window.start_ns) * PARTS as i128 / length;
         parts[(part as usize).min(PARTS - 1)] += weight(point) as f64;
     }
-    let per_s = parts.iter().sum::<f64>() / window.seconds();
-    Rate { per_s, interval: (inside.len() as u64 >= MIN_FOR_BAR).then(|| bar(window, &parts, per_s)) }
-}
-
-fn bar(window: Window, parts: &[f64; PARTS], per_s: f64) -> (f64, f64) {
     let part_s = window.seconds() / PARTS as f64;
-    let squares: f64 = parts.iter().map(|n| (n / part_s - per_s).powi(2)).sum();
+    let mean = parts.iter().sum::<f64>() / window.seconds();
+    let squares: f64 = parts.iter().map(|n| (n / part_s - mean).powi(2)).sum();
     let deviation = (squares / (PARTS - 1) as f64).sqrt();
     let half = T_975 * deviation / (PARTS as f64).sqrt();
     ((per_s - half).max(0.0), per_s + half)

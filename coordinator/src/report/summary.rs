@@ -39,7 +39,7 @@ pub fn summary(merged: &Merged) -> Value {
         "levels": merged.levels.iter().map(|l| Value::Object(level(l, header.started_ref_ns))).collect::<Vec<_>>(),
         "knee": knee(&merged.knee, header.plan.cliff.gain_share),
         "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
-        "nodes": merged.nodes.iter().map(node).collect::<Vec<_>>(),
+        "nodes": merged.nodes.iter().map(|n| node(n, header.started_ref_ns)).collect::<Vec<_>>(),
         "gpu_to_token": alignment(merged),
         "causality": {
             "pairs": merged.causality.pairs,
@@ -212,7 +212,9 @@ fn alignment(merged: &Merged) -> Value {
     })
 }
 
-fn node(node: &NodeSummary) -> Value {
+fn node(node: &NodeSummary, started_ref_ns: i64) -> Value {
+    let at = |ns: i64| number(Some(ns.saturating_sub(started_ref_ns) as f64 / 1e9), 9);
+    let breaks: Vec<Value> = node.breaks.iter().map(|&(from, to)| json!([at(from), at(to)])).collect();
     json!({
         "name": node.name,
         "kind": node.kind,
@@ -227,7 +229,7 @@ fn node(node: &NodeSummary) -> Value {
             "median_bound_us": json_us(node.median_bound_ns),
             "worst_bound_us": json_us(node.worst_bound_ns),
             "repeatability_us": json_us(node.repeatability_ns),
-            "breaks": node.breaks,
+            "breaks_s": breaks,
         },
         "gpu_samples": node.gpu_samples,
         "unaligned_gpu_samples": node.unaligned_gpu_samples,
