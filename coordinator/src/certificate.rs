@@ -122,7 +122,7 @@ impl Certificate {
         let answer = level.latencies.ttft.percentile_ns(50.0).or(level.latencies.e2e.percentile_ns(50.0));
         let allowed = SEND_LAG_FLOOR_NS.max((answer.unwrap_or(0) as f64 * SEND_LAG_SHARE) as u64);
         let lags = pooled(log, |h| h.send_lag.as_ref());
-        let late = lags.hdr().count_between(allowed, HIGHEST_NS) + lags.out_of_range();
+        let late = lags.hdr().count_between(allowed, HIGHEST_NS).saturating_add(lags.out_of_range());
         if late >= LATE_SENDS_MIN && late as f64 > lags.len() as f64 * LATE_SENDS_SHARE {
             let (n, p99) = (lags.len(), ms(self.send_lag_p99_ns.unwrap_or(0)));
             let text = format!("{late} of {n} sends over {:.1} ms late (p99 {p99:.1} ms)", ms(allowed));
@@ -165,6 +165,7 @@ impl Certificate {
         let counts = [
             (level.measured.unreported, "requests unreported"),
             (outside.dropped_records, "records dropped by agents"),
+            (outside.dropped_windows, "windows of histograms dropped by agents"),
             (outside.dropped_traces, "token traces left out"),
             (outside.bad_windows, "windows unreadable"),
             (outside.bad_traces, "token traces unreadable"),

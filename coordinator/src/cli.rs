@@ -7,11 +7,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::args::{Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
-use crate::config::{Config, ConfigError, redacted_command};
+use crate::config::{Config, ConfigError};
 use crate::display::{Display, terminal_width};
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
 use crate::local::Embedded;
 use crate::merge::Merged;
+use crate::redact::redacted_command;
 use crate::report::terminal;
 use crate::run::Ending;
 

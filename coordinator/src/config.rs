@@ -7,6 +7,7 @@ use tailcliff_proto::v1;
 
 use crate::args::{Span, SweepArgs};
 use crate::plan::{CliffRule, Plan};
+use crate::redact::{redacted, redacted_json, redacted_query};
 
 /// Why a plan cannot be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +97,7 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
     let request_timeout_ns = ns(args.request_timeout, 60);
     let plan = Plan {
         base_url,
-        path: args.endpoint.clone().unwrap_or(format!("{prefix}{usual}")),
+        path: args.endpoint.as_deref().map_or(format!("{prefix}{usual}"), redacted_query),
         endpoint_type,
         model: args.model.clone().unwrap_or_default(),
         streaming: !args.no_streaming.unwrap_or(false),
@@ -113,7 +114,7 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         ignore_eos: args.ignore_eos.unwrap_or(false),
         temperature: args.temperature,
         seed: args.seed.unwrap_or(0),
-        extra_body: args.extra_body.as_deref().map(object).transpose()?,
+        extra_body: args.extra_body.as_deref().map(object).transpose()?.map(redacted_json),
         headers: headers(&args.header)?.into_iter().map(redacted).collect(),
         agents: 1,
         probes: 1,
@@ -226,13 +227,13 @@ fn target(plan: &Plan, args: &SweepArgs, env_key: Option<String>) -> Result<v1::
     let headers = headers(&args.header)?;
     Ok(v1::Target {
         base_url: plan.base_url.clone(),
-        path: plan.path.clone(),
+        path: args.endpoint.clone().unwrap_or_else(|| plan.path.clone()),
         endpoint_type: kind as i32,
         model: plan.model.clone(),
         streaming: plan.streaming,
         headers: headers.into_iter().map(|(name, value)| v1::Header { name, value }).collect(),
         api_key: api_key(args, env_key)?,
-        extra_body_json: plan.extra_body.as_ref().map(ToString::to_string).unwrap_or_default(),
+        extra_body_json: args.extra_body.clone().unwrap_or_default(),
         connect_timeout_ns: plan.connect_timeout_ns,
         request_timeout_ns: plan.request_timeout_ns,
     })
@@ -255,7 +256,8 @@ fn object(json: &str) -> Result<serde_json::Value, ConfigError> {
     match serde_json::from_str(json) {
         Ok(value @ serde_json::Value::Object(_)) => Ok(value),
         Ok(_) => Err(bad("--extra-body", "not a JSON object: try '{\"top_k\": 1}'")),
-        Err(e) => Err(bad("--extra-body", format!("not JSON: {e}"))),
+        // The text itself is not repeated: it may hold a secret.
+        Err(e) => Err(bad("--extra-body", format!("not JSON at line {} column {}", e.line(), e.column()))),
     }
 }
 
@@ -272,31 +274,6 @@ fn headers(typed: &[String]) -> Result<Vec<(String, String)>, ConfigError> {
     // The header itself is not repeated in the message: it may hold a secret.
     let wrong = || bad("--header", "not a header: try \"Name: value\"");
     typed.iter().map(|header| split(header).ok_or_else(wrong)).collect()
-}
-
-fn redacted((name, value): (String, String)) -> (String, String) {
-    let value = if is_secret(&name) { "(redacted)".to_owned() } else { value };
-    (name, value)
-}
-
-fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ["auth", "key", "token", "secret", "cookie", "password", "credential"].iter().any(|w| name.contains(w))
-}
-
-/// The command line as it may be stored: values of secret-looking headers left out.
-pub fn redacted_command(words: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut after_header = false;
-    let mut one = |word: String| {
-        let (flag, value) = word.strip_prefix("--header=").map_or(("", word.as_str()), |v| ("--header=", v));
-        let is_header = after_header || !flag.is_empty();
-        after_header = word == "--header";
-        match value.split_once(':') {
-            Some((name, _)) if is_header && is_secret(name) => format!("{flag}{name}: (redacted)"),
-            _ => word,
-        }
-    };
-    words.into_iter().map(&mut one).collect()
 }
 
 fn cliff(args: &SweepArgs) -> Result<CliffRule, ConfigError> {
@@ -384,16 +361,20 @@ mod tests {
     fn secrets_reach_the_agents_and_nothing_that_is_stored() {
         let mut args = args();
         args.header = vec!["X-Api-Key: hunter2".to_owned(), "X-Team: blue".to_owned()];
+        args.endpoint = Some("/v1/chat/completions?api-version=3&api-key=hunter5".to_owned());
+        args.extra_body = Some(r#"{"api_key":"hunter6","top_k":7}"#.to_owned());
         let config = Config::from_args(args, Some("sk-hunter3".to_owned())).unwrap();
         let stored = serde_json::to_string(&config.plan).unwrap();
-        assert!(!stored.contains("hunter") && stored.contains("blue"), "{stored}");
+        assert!(!stored.contains("hunter"), "{stored}");
+        for kept in ["blue", "api-version=3", "top_k"] {
+            assert!(stored.contains(kept), "{kept} in {stored}");
+        }
         assert_eq!(config.target.api_key, "sk-hunter3");
         assert_eq!(config.target.headers[0].value, "hunter2");
-        let words =
-            ["t", "--header", "X-Api-Key: hunter2", "--header=Cookie: hunter2", "--header", "X-Team: blue"];
-        let command = redacted_command(words.map(str::to_owned)).join(" ");
-        assert!(!command.contains("hunter") && command.contains("blue"), "{command}");
+        assert!(config.target.path.ends_with("api-key=hunter5"));
+        assert!(config.target.extra_body_json.contains("hunter6"));
         assert!(!refused(|a| a.header = vec!["sk-hunter4".to_owned()]).contains("hunter"));
+        assert!(!refused(|a| a.extra_body = Some("{\"k\": hunter7}".to_owned())).contains("hunter"));
     }
 
     #[test]

@@ -144,15 +144,19 @@ impl Display {
 
 impl Level {
     fn line(&self, levels: usize, now: i64) -> String {
-        let sum = |part: fn(&v1::LevelProgress) -> u64| self.progress.values().map(part).sum::<u64>();
-        let counts = |p: &v1::LevelProgress| p.counts.unwrap_or_default();
-        let completed = self.progress.values().map(|p| counts(p).completed).sum::<u64>();
-        let failed = self.progress.values().map(|p| counts(p).failed).sum::<u64>();
+        // A broken agent may claim any number.
+        let sum = |part: fn(&v1::LevelProgress) -> u64| {
+            self.progress.values().map(part).fold(0, u64::saturating_add)
+        };
+        let completed = sum(|p| p.counts.map_or(0, |c| c.completed));
+        let failed = sum(|p| p.counts.map_or(0, |c| c.failed));
         let in_flight = sum(|p| u64::from(p.in_flight));
         let tokens = sum(|p| p.output_tokens);
         let elapsed_s = ((now - self.began_ns).max(1)) as f64 / 1e9;
         let (done, of) = match self.wanted {
-            Wanted::Requests(n) => ((completed + failed) as f64 / n.max(1) as f64, format!("/{n}")),
+            Wanted::Requests(n) => {
+                (completed.saturating_add(failed) as f64 / n.max(1) as f64, format!("/{n}"))
+            }
             Wanted::Ns(ns) => (elapsed_s * 1e9 / ns.max(1) as f64, String::new()),
         };
         let mut line = format!(

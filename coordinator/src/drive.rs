@@ -127,7 +127,7 @@ pub async fn drive(
     let header = header(&config, &setup);
     let dir = config.output_dir.clone().unwrap_or_else(|| Path::new("runs").join(&header.name));
     let created = make_dir(&dir)?;
-    let journal = Journal::create(&dir)?;
+    let journal = Journal::create(&dir).map_err(|e| cannot_use(&dir, e))?;
     let json = serde_json::to_string(&header).map_err(|e| RunError::Serve(e.to_string()))?;
     journal.append(Entry { incarnation: 0, fact: Some(Fact::Header(json)) }, None)?;
     display.say(&format!("writing to {}", dir.display()));
@@ -282,14 +282,16 @@ fn loopback(address: std::net::SocketAddr) -> String {
 
 /// Makes the run's directory; true when it was not there before.
 fn make_dir(dir: &Path) -> Result<bool, RunError> {
-    let fail = |reason: String| RunError::OutputDir { dir: dir.to_owned(), reason };
     if dir.join(FILE_NAME).exists() {
-        return Err(fail("it already holds a run; name another --output-dir".to_owned()));
+        return Err(cannot_use(dir, "it already holds a run"));
     }
     let created = !dir.exists();
-    let hint = |e: std::io::Error| fail(format!("{e}; name another --output-dir"));
-    std::fs::create_dir_all(dir).map_err(hint)?;
+    std::fs::create_dir_all(dir).map_err(|e| cannot_use(dir, e))?;
     Ok(created)
+}
+
+fn cannot_use(dir: &Path, why: impl std::fmt::Display) -> RunError {
+    RunError::OutputDir { dir: dir.to_owned(), reason: format!("{why}; name another --output-dir") }
 }
 
 /// A run that measured nothing leaves nothing that looks like one.

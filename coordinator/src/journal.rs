@@ -126,19 +126,35 @@ pub struct LevelShare {
 /// Why a journal could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The file system said no.
-    #[error("failed to use journal {path}: {source}; what it holds can be read with `tailcliff merge`")]
-    Io {
+    /// It cannot be made.
+    #[error("failed to make journal {path}: {source}")]
+    Create {
         /// The file.
         path: PathBuf,
-        /// What it said.
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// It cannot be written any further.
+    #[error("failed to write journal {path}: {source}; what it holds can be merged with `tailcliff merge`")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// It cannot be read.
+    #[error("failed to read journal {path}: {source}; give the directory of a run, which holds it")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
         source: io::Error,
     },
     /// The writer ended, because an earlier write failed.
     #[error("failed to write the journal: {0}")]
     Stopped(String),
     /// Not ours.
-    #[error("{0} is not a tailcliff journal")]
+    #[error("failed to read {0}: it is not a journal of this version; give the directory of a run")]
     Foreign(PathBuf),
 }
 
@@ -158,7 +174,7 @@ impl Journal {
     /// When the file exists already or cannot be made.
     pub fn create(dir: &Path) -> Result<Self, JournalError> {
         let path = dir.join(FILE_NAME);
-        let fail = |source| JournalError::Io { path: path.clone(), source };
+        let fail = |source| JournalError::Create { path: path.clone(), source };
         let mut file = OpenOptions::new().append(true).create_new(true).open(&path).map_err(fail)?;
         file.write_all(MAGIC).map_err(fail)?;
         let (orders, inbox) = mpsc::sync_channel(4096);
@@ -188,7 +204,7 @@ impl Journal {
 }
 
 fn write_all(path: &Path, file: File, inbox: &mpsc::Receiver<Order>) -> Result<(), JournalError> {
-    let fail = |source| JournalError::Io { path: path.to_owned(), source };
+    let fail = |source| JournalError::Write { path: path.to_owned(), source };
     let mut out = BufWriter::with_capacity(1 << 20, file);
     while let Ok(first) = inbox.recv() {
         let mut waiting = Vec::new();
@@ -222,7 +238,7 @@ fn write_frame(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
 /// When the file cannot be read or is not a journal.
 pub fn read(dir: &Path) -> Result<(Vec<Entry>, u64), JournalError> {
     let path = dir.join(FILE_NAME);
-    let bytes = std::fs::read(&path).map_err(|source| JournalError::Io { path: path.clone(), source })?;
+    let bytes = std::fs::read(&path).map_err(|source| JournalError::Read { path: path.clone(), source })?;
     let mut rest = bytes.strip_prefix(MAGIC).ok_or(JournalError::Foreign(path))?;
     let mut entries = Vec::new();
     while let Some((entry, after)) = next_frame(rest) {

@@ -18,6 +18,7 @@ pub mod merge;
 pub mod outputs;
 pub mod pinger;
 pub mod plan;
+mod redact;
 pub mod report;
 pub mod run;
 pub mod service;

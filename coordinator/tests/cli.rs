@@ -2,10 +2,13 @@
 //! nothing behind that looks like a run.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 const KEY: &str = "sk-do-not-print-me";
 
@@ -31,19 +34,28 @@ fn left_behind(dir: &Path) -> Vec<String> {
 
 /// A server that gives one canned answer to everything.
 fn canned(status: &'static str, body: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(stream, status, body));
-        }
-    });
-    address
+    canned_heard(status, body).0
 }
 
-fn answer(mut stream: TcpStream, status: &str, body: &str) {
+/// The same, with what it was sent.
+fn canned_heard(status: &'static str, body: &'static str) -> (String, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (tell, heard) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let tell = tell.clone();
+            std::thread::spawn(move || answer(stream, status, body, &tell));
+        }
+    });
+    (address, heard)
+}
+
+fn answer(mut stream: TcpStream, status: &str, body: &str, tell: &Sender<String>) {
     let mut request = [0; 65_536];
-    while stream.read(&mut request).is_ok_and(|n| n > 0) {
+    while let Ok(n @ 1..) = stream.read(&mut request) {
+        // Most tests do not listen.
+        let _nobody = tell.send(String::from_utf8_lossy(&request[..n]).into_owned());
         let head = format!(
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -113,14 +125,17 @@ fn an_output_directory_that_cannot_be_written_exits_5() {
     std::fs::write(dir.path().join("file"), "").unwrap();
     std::fs::create_dir(dir.path().join("used")).unwrap();
     std::fs::write(dir.path().join("used/journal.tcj"), "").unwrap();
-    for (out, says) in [("file/run", "file/run"), ("used", "already holds a run")] {
+    // The last is there, and no file can be made in it, not even by root.
+    for (out, says) in
+        [("file/run", "file/run"), ("used", "already holds a run"), ("/proc/self", "/proc/self")]
+    {
         let (code, line) = refusal(dir.path(), &["run", "--url", "h:1", "--model", "m", "--output-dir", out]);
         assert_eq!(code, 5, "{line}");
         assert!(line.contains(says) && line.contains("--output-dir"), "{line}");
     }
     let (code, line) = refusal(dir.path(), &["merge", "nothing-here"]);
     assert_eq!(code, 5, "{line}");
-    assert!(line.contains("nothing-here"), "{line}");
+    assert!(line.contains("nothing-here") && line.contains("the directory of a run"), "{line}");
 }
 
 #[test]
@@ -139,12 +154,31 @@ fn a_port_in_use_exits_6() {
 fn a_key_reaches_the_server_and_no_file_or_line() {
     let dir = tempfile::tempdir().unwrap();
     let answer = r#"{"choices":[{"message":{"content":"OK"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
-    let url = canned("200 OK", answer);
+    let (url, heard) = canned_heard("200 OK", answer);
     let args =
         ["run", "--url", &url, "--model", "m", "--concurrency", "2", "--num-prompts", "8", "--no-streaming"];
-    let secret = ["--header", "X-Api-Key: sk-do-not-print-me-either", "--output-dir", "out"];
+    let secret = [
+        "--header",
+        "X-Api-Key: sk-do-not-print-me-either",
+        "--endpoint",
+        "/v1/chat/completions?api-key=sk-do-not-print-me-too",
+        "--extra-body",
+        r#"{"api_key":"sk-do-not-print-me-neither"}"#,
+        "--output-dir",
+        "out",
+    ];
     let output = tailcliff(dir.path(), &[&args[..], &secret[..]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let asked: Vec<String> = heard.try_iter().collect();
+    for part in [
+        "authorization: Bearer sk-do-not-print-me\r",
+        "x-api-key: sk-do-not-print-me-either",
+        "?api-key=sk-do-not-print-me-too",
+        r#""api_key":"sk-do-not-print-me-neither""#,
+    ] {
+        let with = asked.iter().filter(|request| request.contains(part)).count();
+        assert!(with >= 8, "{part} in {with} of {} requests", asked.len());
+    }
     let mut seen = vec![output.stdout, output.stderr];
     for entry in std::fs::read_dir(dir.path().join("out")).unwrap() {
         seen.push(std::fs::read(entry.unwrap().path()).unwrap());
@@ -153,4 +187,20 @@ fn a_key_reaches_the_server_and_no_file_or_line() {
     let holds = |bytes: &[u8]| bytes.windows(KEY.len()).any(|w| w == KEY.as_bytes());
     assert!(!seen.iter().any(|bytes| holds(bytes)));
     assert!(seen.iter().any(|bytes| bytes.windows(10).any(|w| w == b"(redacted)")));
+    merging_again_gives_the_same_bytes(dir.path());
+}
+
+fn merging_again_gives_the_same_bytes(dir: &Path) {
+    let files = || -> BTreeMap<OsString, Vec<u8>> {
+        let entries = std::fs::read_dir(dir.join("out")).unwrap().map(Result::unwrap);
+        entries.map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap())).collect()
+    };
+    let of_the_run = files();
+    std::fs::remove_file(dir.join("out/summary.json")).unwrap();
+    std::fs::write(dir.join("out/levels.csv"), "damaged").unwrap();
+    assert!(tailcliff(dir, &["merge", "out"]).status.success());
+    for (name, bytes) in files() {
+        assert!(of_the_run[&name] == bytes, "{} differs", name.display());
+    }
+    assert_eq!(files().len(), of_the_run.len());
 }

@@ -21,9 +21,13 @@ struct Coordinator {
 
 impl Coordinator {
     fn start() -> Self {
+        Self::waiting("60s", "1")
+    }
+
+    fn waiting(patience: &str, agents: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_tailcliff"))
-            .args(["coordinate", "--listen", "127.0.0.1:0", "--agents", "1", "--wait", "60s"])
+            .args(["coordinate", "--listen", "127.0.0.1:0", "--agents", agents, "--wait", patience])
             .args(["--url", "127.0.0.1:9", "--model", "m"])
             .current_dir(dir.path())
             .stderr(Stdio::piped())
@@ -99,6 +103,23 @@ async fn batches_from_strangers_and_with_holes_are_refused_and_never_acked() {
     assert_eq!(acked, 2, "a repeat is acked again and harms nothing");
     assert!(ship(vec![batch(9)]).await.message().await.unwrap_err().message().contains("missing"));
     assert!(coordinator.is_alive());
+}
+
+#[tokio::test]
+async fn connections_that_never_say_anything_hold_up_no_end() {
+    let mut coordinator = Coordinator::waiting("2s", "2");
+    let link = coordinator.hello(agent()).await.unwrap();
+    let clock = tailcliff_proto::link::clock_address(&coordinator.address, &link.welcome);
+    drop(link);
+    let _silent = [&coordinator.address, &clock].map(|address| TcpStream::connect(address).unwrap());
+    for _ in 0..300 {
+        if let Some(status) = coordinator.child.try_wait().unwrap() {
+            assert_eq!(status.code(), Some(4), "the other agent never came");
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("it waits for a peer that says nothing");
 }
 
 #[tokio::test]

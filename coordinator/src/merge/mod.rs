@@ -114,6 +114,7 @@ fn merge_level(
     }
     let told = |part: fn(&v1::LevelDone) -> u64| log.done.values().map(part).fold(0u64, u64::saturating_add);
     outside.dropped_records = told(|done| done.dropped_records);
+    outside.dropped_windows = told(|done| done.dropped_windows);
     // The records' own marks and the agents' sums count the same traces; a dropped record takes its mark with it.
     outside.dropped_traces = outside.dropped_traces.max(told(|done| done.dropped_token_traces));
     tally.bounds_ns.sort_unstable();

@@ -5,6 +5,7 @@ use tailcliff_proto::v1;
 
 use crate::merge::tally;
 use crate::plan::Plan;
+use crate::redact::redacted;
 use crate::stored::{Node, RunData};
 
 /// Facts that no protocol tells: the metadata key that gives each, and what it is.
@@ -15,9 +16,6 @@ const ASKED: [(&str, &str); 5] = [
     ("prompt_label", "kind of prompt: normal or refusal"),
     ("extra_passes", "moderation, safety routers or anything else that inserts passes (or none)"),
 ];
-
-/// Header names whose values are never written, whatever the plan holds.
-const SECRET_WORDS: [&str; 7] = ["auth", "key", "token", "secret", "cookie", "password", "credential"];
 
 /// The whole document.
 pub fn environment(data: &RunData) -> Value {
@@ -31,7 +29,7 @@ pub fn environment(data: &RunData) -> Value {
         "command": header.command,
         "target": { "base_url": plan.base_url, "path": plan.path, "model": plan.model },
         "server": server(data),
-        "plan": redacted(plan),
+        "plan": plan_of(plan),
         "metadata": plan.metadata.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
         "clock_domain": { "boot_id": header.clock_domain.0, "time_namespace": header.clock_domain.1 },
         "agents": nodes(data, v1::NodeKind::Agent),
@@ -40,15 +38,10 @@ pub fn environment(data: &RunData) -> Value {
     })
 }
 
-fn redacted(plan: &Plan) -> Value {
-    let mut plan = plan.clone();
-    for (name, value) in &mut plan.headers {
-        let name = name.to_ascii_lowercase();
-        if SECRET_WORDS.iter().any(|word| name.contains(word)) {
-            *value = "[redacted]".to_owned();
-        }
-    }
-    serde_json::to_value(plan).unwrap_or_default()
+/// A journal holds none of the values left out here; one that another wrote might.
+fn plan_of(plan: &Plan) -> Value {
+    let headers = plan.headers.iter().cloned().map(redacted).collect();
+    serde_json::to_value(Plan { headers, ..plan.clone() }).unwrap_or_default()
 }
 
 /// What the first preflight that worked saw.

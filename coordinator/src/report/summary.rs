@@ -144,6 +144,7 @@ fn outside(level: &Level) -> Value {
         "bad_traces": o.bad_traces,
         "dropped_token_traces": o.dropped_traces,
         "dropped_records": o.dropped_records,
+        "dropped_windows": o.dropped_windows,
         "unaligned_requests": o.unaligned,
         "without_tokens": o.without_tokens,
         "proxy_tokens": o.proxy_tokens,
