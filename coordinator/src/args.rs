@@ -58,8 +58,9 @@ pub struct CoordinateArgs {
     /// What to sweep.
     #[command(flatten)]
     pub sweep: SweepArgs,
-    /// Address that nodes dial; the clock listens on the next port.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7100")]
+    /// Address that nodes dial; the clock listens on the next port. Nodes are not authenticated: whoever reaches a port
+    /// beyond loopback can join, and agents are given the API key.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7100")]
     pub listen: String,
     /// Agents to wait for.
     #[arg(long, default_value_t = 1)]

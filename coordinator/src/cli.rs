@@ -84,6 +84,9 @@ async fn drive(config: Config, listen: &str, setup: Setup, announce: bool) -> Re
             "listening on {}, waiting for {agents} agents and {probes} probes",
             listeners.address()?
         ));
+        if !listeners.address()?.ip().is_loopback() {
+            display.say("nodes are not authenticated: let only your own hosts reach this port and the next");
+        }
     }
     drive::drive(config, listeners, setup, interrupts(), display).await
 }

@@ -111,10 +111,10 @@ impl Display {
     /// Paints the current level, if one runs.
     pub fn repaint(&mut self, now: i64) {
         let Some(level) = &self.level else { return };
-        let line = level.line(self.levels, now);
+        // The last column stays free: a cursor behind it would wrap.
+        let width = if self.live { terminal_width().saturating_sub(1) } else { usize::MAX };
+        let line = level.line(self.levels, now, width);
         if self.live {
-            let width = terminal_width();
-            let line: String = line.chars().take(width.saturating_sub(1)).collect();
             let _closed = write!(self.out, "\r\x1b[K{line}");
             let _closed = self.out.flush();
             self.painted = true;
@@ -135,15 +135,15 @@ impl Display {
     /// A level is over: its line stays.
     pub fn settled(&mut self, index: u32, now: i64) {
         if let Some(level) = self.level.take().filter(|level| level.index == index) {
-            let line = level.line(self.levels, now);
             let width = if self.live { terminal_width() } else { usize::MAX };
-            self.say(&line.chars().take(width).collect::<String>());
+            let line = level.line(self.levels, now, width);
+            self.say(&line);
         }
     }
 }
 
 impl Level {
-    fn line(&self, levels: usize, now: i64) -> String {
+    fn line(&self, levels: usize, now: i64, width: usize) -> String {
         // A broken agent may claim any number.
         let sum = |part: fn(&v1::LevelProgress) -> u64| {
             self.progress.values().map(part).fold(0, u64::saturating_add)
@@ -159,23 +159,35 @@ impl Level {
             }
             Wanted::Ns(ns) => (elapsed_s * 1e9 / ns.max(1) as f64, String::new()),
         };
-        let mut line = format!(
-            "level {}/{levels}: {} streams {} {completed}{of} done, {in_flight} in flight, {:.1} req/s",
-            self.index + 1,
-            self.concurrency,
-            bar(done),
-            completed as f64 / elapsed_s,
-        );
+        // The most telling first: what has no room is left out from the end.
+        let mut parts = vec![format!("{completed}{of} done")];
         if failed > 0 {
-            line += &format!(", {failed} failed");
+            parts.push(format!("{failed} failed"));
         }
-        for (name, histogram) in [("TTFT", &self.ttft), ("E2E", &self.e2e)] {
-            if let Some(p95) = histogram.quantile_ns(0.95) {
-                line += &format!(", {name} p95 {}", duration(p95));
-            }
-        }
-        line + &format!(", {:.0} tok/s", tokens as f64 / elapsed_s)
+        parts.push(format!("{:.1} req/s", completed as f64 / elapsed_s));
+        let p95 = |name, histogram: &LatencyHistogram| {
+            Some(format!("{name} p95 {}", duration(histogram.quantile_ns(0.95)?)))
+        };
+        parts.extend(p95("E2E", &self.e2e));
+        parts.extend(p95("TTFT", &self.ttft));
+        parts.push(format!("{in_flight} in flight"));
+        parts.push(format!("{:.0} tok/s", tokens as f64 / elapsed_s));
+        let head = format!("level {}/{levels}: {} streams {} ", self.index + 1, self.concurrency, bar(done));
+        fitted(head, &parts, width)
     }
+}
+
+/// As many of the parts as `width` columns hold, from the first on.
+fn fitted(mut line: String, parts: &[String], width: usize) -> String {
+    for (i, part) in parts.iter().enumerate() {
+        let separator = if i == 0 { "" } else { ", " };
+        if line.chars().count() + separator.len() + part.chars().count() > width {
+            break;
+        }
+        line.push_str(separator);
+        line.push_str(part);
+    }
+    line.chars().take(width).collect()
 }
 
 fn bar(done: f64) -> String {
@@ -192,4 +204,17 @@ pub fn terminal_width() -> usize {
 
 fn ioctl_width() -> Option<usize> {
     terminal_size::terminal_size_of(std::io::stderr()).map(|(width, _)| usize::from(width.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fitted;
+
+    #[test]
+    fn a_narrow_terminal_loses_whole_parts_from_the_end() {
+        let parts = ["7 done", "1.0 req/s", "E2E p95 1 s"].map(str::to_owned);
+        assert_eq!(fitted("level ".to_owned(), &parts, 80), "level 7 done, 1.0 req/s, E2E p95 1 s");
+        assert_eq!(fitted("level ".to_owned(), &parts, 25), "level 7 done, 1.0 req/s");
+        assert_eq!(fitted("level ".to_owned(), &parts, 4), "leve");
+    }
 }

@@ -24,3 +24,4 @@ pub mod run;
 pub mod service;
 pub mod split;
 pub mod stored;
+pub mod untold;

@@ -77,14 +77,17 @@ impl NvmlSource {
         };
         let mut tried = Vec::new();
         for name in names {
-            match Nvml::builder().lib_path(name.as_os_str()).init() {
+            let error = match Nvml::builder().lib_path(name.as_os_str()).init() {
                 Ok(nvml) => return Self::of(nvml),
-                // The loader's own words name the file.
-                Err(NvmlError::LibloadingError(error)) => tried.push(error.to_string()),
-                Err(error) => tried.push(format!("{}: {error}", name.display())),
-            }
+                Err(NvmlError::LibloadingError(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            let name = name.display().to_string();
+            // The loader's own words begin with the file's name.
+            let why = error.strip_prefix(&format!("{name}: ")).unwrap_or(&error).to_owned();
+            tried.push((name, why));
         }
-        Err(NvmlAbsent(tried.join("; ")))
+        Err(NvmlAbsent(reasons(&tried)))
     }
 
     fn of(nvml: Nvml) -> Result<Self, NvmlAbsent> {
@@ -96,6 +99,16 @@ impl NvmlSource {
         let gpus = (0..count).map(|index| Gpu::of(&nvml, index, &driver)).collect();
         Ok(Self { nvml, gpus, troubles: Vec::new() })
     }
+}
+
+/// What was tried, and why each failed; a reason that several share is said once.
+fn reasons(tried: &[(String, String)]) -> String {
+    let runs = tried.chunk_by(|a, b| a.1 == b.1);
+    let run = |same: &[(String, String)]| {
+        let names: Vec<&str> = same.iter().map(|(name, _)| name.as_str()).collect();
+        format!("{}: {}", names.join(", "), same[0].1)
+    };
+    runs.map(run).collect::<Vec<_>>().join("; ")
 }
 
 impl GpuSource for NvmlSource {

@@ -44,6 +44,7 @@ impl HostClock {
             boottime_ns,
             realtime_ns,
             read_width_ns: after - before,
+            // Only `adjtimex` tells, for which there is no safe call here. No bar depends on it: RAW is not disciplined.
             ntp_synced: None,
             ntp_max_error_ns: None,
         }

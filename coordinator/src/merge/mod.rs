@@ -26,6 +26,7 @@ use crate::knee::{self, Cliff, Knee, Rung};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
 use crate::stored::{LevelLog, RunData, RunEnd, RunHeader};
+use crate::untold::untold;
 
 use nodes::NodeSummary;
 use tally::Tally;
@@ -56,6 +57,8 @@ pub struct Merged {
     pub stray: u64,
     /// What a reader must know, in words.
     pub warnings: Vec<String>,
+    /// Metadata keys of circumstances that nobody told.
+    pub untold: Vec<&'static str>,
     /// Every node's clock track.
     pub timeline: Timeline,
 }
@@ -89,6 +92,7 @@ pub fn merge(data: &RunData) -> Merged {
         levels,
         stray,
         warnings: Vec::new(),
+        untold: untold(data).into_iter().map(|(key, _)| key).collect(),
         timeline,
     };
     merged.warnings = warnings(&merged);

@@ -145,6 +145,48 @@ fn streams_in_step_lose_no_work_at_the_windows_edges() {
     }
 }
 
+/// Streams that each send as soon as their last request has ended, whose lives are exponential with this mean.
+fn closed_loop(random: &mut fastrand::Rng, streams: u64, mean_s: f64, until_ns: i64) -> Vec<tally::Point> {
+    let mut points = Vec::new();
+    for _ in 0..streams {
+        let mut at = 0;
+        while at < until_ns {
+            let done_ns = at + 1 + (-mean_s * (1.0 - random.f64()).ln() * 1e9) as i64;
+            points.push(tally::Point {
+                intended_ns: at,
+                issued_ns: at,
+                done_ns,
+                outcome: Outcome::Completed,
+                measured: true,
+                input_tokens: 0,
+                output_tokens: 1,
+            });
+            at = done_ns;
+        }
+    }
+    points
+}
+
+#[test]
+fn nineteen_of_twenty_bars_of_a_rate_cover_the_truth() {
+    let mut random = fastrand::Rng::with_seed(99);
+    // Lives short beside a part of the window, and lives longer than one.
+    for (streams, mean_s) in [(1, 0.1), (8, 0.1), (8, 0.4), (8, 2.0), (32, 5.0)] {
+        let runs = 600;
+        let covered = (0..runs).filter(|_| {
+            let points = closed_loop(&mut random, streams, mean_s, 80 * testrun::S);
+            let window =
+                window::Window { rule: Rule::Duration, start_ns: 40 * testrun::S, end_ns: 60 * testrun::S };
+            let rate = window::throughput(window, &points).requests;
+            let truth = streams as f64 / mean_s;
+            rate.interval.is_none_or(|(low, high)| low <= truth && truth <= high)
+        });
+        let share = covered.count() as f64 / f64::from(runs);
+        println!("{streams} streams, mean {mean_s} s: {share:.3} covered");
+        assert!(share > 0.92, "{streams} streams, mean {mean_s} s: {share}");
+    }
+}
+
 /// Agent 2 dies: its second batch never came, its last progress told of 500 released.
 fn with_lost_agent() -> RunData {
     let mut data = testrun::run(3, 2, &[2]);

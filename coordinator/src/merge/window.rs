@@ -57,6 +57,13 @@ impl Window {
         (self.end_ns - self.start_ns) as f64 / 1e9
     }
 
+    /// Its parts, equal to the ns.
+    fn parts(self) -> [Self; PARTS] {
+        let length = i128::from(self.end_ns - self.start_ns);
+        let edge = |i: usize| self.start_ns + (length * i as i128 / PARTS as i128) as i64;
+        std::array::from_fn(|i| Self { start_ns: edge(i), end_ns: edge(i + 1), ..self })
+    }
+
     /// True when a moment lies inside.
     pub fn holds(&self, ref_ns: i64) -> bool {
         (self.start_ns..self.end_ns).contains(&ref_ns)
@@ -99,7 +106,7 @@ pub(crate) fn choose(
 pub struct Rate {
     /// Per second.
     pub per_s: f64,
-    /// From the spread between the ten parts of the window (batch means, Student's t); `None` when too few.
+    /// From the spread between the ten parts of the window (batch means, Student's t); `None` when fewer than 20 ended.
     pub interval: Option<(f64, f64)>,
 }
 
@@ -136,12 +143,35 @@ fn rate(window: Window, completed: &[&Point], weight: &dyn Fn(&Point) -> u64) ->
     let per_s = credit / window.seconds();
     let ended: Vec<&Point> = completed.iter().copied().filter(|p| window.holds(p.done_ns)).collect();
     let enough = ended.len() as u64 >= MIN_FOR_BAR;
-    Rate { per_s, interval: enough.then(|| bar(window, &ended, weight, per_s)) }
+    let bar = || {
+        let parts = if is_short(window, &ended) {
+            window.parts().map(|part| completed.iter().map(|p| weight(p) as f64 * share(part, p)).sum())
+        } else {
+            // What is under way spans several parts and would make them alike: ends are lumpier than the work, so this bar
+            // is rather too wide than too narrow.
+            window
+                .parts()
+                .map(|part| ended.iter().filter(|p| part.holds(p.done_ns)).map(|p| weight(p) as f64).sum())
+        };
+        bar(window, &parts, per_s)
+    };
+    Rate { per_s, interval: enough.then(bar) }
+}
+
+/// A part holds two lives and more, so that parts tell of different requests.
+fn is_short(window: Window, ended: &[&Point]) -> bool {
+    let lives: i128 = ended.iter().map(|p| i128::from(life(p))).sum();
+    let part = i128::from(window.end_ns - window.start_ns) / PARTS as i128;
+    2 * lives <= part * ended.len() as i128
+}
+
+fn life(point: &Point) -> i64 {
+    point.done_ns.saturating_sub(point.intended_ns)
 }
 
 /// Share of a request's life, from its intended send to its end, that lies inside.
 fn share(window: Window, point: &Point) -> f64 {
-    let life = point.done_ns.saturating_sub(point.intended_ns);
+    let life = life(point);
     let inside = point.done_ns.min(window.end_ns).saturating_sub(point.intended_ns.max(window.start_ns));
     if life <= 0 {
         return if window.holds(point.done_ns) { 1.0 } else { 0.0 };
@@ -149,14 +179,7 @@ fn share(window: Window, point: &Point) -> f64 {
     inside.max(0) as f64 / life as f64
 }
 
-/// From the spread of ends between the parts: lumpier than the work itself, so the bar is rather too wide than too narrow.
-fn bar(window: Window, ended: &[&Point], weight: &dyn Fn(&Point) -> u64, per_s: f64) -> (f64, f64) {
-    let mut parts = [0f64; PARTS];
-    let length = i128::from(window.end_ns - window.start_ns);
-    for point in ended {
-        let part = i128::from(point.done_ns - window.start_ns) * PARTS as i128 / length;
-        parts[(part as usize).min(PARTS - 1)] += weight(point) as f64;
-    }
+fn bar(window: Window, parts: &[f64; PARTS], per_s: f64) -> (f64, f64) {
     let part_s = window.seconds() / PARTS as f64;
     let mean = parts.iter().sum::<f64>() / window.seconds();
     let squares: f64 = parts.iter().map(|n| (n / part_s - mean).powi(2)).sum();

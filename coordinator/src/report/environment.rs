@@ -7,15 +7,7 @@ use crate::merge::tally;
 use crate::plan::Plan;
 use crate::redact::redacted;
 use crate::stored::{Node, RunData};
-
-/// Facts that no protocol tells: the metadata key that gives each, and what it is.
-const ASKED: [(&str, &str); 5] = [
-    ("server", "server stack (vLLM, TGI, llama.cpp, …)"),
-    ("server_version", "version of the server stack"),
-    ("max_batch", "the server's batch size or slots"),
-    ("prompt_label", "kind of prompt: normal or refusal"),
-    ("extra_passes", "moderation, safety routers or anything else that inserts passes (or none)"),
-];
+use crate::untold::untold;
 
 /// The whole document.
 pub fn environment(data: &RunData) -> Value {
@@ -104,17 +96,7 @@ fn clock(snapshot: &v1::ClockSnapshot) -> Value {
 }
 
 /// What is unknown, and the flag that tells it.
-pub fn missing(data: &RunData) -> Vec<Value> {
-    let told = |key: &str| data.header.plan.metadata.iter().any(|(k, v)| k == key && !v.is_empty());
-    let gpus = || tally::of_kind(data, v1::NodeKind::GpuProbe).into_iter().flat_map(|(_, n)| &n.hello.gpus);
-    let mut facts = Vec::new();
-    if gpus().all(|g| g.name.is_empty()) {
-        facts.push(("gpu", "GPU model (no probe saw one)"));
-    }
-    if gpus().all(|g| g.driver.is_empty()) {
-        facts.push(("gpu_driver", "GPU driver version (no probe saw one)"));
-    }
-    facts.extend(ASKED);
-    let untold = facts.into_iter().filter(|(key, _)| !told(key));
-    untold.map(|(key, what)| json!({ "fact": what, "give": format!("--metadata {key}=…") })).collect()
+fn missing(data: &RunData) -> Vec<Value> {
+    let ask = |(key, what)| json!({ "fact": what, "give": format!("--metadata {key}=…") });
+    untold(data).into_iter().map(ask).collect()
 }

@@ -66,6 +66,12 @@ pub fn render(merged: &Merged, width: usize) -> String {
     for warning in &merged.warnings {
         out.push_str(&wrap("warning: ", &printable(warning), width));
     }
+    if !merged.untold.is_empty() {
+        let keys = merged.untold.join(", ");
+        let text =
+            format!("nobody told {keys}: tell with --metadata KEY=VALUE, so that runs can be compared");
+        out.push_str(&wrap("unknown: ", &text, width));
+    }
     out
 }
 
@@ -209,9 +215,9 @@ fn with_bar(metric: &Metric, percent: f64) -> String {
     }
 }
 
-/// A relative half-width; below 10 % with the digit that the histogram's precision allows.
+/// A relative half-width; below 10 % with the digit that the histograms' precision allows, and no less than that.
 fn bar(share: f64) -> String {
-    let percent = share * 100.0;
+    let percent = (share * 100.0).max(0.1);
     let digits = usize::from(percent < 9.95);
     format!("±{percent:.digits$} %")
 }

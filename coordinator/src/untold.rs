@@ -1,0 +1,30 @@
+//! Which circumstances of a run nobody told (MISSION A7): what no protocol says has to come from the user.
+
+use tailcliff_proto::v1;
+
+use crate::merge::tally::of_kind;
+use crate::stored::RunData;
+
+/// Facts that no protocol tells: the metadata key that gives each, and what it is.
+const ASKED: [(&str, &str); 5] = [
+    ("server", "server stack (vLLM, TGI, llama.cpp, …)"),
+    ("server_version", "version of the server stack"),
+    ("max_batch", "the server's batch size or slots"),
+    ("prompt_label", "kind of prompt: normal or refusal"),
+    ("extra_passes", "moderation, safety routers or anything else that inserts passes (or none)"),
+];
+
+/// (metadata key, what it is) of each fact that is unknown.
+pub fn untold(data: &RunData) -> Vec<(&'static str, &'static str)> {
+    let told = |key: &str| data.header.plan.metadata.iter().any(|(k, v)| k == key && !v.is_empty());
+    let gpus = || of_kind(data, v1::NodeKind::GpuProbe).into_iter().flat_map(|(_, n)| &n.hello.gpus);
+    let mut facts = Vec::new();
+    if gpus().all(|g| g.name.is_empty()) {
+        facts.push(("gpu", "GPU model (no probe saw one)"));
+    }
+    if gpus().all(|g| g.driver.is_empty()) {
+        facts.push(("gpu_driver", "GPU driver version (no probe saw one)"));
+    }
+    facts.extend(ASKED);
+    facts.into_iter().filter(|(key, _)| !told(key)).collect()
+}
