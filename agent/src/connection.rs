@@ -60,9 +60,8 @@ impl Connection {
     /// Connects within the target's connect timeout, to the first of its addresses that answers.
     pub(crate) async fn open(target: &Target) -> Result<Connection, ConnectError> {
         let limit = target.connect_timeout();
-        let stream = timeout(limit, connect(target))
-            .await
-            .map_err(|_| ConnectError::Timeout(target.authority(), limit))??;
+        let overdue = |_| ConnectError::Timeout(target.authority(), limit);
+        let stream = timeout(limit, connect(target)).await.map_err(overdue)??;
         let socket = Arc::new(Socket::new(stream));
         let wire = Wire { socket: Arc::clone(&socket), buffer: vec![0; READ_BYTES].into_boxed_slice() };
         let (sender, wire) = http1::Builder::new().max_header_size(MAX_HEAD).handshake(wire).await?;
@@ -124,14 +123,23 @@ impl std::fmt::Debug for Connection {
 
 async fn connect(target: &Target) -> Result<TcpStream, ConnectError> {
     let addresses = addresses(target).await?;
+    // One that does not answer leaves the others their time.
+    let each = target.connect_timeout() / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        match TcpStream::connect(address).await.and_then(|s| s.set_nodelay(true).map(|()| s)) {
+    for &address in addresses {
+        match connect_to(address, each).await {
             Ok(stream) => return Ok(stream),
             Err(e) => failure = e,
         }
     }
     Err(ConnectError::Connect(target.authority(), failure))
+}
+
+async fn connect_to(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let overdue = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
+    let stream = timeout(limit, TcpStream::connect(address)).await.map_err(overdue)??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// The target's addresses, asked for once: a load test measures one server, not its name service.

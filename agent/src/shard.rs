@@ -195,9 +195,9 @@ async fn serve_slot(shared: Rc<Shared>, first: Stream) {
         work.gauges.released.fetch_add(1, Relaxed);
         let record = client.request(attempt, &work.cancel).await;
         let failed = record.outcome() == Outcome::Failed;
+        shared.took(record);
         // Made before the slot counts as free: writing a prompt is no part of any latency.
         body = work.bodies.body(work.level, stream, slot.next_request());
-        shared.took(record);
         let pause = slot.pause_ns(failed);
         if pause > 0 {
             tokio::select! {

@@ -162,7 +162,7 @@ pub struct SweepArgs {
     /// Name of the run [default: the model's].
     #[arg(long)]
     pub name: Option<String>,
-    /// Where to write [default: runs/<utc>-<name>].
+    /// Where to write [default: runs/UTC-NAME].
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
 }

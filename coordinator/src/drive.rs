@@ -25,6 +25,9 @@ use crate::run::{Ending, Run};
 use crate::service;
 use crate::stored::{RunEnd, RunHeader};
 
+/// Where runs go unless told otherwise.
+const RUNS: &str = "runs";
+
 /// Where nodes dial in.
 #[derive(Debug)]
 pub struct Listeners {
@@ -125,7 +128,7 @@ pub async fn drive(
     mut display: Display,
 ) -> Result<Outcome, RunError> {
     let header = header(&config, &setup);
-    let dir = config.output_dir.clone().unwrap_or_else(|| Path::new("runs").join(&header.name));
+    let dir = config.output_dir.clone().unwrap_or_else(|| Path::new(RUNS).join(&header.name));
     let created = make_dir(&dir)?;
     let journal = Journal::create(&dir).map_err(|e| cannot_use(&dir, e))?;
     let json = serde_json::to_string(&header).map_err(|e| RunError::Serve(e.to_string()))?;
@@ -300,5 +303,6 @@ fn discard(dir: &Path, created: bool) {
     if created {
         // Only ever an empty directory: one with other files in it stays.
         let _kept = std::fs::remove_dir(dir);
+        let _others = std::fs::remove_dir(RUNS);
     }
 }
