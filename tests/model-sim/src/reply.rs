@@ -133,7 +133,7 @@ impl<W: AsyncWrite + Unpin> Reply<'_, W> {
         let finish = token.last.then_some(self.finish);
         let mut event = self.frames.content(&pending.text, reasoning, done, finish);
         if pending.cut {
-            event.truncate(event.len() / 2);
+            halve(&mut event);
             event.push_str("\n\n");
             self.record.outcome = Outcome::Truncated;
         }
@@ -193,7 +193,7 @@ impl<W: AsyncWrite + Unpin> Reply<'_, W> {
         }
         let mut body = self.frames.whole(&text, &reasoning, tokens, self.finish);
         if cut {
-            body.truncate(body.len() / 2);
+            halve(&mut body);
         }
         self.record.emissions.push(clock::raw_ns());
         self.out.write_all(response(200, &body, false).as_bytes()).await?;
@@ -217,4 +217,26 @@ const LAST_CHUNK: &str = "0\r\n\r\n";
 /// One HTTP chunk.
 fn framed(event: &str) -> String {
     format!("{:x}\r\n{event}\r\n", event.len())
+}
+
+/// Cuts a text in its middle, before the character that lies there: a model's name need not be ASCII.
+fn halve(text: &mut String) {
+    let middle = text.len() / 2;
+    let cut = (0..=middle).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    text.truncate(cut);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let halves = ["", "é", "aé", "éé", "ab€", "abcd"].map(|text| {
+            let mut text = text.to_owned();
+            halve(&mut text);
+            text
+        });
+        assert_eq!(halves, ["", "", "a", "é", "ab", "ab"]);
+    }
 }
