@@ -7,6 +7,11 @@ use crate::engine::Params;
 /// The batch is `b = min(n, max_num_seqs, how many requests' KV fits)`. Each request is in the batch for
 /// `output_tokens` steps, and is prefilled in one of them, so a step carries `b / output_tokens` prefills on average:
 /// `X = (b / output) / (base + per_seq · b + (b / output) · prefill)`. 0 when not even one request fits.
+///
+/// This is what clients get whose next request is in the queue at the instant that their last one ended, as in
+/// [`crate::virtual_sweep`]. A real client takes its time to hear of the end and to send, and misses the step that
+/// begins at that very instant: while nobody queues for a slot, its request waits up to one step more, and throughput
+/// in real time lies below this by up to one step per request.
 pub fn request_throughput(params: &Params, n: usize, prompt_tokens: u64, output_tokens: u64) -> f64 {
     let kv_fits = params.kv_tokens / (prompt_tokens + output_tokens).max(1);
     let batch = n.min(params.max_num_seqs).min(usize::try_from(kv_fits).unwrap_or(usize::MAX)) as f64;
