@@ -14,11 +14,12 @@ fn ask(fault: &str) -> (Answer, model_sim::TruthRecord) {
 
 #[test]
 fn a_pause_is_one_gap() {
-    let (answer, record) = ask(r#"{"kind":"pause","token":2,"ms":60}"#);
+    // Long beside what a busy machine adds: a late token before the pause shortens it.
+    let (answer, record) = ask(r#"{"kind":"pause","token":2,"ms":1000}"#);
     assert_eq!(answer.content().0.len(), 5);
     let gaps: Vec<i64> = record.emissions.windows(2).map(|w| (w[1] - w[0]) / MS).collect();
-    assert!(gaps[1] >= 50, "the pause lies before token 2: {gaps:?}");
-    assert!(gaps[1] > 3 * (gaps[0] + gaps[2] + gaps[3]), "and nowhere else: {gaps:?}");
+    assert!(gaps[1] >= 500, "the pause lies before token 2: {gaps:?}");
+    assert_eq!(gaps.iter().max(), Some(&gaps[1]), "and nowhere else");
     assert_eq!(record.outcome, Outcome::Completed);
 }
 
@@ -160,19 +161,24 @@ fn late_headers_come_with_the_first_token() {
 
 #[test]
 fn loading_ends() {
-    let server = Server::start(faulty(&["loading:ms=300"]));
+    let server = Server::start(faulty(&["loading:ms=2000"]));
     let mut client = server.connect();
     assert_eq!(client.get("/health").status, 503);
     let answer = client.post(CHAT, &chat(""));
     assert_eq!((answer.status, answer.json()["error"]["message"].as_str()), (503, Some("Loading model")));
-    std::thread::sleep(std::time::Duration::from_millis(350));
+    let deadline = model_sim::clock::raw_ns() + 20_000 * MS;
+    while client.get("/health").status == 503 {
+        assert!(model_sim::clock::raw_ns() < deadline, "it loads for ever");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     assert_eq!(client.get("/health").status, 200);
     assert_eq!(client.post(CHAT, &chat("")).status, 200);
 }
 
 #[test]
 fn a_full_queue_is_503() {
-    let params = Params { max_num_seqs: 1, max_queue: Some(1), step_base_ns: 20 * MS, ..Params::default() };
+    // The third comes while the first runs, which takes half a second.
+    let params = Params { max_num_seqs: 1, max_queue: Some(1), step_base_ns: 100 * MS, ..Params::default() };
     let server = Server::start(Config { timing: Timing::Engine(params), ..quick() });
     let mut clients: Vec<Client> = (0..3).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|c| c.send(post(CHAT, &chat(""), "")));
