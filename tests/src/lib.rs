@@ -4,6 +4,8 @@ pub mod floor;
 pub mod roles;
 pub mod truth_check;
 
+mod lines;
+
 /// Flags of the demo's simulated server: decode steps of 8 ms and 0.1 ms for each of at most 16 sequences.
 pub const DEMO_SERVER: [&str; 6] =
     ["--max-num-seqs", "16", "--step-base-ms", "8", "--step-per-seq-ms", "0.1"];

@@ -75,7 +75,7 @@ fn within_one_rung_through_the_whole_system_in_real_time() {
 fn found_knee(server: &[&str]) -> Option<u64> {
     let binary = Path::new(env!("CARGO_BIN_EXE_demo"));
     let dir = tempfile::tempdir().unwrap();
-    let mut sim = Role::start(binary, "model-sim", &[&["--listen", "127.0.0.1:0"], server].concat()).unwrap();
+    let sim = Role::start(binary, "model-sim", &[&["--listen", "127.0.0.1:0"], server].concat()).unwrap();
     let url = sim.line("listening on ").unwrap();
     let out = dir.path().join("run");
     let args = [
