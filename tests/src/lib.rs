@@ -1,10 +1,14 @@
 //! What the demo, the measurements and the multi-process tests share.
 
+pub mod accounts;
+pub mod csv;
 pub mod floor;
 pub mod roles;
 pub mod truth_check;
 
 mod lines;
+#[cfg(test)]
+mod testdata;
 
 /// Flags of the demo's simulated server: decode steps of 8 ms and 0.1 ms for each of at most 16 sequences.
 pub const DEMO_SERVER: [&str; 6] =

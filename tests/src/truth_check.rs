@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::str::FromStr;
 
 use hdrhistogram::Histogram;
 
-/// Distances in ns.
+use crate::csv::Table;
+
+/// Distances in ns. What an error bar allows to lie below zero is shown as zero.
 #[derive(Debug)]
 pub struct TruthError {
     /// Requests in the truth log whose tokens were all found in the trace.
@@ -16,14 +19,29 @@ pub struct TruthError {
     pub chunks: u64,
     /// Requests whose number of chunks differs, or that one side lacks.
     pub unmatched: u64,
+    /// Requests that the server got more than once under one id, beyond the first: must be none.
+    pub duplicates: u64,
     /// Arrival at the client less emission by the server.
     pub delivery_ns: Histogram<u64>,
-    /// TTFT as the client saw it from its send, less TTFT as the server knows it from its arrival.
-    pub added_ttft_ns: Histogram<u64>,
+    /// TTFT as the client saw it from its send, less TTFT as the server knows it from its arrival: the way there and
+    /// back, and the wait until the client comes to read.
+    pub after_send_ns: Histogram<u64>,
+    /// The same from the intended send, which TTFT counts from: all that the client adds, with connecting, encoding and
+    /// the wait for its turn among those that start together.
+    pub from_intended_ns: Histogram<u64>,
     /// Arrivals dated before their emission by more than their own error bar: must be none.
     pub impossible: u64,
     /// Widest error bar of an arrival.
     pub worst_bound_ns: u64,
+}
+
+/// A server's truth log.
+#[derive(Debug)]
+pub struct Truth {
+    /// The first record of each request id.
+    pub by_id: BTreeMap<String, model_sim::TruthRecord>,
+    /// Further records of an id: the same request, sent again.
+    pub duplicates: u64,
 }
 
 #[derive(Default)]
@@ -32,25 +50,32 @@ struct Traced {
     arrivals_ns: Vec<(i64, i64)>,
 }
 
-/// Compares `token_trace.csv` of a run with a truth log; `started_ref_ns` is where the trace's time counts from.
+/// Compares `token_trace.csv` and `requests.csv` of a run with a truth log; `started_ref_ns` is where the trace's time
+/// counts from.
 ///
 /// # Errors
 /// When a file cannot be read.
 pub fn compare(run_dir: &Path, truth_log: &Path, started_ref_ns: i64) -> io::Result<TruthError> {
     let mut traced = read_trace(&run_dir.join("token_trace.csv"), started_ref_ns)?;
+    let ttft = read_ttft(&run_dir.join("requests.csv"))?;
+    let truth = read_truth(truth_log)?;
     let histogram = || Histogram::new(3).map_err(io::Error::other);
     let mut error = TruthError {
         requests: 0,
         chunks: 0,
         unmatched: 0,
+        duplicates: truth.duplicates,
         delivery_ns: histogram()?,
-        added_ttft_ns: histogram()?,
+        after_send_ns: histogram()?,
+        from_intended_ns: histogram()?,
         impossible: 0,
         worst_bound_ns: 0,
     };
-    for (id, truth) in read_truth(truth_log)? {
+    for (id, truth) in truth.by_id {
         match traced.remove(&id) {
-            Some(seen) if seen.arrivals_ns.len() == truth.emissions.len() => error.add(&seen, &truth)?,
+            Some(seen) if seen.arrivals_ns.len() == truth.emissions.len() => {
+                error.add(&seen, ttft.get(&id).copied(), &truth)?;
+            }
             _ => error.unmatched += 1,
         }
     }
@@ -59,39 +84,50 @@ pub fn compare(run_dir: &Path, truth_log: &Path, started_ref_ns: i64) -> io::Res
 }
 
 impl TruthError {
-    fn add(&mut self, seen: &Traced, truth: &model_sim::TruthRecord) -> io::Result<()> {
+    fn add(&mut self, seen: &Traced, ttft_ns: Option<i64>, truth: &model_sim::TruthRecord) -> io::Result<()> {
         self.requests += 1;
         for (&(at, bound), &emitted) in seen.arrivals_ns.iter().zip(&truth.emissions) {
             self.chunks += 1;
             self.worst_bound_ns = self.worst_bound_ns.max(bound.unsigned_abs());
-            if at - emitted < -bound {
-                self.impossible += 1;
-            }
-            let delay = u64::try_from(at - emitted).unwrap_or(0);
-            self.delivery_ns.record(delay).map_err(io::Error::other)?;
+            self.impossible += u64::from(at - emitted < -bound);
+            record(&mut self.delivery_ns, at - emitted)?;
         }
         if let (Some(first), Some(emitted)) = (seen.arrivals_ns.first(), truth.emissions.first()) {
-            let added = (first.0 - seen.sent_ns) - (emitted - truth.arrived_ns);
+            let served = emitted - truth.arrived_ns;
+            let added = first.0 - seen.sent_ns - served;
             self.impossible += u64::from(added < -2 * first.1);
-            self.added_ttft_ns.record(u64::try_from(added).unwrap_or(0)).map_err(io::Error::other)?;
+            record(&mut self.after_send_ns, added)?;
+            let ttft_ns = ttft_ns.ok_or_else(|| io::Error::other("a request with tokens has no TTFT"))?;
+            record(&mut self.from_intended_ns, ttft_ns - served)?;
         }
         Ok(())
     }
 }
 
-/// A truth log by request id; requests without one and the preflight, which no level counts, are left out.
+/// Records a distance, which must not be negative but by an error bar.
+///
+/// # Errors
+/// When the histogram does not take it.
+pub fn record(into: &mut Histogram<u64>, ns: i64) -> io::Result<()> {
+    into.record(u64::try_from(ns).unwrap_or(0)).map_err(io::Error::other)
+}
+
+/// Reads a truth log; requests without an id and the preflight, which no level counts, are left out.
 ///
 /// # Errors
 /// When the file cannot be read, or a line is not a record.
-pub fn read_truth(path: &Path) -> io::Result<BTreeMap<String, model_sim::TruthRecord>> {
-    let mut by_id = BTreeMap::new();
+pub fn read_truth(path: &Path) -> io::Result<Truth> {
+    let mut truth = Truth { by_id: BTreeMap::new(), duplicates: 0 };
     for line in std::fs::read_to_string(path)?.lines() {
-        let truth: model_sim::TruthRecord = serde_json::from_str(line).map_err(io::Error::other)?;
-        if let Some(id) = truth.request_id.clone().filter(|id| id != tailcliff_agent::preflight::REQUEST_ID) {
-            by_id.insert(id, truth);
+        let record: model_sim::TruthRecord = serde_json::from_str(line).map_err(io::Error::other)?;
+        let id = record.request_id.clone().filter(|id| id != tailcliff_agent::preflight::REQUEST_ID);
+        match id.map(|id| truth.by_id.entry(id)) {
+            Some(std::collections::btree_map::Entry::Vacant(place)) => drop(place.insert(record)),
+            Some(std::collections::btree_map::Entry::Occupied(_)) => truth.duplicates += 1,
+            None => {}
         }
     }
-    Ok(by_id)
+    Ok(truth)
 }
 
 /// Each request's gaps between token arrivals, ms, from a run's `token_trace.csv`.
@@ -105,28 +141,84 @@ pub fn gaps_ms(run_dir: &Path) -> io::Result<BTreeMap<String, Vec<f64>>> {
 }
 
 fn read_trace(path: &Path, started_ref_ns: i64) -> io::Result<BTreeMap<String, Traced>> {
-    let text = std::fs::read_to_string(path)?;
-    let mut lines = text.lines();
-    let columns: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
-    let column = |name: &str| {
-        let missing = || io::Error::other(format!("{} has no column {name}", path.display()));
-        columns.iter().position(|c| *c == name).ok_or_else(missing)
-    };
-    let (t, event, id, unc) = (column("t_s")?, column("event")?, column("request_id")?, column("unc_us")?);
+    let table = Table::read(path)?;
+    let (t, event) = (table.column("t_s")?, table.column("event")?);
+    let (id, unc) = (table.column("request_id")?, table.column("unc_us")?);
     let mut traced: BTreeMap<String, Traced> = BTreeMap::new();
-    for line in lines {
-        let cells: Vec<&str> = line.split(',').collect();
-        let number = |i: usize| cells.get(i).and_then(|c| c.parse::<f64>().ok());
-        let (Some(t_s), Some(id)) = (number(t), cells.get(id)) else { continue };
+    for row in &table.rows {
         // Seconds since the start with nine decimals: exact in f64 for runs of days.
-        let at = started_ref_ns + (t_s * 1e9).round() as i64;
-        let bound = (number(unc).unwrap_or(0.0) * 1e3).ceil() as i64;
-        let seen = traced.entry((*id).to_owned()).or_default();
-        match cells.get(event) {
-            Some(&"client_send") => seen.sent_ns = at,
-            Some(&"token_chunk") => seen.arrivals_ns.push((at, bound)),
+        let at = started_ref_ns + (number::<f64>(&row[t])? * 1e9).round() as i64;
+        let bound = (number::<f64>(&row[unc])? * 1e3).ceil() as i64;
+        let seen = traced.entry(row[id].clone()).or_default();
+        match row[event].as_str() {
+            "client_send" => seen.sent_ns = at,
+            "token_chunk" => seen.arrivals_ns.push((at, bound)),
             _ => {}
         }
     }
     Ok(traced)
+}
+
+/// TTFT by request id, ns, of the requests that have one.
+fn read_ttft(path: &Path) -> io::Result<BTreeMap<String, i64>> {
+    let table = Table::read(path)?;
+    let (id, ttft) = (table.column("request_id")?, table.column("ttft_ms")?);
+    let known = table.rows.iter().filter(|row| !row[ttft].is_empty());
+    known.map(|row| Ok((row[id].clone(), (number::<f64>(&row[ttft])? * 1e6).round() as i64))).collect()
+}
+
+fn number<T: FromStr>(cell: &str) -> io::Result<T> {
+    cell.parse().map_err(|_| io::Error::other(format!("{cell:?} is no number")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testdata;
+
+    #[test]
+    fn an_id_that_the_server_saw_twice_is_a_duplicate() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lines = ["a", "b", "a", "a", tailcliff_agent::preflight::REQUEST_ID]
+            .map(|id| testdata::truth_line(id, "completed", &[]));
+        std::fs::write(file.path(), lines.concat()).unwrap();
+        let truth = read_truth(file.path()).unwrap();
+        assert_eq!((truth.by_id.len(), truth.duplicates), (2, 2));
+    }
+
+    /// One request: intended at 1 s, sent 100 µs later, read by the server 20 µs after that, first token 50 ms later and
+    /// seen 30 µs after its emission, the second 10 ms after the first.
+    fn error_of(trace_tail: &str) -> TruthError {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let truth = testdata::truth_line("a", "completed", &[1_050_120_000, 1_060_120_000]);
+        let truth = truth.replace(r#""arrived_ns":0"#, r#""arrived_ns":1000120000"#);
+        std::fs::write(at("truth"), truth).unwrap();
+        std::fs::write(at("requests.csv"), "request_id,ttft_ms\na,50.150000\nnever,\n").unwrap();
+        let trace = format!(
+            "t_s,event,request_id,unc_us\n1.0001,client_send,a,5\n1.05015,token_chunk,a,5\n{trace_tail}"
+        );
+        std::fs::write(at("token_trace.csv"), trace).unwrap();
+        compare(dir.path(), &at("truth"), 0).unwrap()
+    }
+
+    #[test]
+    fn what_the_client_adds_is_told_from_its_send_and_from_the_intended_one() {
+        let error = error_of("1.06015,token_chunk,a,5\n");
+        assert_eq!((error.requests, error.chunks, error.unmatched, error.impossible), (1, 2, 0, 0));
+        let max = |h: &Histogram<u64>| h.max() / 1_000;
+        assert_eq!(
+            [&error.after_send_ns, &error.from_intended_ns, &error.delivery_ns].map(max),
+            [50, 150, 30]
+        );
+    }
+
+    #[test]
+    fn a_lost_token_and_one_from_the_future_show() {
+        assert_eq!(error_of("").unmatched, 1, "one token of two");
+        let early = error_of("1.06011,token_chunk,a,5\n");
+        assert_eq!((early.requests, early.impossible), (1, 1), "10 µs early, the bar is 5");
+        assert_eq!(error_of("1.060117,token_chunk,a,5\n").impossible, 0, "3 µs early");
+        assert_eq!(error_of("1.06015,token_chunk,a,5\n1,client_send,other,5\n").unmatched, 1);
+    }
 }

@@ -78,7 +78,7 @@ fn server(binary: &Path, truth: &Path, more: &[&str]) -> anyhow::Result<(Role, S
         "10",
     ];
     args.extend(more);
-    let mut server = Role::start(binary, "model-sim", &args)?;
+    let server = Role::start(binary, "model-sim", &args)?;
     let url = server.line("listening on ")?;
     Ok((server, url))
 }
@@ -130,6 +130,7 @@ fn pass(binary: &Path, dir: &Path) -> anyhow::Result<Pass> {
     let data = tailcliff::load::load(&run)?;
     let ours = truth_check::compare(&run, &truth, data.header.started_ref_ns)?;
     anyhow::ensure!(ours.requests as usize == STREAMS * REQUESTS_EACH, "{} requests matched", ours.requests);
+    anyhow::ensure!(ours.duplicates == 0, "{} requests were sent twice", ours.duplicates);
     anyhow::ensure!(ours.impossible == 0, "{} stamps contradict the truth", ours.impossible);
     let cpu: i64 = data
         .levels
@@ -138,11 +139,11 @@ fn pass(binary: &Path, dir: &Path) -> anyhow::Result<Pass> {
         .filter_map(|d| Some(d.health.as_ref()?.cpu_ns))
         .sum();
     let our_cpu_ns = cpu as f64 / ours.chunks as f64;
-    Ok(Pass { ours: ours.added_ttft_ns, floor: added_by_floor(&records, &truth)?, our_cpu_ns, floor_cpu_ns })
+    Ok(Pass { ours: ours.after_send_ns, floor: added_by_floor(&records, &truth)?, our_cpu_ns, floor_cpu_ns })
 }
 
 fn added_by_floor(records: &[floor::FloorRecord], truth: &Path) -> anyhow::Result<Histogram<u64>> {
-    let by_id = truth_check::read_truth(truth)?;
+    let by_id = truth_check::read_truth(truth)?.by_id;
     let mut added = Histogram::new(3)?;
     for record in records {
         let truth = by_id.get(&record.request_id).context("a floor request is not in the truth log")?;
