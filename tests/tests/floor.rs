@@ -1,10 +1,11 @@
-//! The floor client against the simulated server: what it says it saw is what the server says it did.
+//! The bare clients against the simulated server: what they say they saw is what the server says it did.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use e2e::floor::{self, Load};
+use e2e::plain_reqwest;
 use model_sim::{Config, Timing, Truth};
 use tokio_util::sync::CancellationToken;
 
@@ -34,18 +35,25 @@ fn against<T>(faults: &[&str], client: impl FnOnce(SocketAddr) -> T) -> (T, Trut
 }
 
 fn load() -> Load {
-    Load { model: "sim".into(), connections: 4, requests_each: 3, max_tokens: 12 }
+    Load { name: Some("bare"), model: "sim".into(), connections: 4, requests_each: 3, max_tokens: 12 }
 }
 
-fn check(faults: &[&str], chunks_each: usize) {
-    let (records, truth) = against(faults, |addr| floor::run(addr, &load()).unwrap());
+fn check(
+    client: fn(SocketAddr, &Load) -> std::io::Result<Vec<floor::Record>>,
+    faults: &[&str],
+    chunks_each: usize,
+) {
+    let (records, truth) = against(faults, |addr| client(addr, &load()).unwrap());
     let truth: BTreeMap<_, _> =
         truth.records.into_iter().map(|r| (r.request_id.clone().unwrap(), r)).collect();
     assert_eq!((records.len(), truth.len()), (12, 12));
     for seen in records {
         let emitted = &truth[&seen.request_id];
         assert_eq!((seen.arrivals_ns.len(), emitted.emissions.len()), (chunks_each, chunks_each));
-        assert!(seen.sent_ns <= emitted.arrived_ns, "sent before it arrived");
+        assert!(
+            seen.intended_ns < seen.sent_ns && seen.sent_ns <= emitted.arrived_ns,
+            "sent before it arrived"
+        );
         let causal = seen.arrivals_ns.iter().zip(&emitted.emissions).all(|(at, emitted)| at >= emitted);
         assert!(causal, "seen before it was written");
         assert!(seen.done_ns >= seen.arrivals_ns[chunks_each - 1]);
@@ -54,18 +62,31 @@ fn check(faults: &[&str], chunks_each: usize) {
 
 #[test]
 fn sees_every_chunk_after_it_was_written() {
-    check(&[], 12);
+    check(floor::run, &[], 12);
+    check(plain_reqwest::run, &[], 12);
 }
 
 #[test]
 fn counts_chunks_not_tokens() {
-    check(&["chunk:tokens=5"], 3);
+    check(floor::run, &["chunk:tokens=5"], 3);
+    check(plain_reqwest::run, &["chunk:tokens=5"], 3);
 }
 
 #[test]
 fn a_server_that_closes_is_an_error() {
     let (result, _) = against(&["drop:token=3"], |addr| floor::run(addr, &load()));
     assert_eq!(result.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+    let (result, _) = against(&["drop:token=3"], |addr| plain_reqwest::run(addr, &load()));
+    assert!(result.is_err());
+}
+
+#[test]
+fn the_body_has_what_tailcliff_sends() {
+    let body: serde_json::Value = serde_json::from_str(&load().body(7, 1)).unwrap();
+    assert_eq!(body["stream_options"]["include_usage"], true);
+    assert_eq!((&body["stream"], &body["max_tokens"]), (&true.into(), &12.into()));
+    let prompt = body["messages"][0]["content"].as_str().unwrap();
+    assert_eq!(prompt.split(' ').count(), 16);
 }
 
 #[test]

@@ -29,6 +29,7 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let load = floor::Load {
+        name: Some("floor"),
         model: args.model,
         connections: args.connections,
         requests_each: args.requests_each,
@@ -47,6 +48,10 @@ fn main() -> anyhow::Result<()> {
         writeln!(out, "{line}")?;
     }
     let tokens: usize = records.iter().map(|r| r.arrivals_ns.len()).sum();
-    writeln!(std::io::stderr(), "{} requests, {tokens} chunks, {cpu_ns} ns of CPU", records.len())?;
+    writeln!(
+        std::io::stderr(),
+        "{} requests, {tokens} chunks, {cpu_ns} ns of CPU in its one thread",
+        records.len()
+    )?;
     Ok(())
 }
