@@ -115,8 +115,17 @@ impl Role {
     /// # Errors
     /// When the process cannot be made.
     pub fn start_with(mut command: Command, role: &str, args: &[&str]) -> io::Result<Self> {
-        command.args(args).env(ROLE, role).env("TAILCLIFF_ROLE_DIES_WITH_PARENT", "1").process_group(0);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        command.args(args).env(ROLE, role).env("TAILCLIFF_ROLE_DIES_WITH_PARENT", "1");
+        Self::start_command(command)
+    }
+
+    /// Starts a command as it is, without a role: it ends with this process only if it ends with its standard input.
+    ///
+    /// # Errors
+    /// When the process cannot be made.
+    pub fn start_command(mut command: Command) -> io::Result<Self> {
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
         let (stdin, out) = (child.stdin.take(), child.stdout.take().map(Lines::read));
         let err = child.stderr.take().map(Lines::pass_on);
         Ok(Self { child, stdin, out, err })
