@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use e2e::roles::Role;
@@ -30,27 +31,54 @@ fn random(rng: &mut fastrand::Rng) -> Params {
     }
 }
 
+/// What the parameters imply and what tailcliff finds in a sweep in virtual time, as a concurrency each.
+fn implied_and_found(params: &Params) -> (Option<u32>, Option<u32>) {
+    let rule = CliffRule::default();
+    let implied = model_sim::implied_knee(params, &LEVELS, PROMPT, OUTPUT, rule.gain_share);
+    let sweep = model_sim::virtual_sweep(params, &LEVELS, PROMPT, OUTPUT, 600).unwrap();
+    let rung = |level: &model_sim::VirtualLevel| Rung {
+        concurrency: level.concurrency as u32,
+        throughput: Some(level.throughput),
+        ..Rung::default()
+    };
+    let rungs: Vec<Rung> = sweep.iter().map(rung).collect();
+    (implied.map(|at| LEVELS[at] as u32), knee(&rule, &rungs).at)
+}
+
 #[test]
 fn within_one_rung_of_the_implied_knee_over_100_parameter_sets_in_virtual_time() {
-    let rule = CliffRule::default();
     let mut rng = fastrand::Rng::with_seed(42);
-    let mut exact = 0;
+    let (mut exact, mut implied_at) = (0, BTreeSet::new());
     for i in 0..100 {
         let params = random(&mut rng);
-        let implied = model_sim::implied_knee(&params, &LEVELS, PROMPT, OUTPUT, rule.gain_share);
-        let sweep = model_sim::virtual_sweep(&params, &LEVELS, PROMPT, OUTPUT, 600).unwrap();
-        let rung = |level: &model_sim::VirtualLevel| Rung {
-            concurrency: level.concurrency as u32,
-            throughput: Some(level.throughput),
-            ..Rung::default()
-        };
-        let rungs: Vec<Rung> = sweep.iter().map(rung).collect();
-        let found = rung_of(knee(&rule, &rungs).at);
-        let implied = implied.unwrap_or(LEVELS.len() - 1);
-        assert!(found.abs_diff(implied) <= 1, "set {i}: found rung {found}, implied {implied}: {params:?}");
+        let (implied, found) = implied_and_found(&params);
+        let apart = rung_of(found).abs_diff(rung_of(implied));
+        assert!(apart <= 1, "set {i}: found {found:?}, implied {implied:?}: {params:?}");
         exact += usize::from(found == implied);
+        implied_at.insert(implied);
     }
     println!("the implied rung itself: {exact} of 100");
+    assert!(exact >= 95, "only {exact} of 100 exact");
+    assert!(implied_at.len() >= 6, "the parameters hardly vary: {implied_at:?}");
+}
+
+/// Every step to the top gains more than the threshold asks: each level costs little more than the one before, and
+/// neither slots nor KV run out.
+#[test]
+fn no_knee_is_found_where_the_parameters_imply_one_beyond_the_top() {
+    let mut rng = fastrand::Rng::with_seed(43);
+    for i in 0..20 {
+        let step_base_ns = rng.i64(2_000_000..30_000_000);
+        let params = Params {
+            prefill_tokens_per_s: 10f64.powf(7.0 + rng.f64()),
+            step_base_ns,
+            step_per_seq_ns: step_base_ns / rng.i64(500..5_000),
+            max_num_seqs: rng.usize(128..1_000),
+            kv_tokens: rng.u64(128 * (PROMPT + OUTPUT)..100_000),
+            max_queue: None,
+        };
+        assert_eq!(implied_and_found(&params), (None, None), "set {i}: {params:?}");
+    }
 }
 
 #[test]
@@ -101,5 +129,8 @@ fn found_knee(server: &[&str]) -> Option<u64> {
     assert!(Role::start(binary, "tailcliff", &args).unwrap().wait().unwrap().success());
     let summary: serde_json::Value =
         serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
-    summary["knee"]["concurrency"].as_u64()
+    let knee = &summary["knee"];
+    // Of a sweep whose levels do not count, none found would say nothing.
+    assert!(knee["steps"].as_array().unwrap().len() >= 3, "{knee}");
+    knee["concurrency"].as_u64()
 }
