@@ -8,9 +8,12 @@ import urllib.request
 from pathlib import Path
 
 SLOTS = 4
+CONCURRENCY = [1, 2, 4, 8, 16]
 REQUESTS = 24
 OUTPUT_LEN = 24
 PREFLIGHT_TOKENS = 4
+# Just past the slots a request waits for another's whole reply, which is many first tokens long.
+JUMP = 3
 
 run, url = Path(sys.argv[1]), sys.argv[2]
 summary = json.loads((run / "summary.json").read_text())
@@ -22,6 +25,12 @@ def check(holds, text):
     if not holds:
         sys.exit(1)
 
+
+levels = [level["concurrency"] for level in summary["levels"]]
+check(levels == CONCURRENCY, f"levels {levels}")
+check(len(requests) == len(CONCURRENCY) * REQUESTS, f"{len(requests)} requests in requests.csv")
+ids = {r["request_id"] for r in requests}
+check(len(ids) == len(requests), "each with an id of its own")
 
 for level in summary["levels"]:
     ended = level["completed"] + level["failed"] + level["incomplete"] + level["unreported"]
@@ -47,5 +56,9 @@ check(len(arrivals) == len(requests) and all(n > 1 for n in arrivals.values()), 
 ttft = {level["concurrency"]: level["median_ttft_ms"] for level in summary["levels"]}
 print("TTFT p50, ms, by level:", {c: round(ms) for c, ms in ttft.items()})
 print("throughput knee as found:", json.dumps(summary["knee"])[:300])
-cliff = summary["cliff"]["concurrency"]
-check(cliff == 2 * SLOTS, f"the TTFT cliff is at {cliff}, just past the {SLOTS} slots")
+before, after = ttft[SLOTS], ttft[2 * SLOTS]
+check(after >= JUMP * before, f"TTFT p50 jumps just past the {SLOTS} slots: {before:.0f} ms at {SLOTS}, {after:.0f} ms at {2 * SLOTS}")
+# A p95 of 24 requests is nearly their maximum: one slow request moves it a level.
+cliff = summary["cliff"]
+print("cliff as found:", cliff["words"])
+check((cliff["concurrency"] or 0) > SLOTS, f"the TTFT cliff is at {cliff['concurrency']}, past the {SLOTS} slots")
