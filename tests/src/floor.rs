@@ -27,6 +27,8 @@ pub struct Load {
 pub struct Record {
     /// Sent as `x-request-id`.
     pub request_id: String,
+    /// Number within its stream, from 0.
+    pub request: usize,
     /// When the stream was free for it: the start, before connecting, or the end of the request before.
     pub intended_ns: i64,
     /// Before the write.
@@ -110,18 +112,19 @@ impl Connection {
         if self.sent == load.requests_each {
             return Ok(());
         }
-        let (body, id) = (load.body(self.number, self.sent), load.request_id(self.number, self.sent));
+        let request = self.sent;
         self.sent += 1;
+        let (body, id) = (load.body(self.number, request), load.request_id(self.number, request));
         let id_header = id.as_ref().map(|id| format!("x-request-id: {id}\r\n")).unwrap_or_default();
-        let request = format!(
+        let bytes = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: floor\r\ncontent-type: application/json\r\n{id_header}\
              content-length: {}\r\n\r\n{body}",
             body.len()
         );
         let request_id = id.unwrap_or_default();
-        self.current = Record { request_id, intended_ns, sent_ns: now(), ..Record::default() };
+        self.current = Record { request_id, request, intended_ns, sent_ns: now(), ..Record::default() };
         // A request is far smaller than an empty socket buffer.
-        self.stream.write_all(request.as_bytes())
+        self.stream.write_all(bytes.as_bytes())
     }
 
     /// Reads what is there; the record when its `[DONE]` has come.

@@ -53,16 +53,16 @@ impl Stream {
         Ok(records)
     }
 
-    async fn request(&self, number: usize, intended_ns: i64) -> io::Result<Record> {
-        let mut request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
-        let request_id = self.load.request_id(self.number, number);
+    async fn request(&self, request: usize, intended_ns: i64) -> io::Result<Record> {
+        let mut post = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
+        let request_id = self.load.request_id(self.number, request);
         if let Some(id) = &request_id {
-            request = request.header("x-request-id", id);
+            post = post.header("x-request-id", id);
         }
-        let request = request.body(self.load.body(self.number, number));
+        let post = post.body(self.load.body(self.number, request));
         let request_id = request_id.unwrap_or_default();
-        let mut record = Record { request_id, intended_ns, sent_ns: now(), ..Record::default() };
-        let reply = request.send().await.and_then(Response::error_for_status).map_err(io::Error::other)?;
+        let mut record = Record { request_id, request, intended_ns, sent_ns: now(), ..Record::default() };
+        let reply = post.send().await.and_then(Response::error_for_status).map_err(io::Error::other)?;
         read(reply, &mut record).await?;
         Ok(record)
     }

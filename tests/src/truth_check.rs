@@ -29,6 +29,8 @@ pub struct TruthError {
     /// The same from the intended send, which TTFT counts from: all that the client adds, with connecting, encoding and
     /// the wait for its turn among those that start together.
     pub from_intended_ns: Histogram<u64>,
+    /// The same without each stream's first request: no connecting, and no start of all streams at once.
+    pub under_way_ns: Histogram<u64>,
     /// Arrivals dated before their emission by more than their own error bar: must be none.
     pub impossible: u64,
     /// Widest error bar of an arrival.
@@ -42,6 +44,13 @@ pub struct Truth {
     pub by_id: BTreeMap<String, model_sim::TruthRecord>,
     /// Further records of an id: the same request, sent again.
     pub duplicates: u64,
+}
+
+/// What `requests.csv` says of a request that got a token.
+#[derive(Clone, Copy)]
+struct Ttft {
+    ns: i64,
+    first_of_stream: bool,
 }
 
 #[derive(Default)]
@@ -68,6 +77,7 @@ pub fn compare(run_dir: &Path, truth_log: &Path, started_ref_ns: i64) -> io::Res
         delivery_ns: histogram()?,
         after_send_ns: histogram()?,
         from_intended_ns: histogram()?,
+        under_way_ns: histogram()?,
         impossible: 0,
         worst_bound_ns: 0,
     };
@@ -84,7 +94,7 @@ pub fn compare(run_dir: &Path, truth_log: &Path, started_ref_ns: i64) -> io::Res
 }
 
 impl TruthError {
-    fn add(&mut self, seen: &Traced, ttft_ns: Option<i64>, truth: &model_sim::TruthRecord) -> io::Result<()> {
+    fn add(&mut self, seen: &Traced, ttft: Option<Ttft>, truth: &model_sim::TruthRecord) -> io::Result<()> {
         self.requests += 1;
         for (&(at, bound), &emitted) in seen.arrivals_ns.iter().zip(&truth.emissions) {
             self.chunks += 1;
@@ -97,18 +107,18 @@ impl TruthError {
             let added = first.0 - seen.sent_ns - served;
             self.impossible += u64::from(added < -2 * first.1);
             record(&mut self.after_send_ns, added)?;
-            let ttft_ns = ttft_ns.ok_or_else(|| io::Error::other("a request with tokens has no TTFT"))?;
-            record(&mut self.from_intended_ns, ttft_ns - served)?;
+            let ttft = ttft.ok_or_else(|| io::Error::other("a request with tokens has no TTFT"))?;
+            record(&mut self.from_intended_ns, ttft.ns - served)?;
+            if !ttft.first_of_stream {
+                record(&mut self.under_way_ns, ttft.ns - served)?;
+            }
         }
         Ok(())
     }
 }
 
 /// Records a distance, which must not be negative but by an error bar.
-///
-/// # Errors
-/// When the histogram does not take it.
-pub fn record(into: &mut Histogram<u64>, ns: i64) -> io::Result<()> {
+fn record(into: &mut Histogram<u64>, ns: i64) -> io::Result<()> {
     into.record(u64::try_from(ns).unwrap_or(0)).map_err(io::Error::other)
 }
 
@@ -159,12 +169,17 @@ fn read_trace(path: &Path, started_ref_ns: i64) -> io::Result<BTreeMap<String, T
     Ok(traced)
 }
 
-/// TTFT by request id, ns, of the requests that have one.
-fn read_ttft(path: &Path) -> io::Result<BTreeMap<String, i64>> {
+/// By request id, of the requests that have one.
+fn read_ttft(path: &Path) -> io::Result<BTreeMap<String, Ttft>> {
     let table = Table::read(path)?;
-    let (id, ttft) = (table.column("request_id")?, table.column("ttft_ms")?);
+    let (id, request, ttft) =
+        (table.column("request_id")?, table.column("request")?, table.column("ttft_ms")?);
     let known = table.rows.iter().filter(|row| !row[ttft].is_empty());
-    known.map(|row| Ok((row[id].clone(), (number::<f64>(&row[ttft])? * 1e6).round() as i64))).collect()
+    let read = |row: &Vec<String>| {
+        let ns = (number::<f64>(&row[ttft])? * 1e6).round() as i64;
+        Ok((row[id].clone(), Ttft { ns, first_of_stream: number::<u64>(&row[request])? == 0 }))
+    };
+    known.map(read).collect()
 }
 
 fn number<T: FromStr>(cell: &str) -> io::Result<T> {
@@ -188,13 +203,14 @@ mod tests {
 
     /// One request: intended at 1 s, sent 100 µs later, read by the server 20 µs after that, first token 50 ms later and
     /// seen 30 µs after its emission, the second 10 ms after the first.
-    fn error_of(trace_tail: &str) -> TruthError {
+    fn error_of(request: u64, trace_tail: &str) -> TruthError {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let truth = testdata::truth_line("a", "completed", &[1_050_120_000, 1_060_120_000]);
         let truth = truth.replace(r#""arrived_ns":0"#, r#""arrived_ns":1000120000"#);
         std::fs::write(at("truth"), truth).unwrap();
-        std::fs::write(at("requests.csv"), "request_id,ttft_ms\na,50.150000\nnever,\n").unwrap();
+        let rows = format!("request_id,request,ttft_ms\na,{request},50.150000\nnever,9,\n");
+        std::fs::write(at("requests.csv"), rows).unwrap();
         let trace = format!(
             "t_s,event,request_id,unc_us\n1.0001,client_send,a,5\n1.05015,token_chunk,a,5\n{trace_tail}"
         );
@@ -204,21 +220,21 @@ mod tests {
 
     #[test]
     fn what_the_client_adds_is_told_from_its_send_and_from_the_intended_one() {
-        let error = error_of("1.06015,token_chunk,a,5\n");
+        let error = error_of(0, "1.06015,token_chunk,a,5\n");
         assert_eq!((error.requests, error.chunks, error.unmatched, error.impossible), (1, 2, 0, 0));
         let max = |h: &Histogram<u64>| h.max() / 1_000;
-        assert_eq!(
-            [&error.after_send_ns, &error.from_intended_ns, &error.delivery_ns].map(max),
-            [50, 150, 30]
-        );
+        let seen = [&error.after_send_ns, &error.from_intended_ns, &error.delivery_ns].map(max);
+        assert_eq!(seen, [50, 150, 30]);
+        assert_eq!(error.under_way_ns.len(), 0, "it is the first of its stream");
+        assert_eq!(max(&error_of(1, "1.06015,token_chunk,a,5\n").under_way_ns), 150);
     }
 
     #[test]
     fn a_lost_token_and_one_from_the_future_show() {
-        assert_eq!(error_of("").unmatched, 1, "one token of two");
-        let early = error_of("1.06011,token_chunk,a,5\n");
+        assert_eq!(error_of(0, "").unmatched, 1, "one token of two");
+        let early = error_of(0, "1.06011,token_chunk,a,5\n");
         assert_eq!((early.requests, early.impossible), (1, 1), "10 µs early, the bar is 5");
-        assert_eq!(error_of("1.060117,token_chunk,a,5\n").impossible, 0, "3 µs early");
-        assert_eq!(error_of("1.06015,token_chunk,a,5\n1,client_send,other,5\n").unmatched, 1);
+        assert_eq!(error_of(0, "1.060117,token_chunk,a,5\n").impossible, 0, "3 µs early");
+        assert_eq!(error_of(0, "1.06015,token_chunk,a,5\n1,client_send,other,5\n").unmatched, 1);
     }
 }

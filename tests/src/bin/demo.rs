@@ -233,6 +233,7 @@ mod tests {
             delivery_ns: histogram(),
             after_send_ns: histogram(),
             from_intended_ns: histogram(),
+            under_way_ns: histogram(),
             impossible: 0,
             worst_bound_ns: 0,
         };

@@ -35,8 +35,8 @@ fn main() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     say(&format!(
         "SIMULATED paced server on loopback: TTFT 50 ms, then a token each 10 ms; {STREAMS} streams, {} requests of each \
-         client in a pass, each client with a server of its own.\nTTFT added, p50 / p99 in ms, after the send and from the \
-         intended send:",
+         client in a pass, each client with a server of its own.\nTTFT added, p50 / p99 in ms, after the send, from the intended \
+         send, and the same of streams under way (without each stream's first request):",
         STREAMS * REQUESTS_EACH
     ));
     let mut passes = Vec::new();
@@ -58,11 +58,22 @@ const CLIENTS: [Client; 3] = [
     ("plain reqwest", |pass| &pass.reqwest, "in its one thread; its send is the call of `send`"),
 ];
 
+/// What is counted from where, and of which requests.
+type Kind = (&'static str, fn(&Figures) -> &Histogram<u64>);
+
+const KINDS: [Kind; 3] = [
+    ("after the send", |figures| &figures.after_send),
+    ("from the intended send", |figures| &figures.from_intended),
+    ("the same, under way", |figures| &figures.under_way),
+];
+
 fn line(pass: &Pass) -> String {
-    let pair = |h: &Histogram<u64>| format!("{:.3} / {:.3}", ms(h, 0.5), ms(h, 0.99));
     let of = |(name, figures, _): &Client| {
-        let figures = figures(pass);
-        format!("{name} {} and {}", pair(&figures.after_send), pair(&figures.from_intended))
+        let pair = |(_, of): &Kind| {
+            let of = of(figures(pass));
+            format!("{:.3} / {:.3}", ms(of, 0.5), ms(of, 0.99))
+        };
+        format!("{name} {}", KINDS.each_ref().map(pair).join(", "))
     };
     format!(
         "{} first: {}",
@@ -72,22 +83,17 @@ fn line(pass: &Pass) -> String {
 }
 
 fn sum_up(passes: &[Pass]) {
-    say(&format!(
-        "median of {PASSES} passes:\n{:20}{:20}{:27}CPU per token",
-        "", "after the send", "from the intended send"
-    ));
+    let names = KINDS.map(|(name, _)| format!("{name:25}")).concat();
+    say(&format!("median of {PASSES} passes:\n{:20}{names}CPU per token", ""));
     for (name, figures, where_) in CLIENTS {
-        let pair = |of: fn(&Figures) -> &Histogram<u64>| {
+        let pair = |(_, of): Kind| {
             let [p50, p99] = [0.5, 0.99].map(|q| median(passes, |p| ms(of(figures(p)), q)));
-            format!("{p50:.3} / {p99:.3} ms")
+            format!("{:25}", format!("{p50:.3} / {p99:.3} ms"))
         };
         let cpu_us = median(passes, |p| figures(p).cpu_ns / 1e3);
         let times = median(passes, |p| figures(p).cpu_ns / p.bare.cpu_ns);
-        say(&format!(
-            "  {name:<18}{:20}{:27}{cpu_us:.1} µs, {times:.1} × the bare client's, {where_}",
-            pair(|f| &f.after_send),
-            pair(|f| &f.from_intended)
-        ));
+        let added = KINDS.map(pair).concat();
+        say(&format!("  {name:<18}{added}{cpu_us:.1} µs, {times:.1} × the bare client's, {where_}"));
     }
     bounds(passes);
 }
@@ -96,23 +102,18 @@ fn sum_up(passes: &[Pass]) {
 /// different machine.
 fn bounds(passes: &[Pass]) {
     let verdict = |holds: bool| if holds { "holds" } else { "does not hold" };
-    type Of = fn(&Figures) -> &Histogram<u64>;
-    let kinds: [(&str, Of); 2] =
-        [("after the send", |f| &f.after_send), ("from the intended send", |f| &f.from_intended)];
-    for (from, of) in kinds {
+    for (kind, of) in KINDS {
         let p50 = median(passes, |p| ms(of(&p.ours), 0.5));
-        say(&format!(
-            "p50 added {from} below {BOUND_P50_MS} ms: {} ({p50:.3} ms)",
-            verdict(p50 < BOUND_P50_MS)
-        ));
+        let holds = verdict(p50 < BOUND_P50_MS);
+        say(&format!("p50 added, {kind}, below {BOUND_P50_MS} ms: {holds} ({p50:.3} ms)"));
     }
-    for (from, of) in kinds {
+    for (kind, of) in KINDS {
         let apart = |p: &Pass| ms(of(&p.ours), 0.99) - ms(of(&p.bare), 0.99);
         let each = passes.iter().map(|p| format!("{:+.3}", apart(p))).collect::<Vec<_>>().join(", ");
         let middle = median(passes, apart);
         let holds = verdict(middle <= BOUND_P99_MS);
         say(&format!(
-            "p99 added {from} within {BOUND_P99_MS} ms of the bare client's in the same pass: {holds} ({middle:+.3} ms, the \
+            "p99 added, {kind}, within {BOUND_P99_MS} ms of the bare client's in the same pass: {holds} ({middle:+.3} ms, the \
              median of {each})"
         ));
     }

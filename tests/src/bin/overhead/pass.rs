@@ -21,6 +21,8 @@ pub(crate) struct Figures {
     pub(crate) after_send: Histogram<u64>,
     /// TTFT that it added, ns, from the intended send: the start, or the end of the stream's request before.
     pub(crate) from_intended: Histogram<u64>,
+    /// The same without each stream's first request.
+    pub(crate) under_way: Histogram<u64>,
     /// CPU time per token, ns.
     pub(crate) cpu_ns: f64,
 }
@@ -65,8 +67,12 @@ fn ours(binary: &Path, dir: &Path) -> anyhow::Result<Figures> {
     let done = data.levels.iter().flat_map(|level| level.done.values());
     let health = done.map(|done| done.health.as_ref().context("an agent did not tell its CPU time"));
     let cpu_ns: i64 = health.map(|health| Ok(health?.cpu_ns)).sum::<anyhow::Result<_>>()?;
-    let (after_send, from_intended) = (error.after_send_ns, error.from_intended_ns);
-    Ok(Figures { after_send, from_intended, cpu_ns: cpu_ns as f64 / error.chunks as f64 })
+    Ok(Figures {
+        after_send: error.after_send_ns,
+        from_intended: error.from_intended_ns,
+        under_way: error.under_way_ns,
+        cpu_ns: cpu_ns as f64 / error.chunks as f64,
+    })
 }
 
 /// A client of one thread, which is this one.
@@ -105,7 +111,8 @@ fn figures(records: &[Record], truth: &Path, cpu_ns: f64) -> anyhow::Result<Figu
         (records.len(), truth.by_id.len()) == (STREAMS * REQUESTS_EACH, records.len()),
         "requests are missing"
     );
-    let (mut after_send, mut from_intended) = (Histogram::new(3)?, Histogram::new(3)?);
+    let histogram = || Histogram::<u64>::new(3);
+    let (mut after_send, mut from_intended, mut under_way) = (histogram()?, histogram()?, histogram()?);
     for record in records {
         let truth = truth.by_id.get(&record.request_id).context("a request is not in the truth log")?;
         ensure!(
@@ -116,10 +123,15 @@ fn figures(records: &[Record], truth: &Path, cpu_ns: f64) -> anyhow::Result<Figu
         let (Some(first), Some(emitted)) = (record.arrivals_ns.first(), truth.emissions.first()) else {
             continue;
         };
-        for (from, into) in [(record.sent_ns, &mut after_send), (record.intended_ns, &mut from_intended)] {
+        let added = |from: i64| {
             let ns = (first - from) - (emitted - truth.arrived_ns);
-            into.record(u64::try_from(ns).context("a token was seen before it was sent")?)?;
+            u64::try_from(ns).context("a token was seen before it was sent")
+        };
+        after_send.record(added(record.sent_ns)?)?;
+        from_intended.record(added(record.intended_ns)?)?;
+        if record.request > 0 {
+            under_way.record(added(record.intended_ns)?)?;
         }
     }
-    Ok(Figures { after_send, from_intended, cpu_ns })
+    Ok(Figures { after_send, from_intended, under_way, cpu_ns })
 }
