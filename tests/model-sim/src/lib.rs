@@ -2,7 +2,7 @@
 //! load tester should find follows from the parameters.
 //!
 //! [`engine`] is the pure model in virtual time, [`capacity`] what its parameters imply, [`sweep`] a closed loop
-//! over it without sockets. [`serve`] puts the same engine (or a fixed schedule) behind HTTP, with faults ([`fault`])
+//! over it without sockets. [`serve()`] puts the same engine (or a fixed schedule) behind HTTP, with faults ([`fault`])
 //! and a log of what truly happened ([`truth`]). Nothing here comes from the workspace: a bug shared with the tool
 //! under test would cancel itself.
 

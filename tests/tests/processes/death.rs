@@ -89,6 +89,27 @@ fn merge(scene: &Scene) {
     assert!(merged.status.success(), "{}", String::from_utf8_lossy(&merged.stderr));
 }
 
+/// Stopped and woken, as by Ctrl-Z and `fg`: the agent's lease lapsed meanwhile, so its level must not look whole.
+#[test]
+fn a_coordinator_that_sleeps_for_longer_than_the_lease_gets_a_void_level_and_goes_on() {
+    let mut scene = Scene::new(&PACED);
+    scene.coordinate(&["--concurrency", "4,5", "--duration", "9s", "--output-len", "10", "--agents", "1"]);
+    scene.agent("a");
+    scene.under_way(60);
+    let pid = Pid::from_raw(scene.coordinator().pid().cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    std::thread::sleep(Duration::from_millis(6500));
+    kill(pid, Signal::SIGCONT).unwrap();
+    scene.complete();
+    let (summary, accounts) = (scene.summary(), scene.accounts());
+    assert_eq!(accounts.differences(), [""; 0], "the agent kept what it measured");
+    let certificate = |level: usize| &levels(&summary)[level]["certificate"];
+    assert_eq!(certificate(0)["verdict"], "void", "{summary}");
+    assert!(certificate(0)["reasons"].to_string().contains("lease"), "{}", certificate(0));
+    assert_ne!(certificate(1)["verdict"], "void", "{}", certificate(1));
+    assert!(count(&levels(&summary)[1], "completed") > 100);
+}
+
 #[test]
 fn ctrl_c_drains_writes_and_says_so() {
     let mut scene = Scene::new(&PACED);
