@@ -1,0 +1,185 @@
+//! From phase to phase: when one is over, and what the next begins with.
+
+use std::collections::BTreeMap;
+
+use tailcliff_proto::v1;
+
+use super::level::Level;
+use super::{
+    ARM_PATIENCE_NS, CLOCK_PATIENCE_NS, Command, END_PATIENCE_NS, Ending, LEVEL_BURST, Member,
+    PREFLIGHT_PATIENCE_NS, Phase, Run, SETTLE_PATIENCE_NS, START_BURST, START_BURST_PATIENCE_NS,
+    START_LEAD_NS,
+};
+use crate::pinger::JOIN_BURST;
+use crate::split::{shares, weighted};
+use crate::stored::Incarnation;
+
+impl Run {
+    /// Moves to the next phase if this one is over; true when it moved.
+    pub(super) fn advance(&mut self, now: i64, out: &mut Vec<Command>) -> bool {
+        let waited = now - self.since;
+        match &mut self.phase {
+            Phase::Gather => self.gather(now, waited, out),
+            Phase::Clocks => self.await_clocks(now, waited, out),
+            Phase::Preflight => self.await_preflight(now, waited, out),
+            Phase::Arm(_) => self.await_armed(now, waited, out),
+            Phase::Run(level) => {
+                if level.give_up_overdue(now) {
+                    out.push(Command::Void(level.index, "an agent did not end it in time".to_owned()));
+                }
+                level.is_done() && self.begin_settling(now, out)
+            }
+            Phase::Settle(_) => self.await_settled(now, waited, out),
+            Phase::End(ending) => {
+                let over = self.members.values().all(|m| !m.connected) || waited > END_PATIENCE_NS;
+                let ending = ending.clone();
+                if over {
+                    self.phase = Phase::Over;
+                    out.push(Command::Finish(ending));
+                }
+                over
+            }
+            Phase::Over => false,
+        }
+    }
+
+    fn gather(&mut self, now: i64, waited: i64, out: &mut Vec<Command>) -> bool {
+        let (agents, probes) = (self.count(v1::NodeKind::Agent), self.count(v1::NodeKind::GpuProbe));
+        if agents >= self.plan.agents && probes >= self.plan.probes {
+            self.enter(now, Phase::Clocks);
+            return true;
+        }
+        if waited > self.gather_patience_ns {
+            let text = format!(
+                "{agents} of {} agents and {probes} of {} probes came within {} s",
+                self.plan.agents,
+                self.plan.probes,
+                self.gather_patience_ns / 1_000_000_000
+            );
+            self.end(now, Ending::NodesMissing(text), out);
+            return true;
+        }
+        false
+    }
+
+    fn await_clocks(&mut self, now: i64, waited: i64, out: &mut Vec<Command>) -> bool {
+        let known = self.members.values().all(|m| m.pings >= JOIN_BURST / 2);
+        if !known && waited <= CLOCK_PATIENCE_NS {
+            return false;
+        }
+        if !known {
+            let text = "a node's clock connection does not answer; its stamps may stay unaligned";
+            out.push(Command::Say(text.to_owned()));
+        }
+        self.enter(now, Phase::Preflight);
+        out.extend(self.agents().into_iter().map(|of| self.preflight(of)));
+        true
+    }
+
+    fn await_preflight(&mut self, now: i64, waited: i64, out: &mut Vec<Command>) -> bool {
+        let of_agents = |m: &&Member| m.kind == v1::NodeKind::Agent;
+        if self.members.values().filter(of_agents).all(|m| m.preflight) {
+            return self.arm(now, 0, out);
+        }
+        if waited > PREFLIGHT_PATIENCE_NS {
+            let text = "an agent did not answer the preflight in time".to_owned();
+            self.end(now, Ending::Broken(text), out);
+            return true;
+        }
+        false
+    }
+
+    /// Arms a level, or ends the run when there is none left.
+    fn arm(&mut self, now: i64, index: u32, out: &mut Vec<Command>) -> bool {
+        let cut = self.cut_short.clone();
+        let next = self.plan.concurrency.get(index as usize).copied().filter(|_| cut.is_none());
+        let Some(concurrency) = next else {
+            self.end(now, cut.map_or(Ending::Complete, Ending::Interrupted), out);
+            return true;
+        };
+        let shares = self.shares(index, concurrency);
+        out.push(Command::LevelPlanned { level: index, concurrency, shares: shares.clone() });
+        for (&of, share) in &shares {
+            out.push(self.arm_order(index, of, share));
+            out.push(Command::Burst(of, START_BURST));
+        }
+        let idle = self.agents().len() - shares.len();
+        if idle > 0 {
+            out.push(Command::Say(format!("level {concurrency}: {idle} agents have no share and stay idle")));
+        }
+        let pings = self.members.iter().map(|(&of, m)| (of, m.pings)).collect();
+        self.enter(now, Phase::Arm(Level::new(index, shares, pings)));
+        true
+    }
+
+    /// Streams evenly over agents, requests in proportion to streams; an agent with no stream has no share.
+    fn shares(&self, index: u32, concurrency: u32) -> BTreeMap<Incarnation, v1::LoadShare> {
+        let agents = self.agents();
+        let streams = shares(u64::from(concurrency), agents.len(), index as usize);
+        let requests = self.plan.num_prompts.map(|total| weighted(total, &streams));
+        let mut first_stream = 0;
+        let mut all = BTreeMap::new();
+        for (i, (&of, &concurrency)) in agents.iter().zip(&streams).enumerate() {
+            let stop = match &requests {
+                Some(requests) => v1::load_share::Stop::Requests(requests[i]),
+                None => v1::load_share::Stop::DurationNs(self.plan.duration_ns.unwrap_or_default()),
+            };
+            let share = v1::LoadShare {
+                concurrency: concurrency as u32,
+                first_stream,
+                stop: Some(stop),
+                warmup_ns: self.plan.warmup_ns,
+                drain_ns: self.plan.drain_ns,
+                fresh_connections: self.fresh_connections,
+            };
+            first_stream += concurrency as u32;
+            if concurrency > 0 {
+                all.insert(of, share);
+            }
+        }
+        all
+    }
+
+    fn await_armed(&mut self, now: i64, waited: i64, out: &mut Vec<Command>) -> bool {
+        let Phase::Arm(level) = &self.phase else { return false };
+        let pinged = |of| self.members.get(of).map_or(0, |m| m.pings);
+        let before = |of| level.pings.get(of).copied().unwrap_or(0);
+        let fresh = level.shares.keys().all(|of| pinged(of) >= before(of).saturating_add(START_BURST));
+        if level.is_armed() && (fresh || waited > START_BURST_PATIENCE_NS) {
+            let Phase::Arm(mut level) = std::mem::replace(&mut self.phase, Phase::Over) else { return false };
+            level.start_ref_ns = now + START_LEAD_NS;
+            out.push(level.start(level.shares.keys().copied().collect()));
+            self.enter(now, Phase::Run(level));
+            return true;
+        }
+        if waited > ARM_PATIENCE_NS {
+            self.end(now, Ending::Broken("an agent did not arm in time".to_owned()), out);
+            return true;
+        }
+        false
+    }
+
+    fn begin_settling(&mut self, now: i64, out: &mut Vec<Command>) -> bool {
+        let Phase::Run(level) = std::mem::replace(&mut self.phase, Phase::Over) else { return false };
+        out.extend(self.agents().into_iter().map(|of| Command::Burst(of, LEVEL_BURST)));
+        self.enter(now, Phase::Settle(level));
+        true
+    }
+
+    /// A level is settled when all that its agents measured is on disk.
+    fn await_settled(&mut self, now: i64, waited: i64, out: &mut Vec<Command>) -> bool {
+        let Phase::Settle(level) = &self.phase else { return false };
+        let stored = |of: &Incarnation| self.members.get(of).is_none_or(|m| level.is_stored(*of, m.stored));
+        let all = level.shares.keys().all(stored);
+        let index = level.index;
+        if !all && waited <= SETTLE_PATIENCE_NS {
+            return false;
+        }
+        if !all {
+            let text = "not all of this level's measurements arrived in time".to_owned();
+            out.push(Command::Void(index, text));
+        }
+        out.push(Command::LevelSettled(index));
+        self.arm(now, index + 1, out)
+    }
+}
