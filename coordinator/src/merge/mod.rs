@@ -151,20 +151,26 @@ fn merge_level(
     level
 }
 
-/// Records tell what became of requests; agents tell how many they released. The difference is unreported.
+/// Records tell what became of requests; agents tell how many they released, in the end or at some moment. What was
+/// released by then and has no record is unreported; what a dead agent released after its last word, nobody knows.
 fn counts(log: &LevelLog, tally: &Tally) -> (Counts, Counts) {
     let mut all = Counts::default();
     let agents: BTreeSet<_> = log.shares.keys().chain(tally.by_agent.keys()).collect();
     for of in agents {
         let told = tally.by_agent.get(of).copied().unwrap_or_default();
-        let of_done = log.done.get(of).and_then(|d| d.counts);
-        let claimed = of_done.or_else(|| log.progress.get(of)?.counts).map_or(0, |c| c.released);
+        let in_the_end = log.done.get(of).and_then(|d| d.counts).map(|c| (c.released, told.released()));
+        let at_last_word = || {
+            let progress = log.progress.get(of)?;
+            let issued = tally.issued_raw_ns.get(of).map_or(&[][..], Vec::as_slice);
+            let by_then = issued.iter().filter(|&&at| at <= progress.raw_ns).count() as u64;
+            Some((progress.counts?.released, by_then))
+        };
+        let (claimed, recorded) = in_the_end.or_else(at_last_word).unwrap_or_default();
         all.completed += told.completed;
         all.failed += told.failed;
         all.incomplete += told.incomplete;
         // A counter that a broken agent sent must not drown the sum.
-        all.unreported =
-            all.unreported.saturating_add(claimed.saturating_sub(told.released()).min(u64::MAX >> 16));
+        all.unreported = all.unreported.saturating_add(claimed.saturating_sub(recorded).min(u64::MAX >> 16));
     }
     (Counts { unreported: all.unreported, ..tally.measured }, all)
 }

@@ -37,6 +37,8 @@ pub(crate) struct Tally {
     pub(crate) measured: Counts,
     /// Records of every phase, by agent.
     pub(crate) by_agent: BTreeMap<Incarnation, Counts>,
+    /// When each of them was issued, raw ns.
+    pub(crate) issued_raw_ns: BTreeMap<Incarnation, Vec<i64>>,
     pub(crate) latencies: Latencies,
     pub(crate) points: Vec<Point>,
     /// (coordinator's clock, streams in flight) by agent.
@@ -88,6 +90,8 @@ impl Tally {
         let outcome = record::outcome(record);
         let measured = record.phase == Phase::Measured as i32;
         count(self.by_agent.entry(of).or_default(), outcome);
+        let issued = record.issued_raw_ns.unwrap_or(record.intended_raw_ns);
+        self.issued_raw_ns.entry(of).or_default().push(issued);
         if measured {
             count(&mut self.measured, outcome);
             self.measured_record(record, outcome);
