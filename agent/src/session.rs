@@ -294,10 +294,11 @@ impl Session {
         }
     }
 
-    /// The level runs here, or has ended here.
+    /// The level runs here, is ending here, or has ended here.
     fn knows(&self, level: u32) -> bool {
         let ended = |said: &Say| matches!(said, Say::Done(done) if done.level == level);
-        self.running.as_ref().is_some_and(|(running, _)| *running == level) || self.newest.iter().any(ended)
+        let runs = self.running.as_ref().is_some_and(|(running, _)| *running == level);
+        runs || self.given_up == Some(level) || self.newest.iter().any(ended)
     }
 
     /// The end of a level that never ran here.

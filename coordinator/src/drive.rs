@@ -303,6 +303,8 @@ fn discard(dir: &Path, created: bool) {
     if created {
         // Only ever an empty directory: one with other files in it stays.
         let _kept = std::fs::remove_dir(dir);
-        let _others = std::fs::remove_dir(RUNS);
+        if dir.parent() == Some(Path::new(RUNS)) {
+            let _others = std::fs::remove_dir(RUNS);
+        }
     }
 }
