@@ -39,6 +39,10 @@ struct Limits {
     pause: Duration,
 }
 
+/// A request timeout beyond this says that the server is slow, ns; the coordinator waits two minutes in all.
+const USUAL: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(100);
+
 const LIMITS: Limits = Limits {
     request: Duration::from_secs(20),
     loading: Duration::from_secs(60),
@@ -50,7 +54,17 @@ const LIMITS: Limits = Limits {
 /// non-empty list lacks is `not_found`, although llama.cpp would answer in another's place: figures under a wrong
 /// name are worse than a stop.
 pub async fn preflight(target: &v1::Target, workload: &v1::Workload) -> v1::PreflightDone {
-    within(target, workload, LIMITS).await
+    within(target, workload, Limits { request: patience(target), ..LIMITS }).await
+}
+
+/// Up to 20 s, unless requests are given less time, or much more than usual: then the first one may take it too.
+fn patience(target: &v1::Target) -> Duration {
+    let asked = Duration::from_nanos(u64::try_from(target.request_timeout_ns).unwrap_or(0));
+    match asked {
+        Duration::ZERO => LIMITS.request,
+        long if long > USUAL => long.min(LONGEST),
+        usual => usual.min(LIMITS.request),
+    }
 }
 
 async fn within(target: &v1::Target, workload: &v1::Workload, limits: Limits) -> v1::PreflightDone {
@@ -175,9 +189,9 @@ fn judge(target: &Target, record: &v1::RequestRecord, seen: Seen, closes: bool) 
 fn explain(target: &Target, record: &v1::RequestRecord) -> v1::PreflightDone {
     let (kind, hint) = match (record.error_kind.as_str(), record.http_status.unwrap_or(0)) {
         ("http_status", 401 | 403) => {
-            ("unauthorized", "set OPENAI_API_KEY to a key that the server takes, or send its --header")
+            ("unauthorized", "set OPENAI_API_KEY or --api-key-file to a key that the server takes")
         }
-        ("http_status", 404) => ("not_found", "check --url, --model and --endpoint-type"),
+        ("http_status", 404) => ("not_found", "check --url, --model, --endpoint and --endpoint-type"),
         ("http_status", 503) if record.error_detail.to_ascii_lowercase().contains("loading") => {
             (LOADING, "wait until the server is ready")
         }
@@ -187,11 +201,14 @@ fn explain(target: &Target, record: &v1::RequestRecord) -> v1::PreflightDone {
         ("connect", _) => {
             ("unreachable", "is the server running, and is --url right as seen from this machine?")
         }
-        ("timeout", _) => ("timeout", "is the server overloaded or still loading? see its log"),
+        ("timeout", _) => (
+            "timeout",
+            "is the server overloaded or still loading? see its log; a --request-timeout over 60s waits longer",
+        ),
         _ => ("bad_reply", "is this an OpenAI-compatible server, and is --endpoint-type right?"),
     };
     let url = format!("http://{}{}", target.authority(), target.path().path());
-    let error = format!("no answer from {url}: {}; {hint}", record.error_detail);
+    let error = format!("no usable answer from {url}: {}; {hint}", record.error_detail);
     failed(kind, error, Vec::new())
 }
 

@@ -353,11 +353,17 @@ async fn reach(
     shutdown: &CancellationToken,
     tell: fn(&str),
 ) -> Result<ControlLink, LinkError> {
+    let mut told = false;
     loop {
         let channel = dial_telling(address, shutdown, tell).await?;
         match tokio::time::timeout(WELCOME_PATIENCE, join(channel, hello.clone())).await {
             Ok(Ok(link)) => return Ok(link),
-            Ok(Err(LinkError::Broken(_))) | Err(_) => tokio::time::sleep(REJOIN_PAUSE).await,
+            Ok(Err(LinkError::Broken(_))) | Err(_) => {
+                if !std::mem::replace(&mut told, true) {
+                    tell(&format!("{address} answers, but not as a coordinator would; is the port right?"));
+                }
+                tokio::time::sleep(REJOIN_PAUSE).await;
+            }
             Ok(Err(fatal)) => return Err(fatal),
         }
     }

@@ -7,9 +7,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::args::{Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
+use crate::certificate::Verdict;
 use crate::config::{Config, ConfigError};
 use crate::display::{Display, terminal_width};
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
+use crate::levels::Level;
 use crate::local::Embedded;
 use crate::merge::Merged;
 use crate::redact::redacted_command;
@@ -30,6 +32,8 @@ pub const EXIT_OUTPUT: i32 = 5;
 pub const EXIT_LISTEN: i32 = 6;
 /// The run broke; what was measured is kept.
 pub const EXIT_BROKEN: i32 = 7;
+/// A level that counts has not one completed request.
+pub const EXIT_NOTHING_COMPLETED: i32 = 8;
 /// Interrupted; what was measured is kept.
 pub const EXIT_INTERRUPTED: i32 = 130;
 
@@ -119,7 +123,7 @@ fn conclude(result: Result<Outcome, RunError>) -> i32 {
         print(merged, dir);
     }
     match outcome.ending {
-        Ending::Complete => EXIT_OK,
+        Ending::Complete => completed(outcome.merged.as_ref()),
         Ending::Interrupted(_) => {
             let kept =
                 if outcome.dir.is_some() { "what was measured is kept" } else { "nothing was measured" };
@@ -134,8 +138,22 @@ fn conclude(result: Result<Outcome, RunError>) -> i32 {
     }
 }
 
+/// A finished plan whose server answered nothing at some level is no success to a script.
+fn completed(merged: Option<&Merged>) -> i32 {
+    let levels = merged.map_or(&[][..], |merged| &merged.levels);
+    let failed = |level: &&Level| level.certificate.verdict != Verdict::Void && level.measured.completed == 0;
+    match levels.iter().find(failed) {
+        Some(level) => {
+            let line = format!("no request completed at concurrency {}", level.concurrency);
+            fail(&line, EXIT_NOTHING_COMPLETED)
+        }
+        None => EXIT_OK,
+    }
+}
+
 fn code_of_error(error: &RunError) -> i32 {
     match error {
+        RunError::Listen { reason, .. } if reason.kind() == std::io::ErrorKind::InvalidInput => EXIT_USAGE,
         RunError::Listen { .. } => EXIT_LISTEN,
         RunError::OutputDir { .. } | RunError::Journal(_) | RunError::Outputs(_) => EXIT_OUTPUT,
         RunError::Start(_) | RunError::Serve(_) => EXIT_BROKEN,

@@ -47,6 +47,8 @@ pub struct Config {
 
 const MAX_STREAMS: u32 = 1 << 20;
 const MAX_LEVELS: usize = 1_000;
+/// Longer than any context window.
+const MAX_INPUT_WORDS: u32 = 4_000_000;
 
 fn bad(flag: &'static str, reason: impl Into<String>) -> ConfigError {
     ConfigError::Bad { flag, reason: reason.into() }
@@ -158,6 +160,16 @@ fn check(plan: &Plan) -> Result<(), ConfigError> {
             return Err(bad(flag, "at least 1ms is needed"));
         }
     }
+    if plan.prompt.is_none() && !(1..=MAX_INPUT_WORDS).contains(&plan.input_len) {
+        let own = plan.extra_body.as_ref().is_some_and(|b| b.get("messages").or(b.get("prompt")).is_some());
+        if !own {
+            let reason = format!("{} words are not between 1 and {MAX_INPUT_WORDS}", plan.input_len);
+            return Err(bad("--input-len", reason));
+        }
+    }
+    if plan.temperature.is_some_and(|t| !(0.0..=100.0).contains(&t)) {
+        return Err(bad("--temperature", "a temperature lies between 0 and 100, most often below 2"));
+    }
     if plan.output_len == 0 {
         return Err(bad("--output-len", "at least one token must be asked for"));
     }
@@ -246,6 +258,9 @@ fn api_key(args: &SweepArgs, env_key: Option<String>) -> Result<String, ConfigEr
         None => env_key.unwrap_or_default(),
     };
     let key = key.trim().to_owned();
+    if let Some(path) = args.api_key_file.as_ref().filter(|_| key.is_empty()) {
+        return Err(bad("--api-key-file", format!("{} holds no key", path.display())));
+    }
     if key.chars().any(|c| !c.is_ascii_graphic()) {
         return Err(bad("--api-key-file", "the API key holds characters that no header can carry"));
     }

@@ -89,6 +89,13 @@ impl Display {
         self.last_plain_ns = now;
     }
 
+    /// The level's common start, on the clock of `now`, ns.
+    pub fn started(&mut self, at_ns: i64) {
+        if let Some(level) = &mut self.level {
+            level.began_ns = at_ns;
+        }
+    }
+
     /// An agent's newest counts.
     pub fn progress(&mut self, of: Incarnation, progress: &v1::LevelProgress) {
         if let Some(level) = self.level.as_mut().filter(|level| level.index == progress.level) {
@@ -113,7 +120,7 @@ impl Display {
         let Some(level) = &self.level else { return };
         // The last column stays free: a cursor behind it would wrap.
         let width = if self.live { terminal_width().saturating_sub(1) } else { usize::MAX };
-        let line = level.line(self.levels, now, width);
+        let line = level.line(self.levels, now, width, true);
         if self.live {
             let _closed = write!(self.out, "\r\x1b[K{line}");
             let _closed = self.out.flush();
@@ -136,14 +143,14 @@ impl Display {
     pub fn settled(&mut self, index: u32, now: i64) {
         if let Some(level) = self.level.take().filter(|level| level.index == index) {
             let width = if self.live { terminal_width() } else { usize::MAX };
-            let line = level.line(self.levels, now, width);
+            let line = level.line(self.levels, now, width, false);
             self.say(&line);
         }
     }
 }
 
 impl Level {
-    fn line(&self, levels: usize, now: i64, width: usize) -> String {
+    fn line(&self, levels: usize, now: i64, width: usize, is_live: bool) -> String {
         // A broken agent may claim any number.
         let sum = |part: fn(&v1::LevelProgress) -> u64| {
             self.progress.values().map(part).fold(0, u64::saturating_add)
@@ -164,14 +171,19 @@ impl Level {
         if failed > 0 {
             parts.push(format!("{failed} failed"));
         }
-        parts.push(format!("{:.1} req/s", completed as f64 / elapsed_s));
+        // Of the whole level, warm-up included: the table that follows has the rates of the window.
+        if is_live {
+            parts.push(format!("{:.1} req/s", completed as f64 / elapsed_s));
+        }
         let p95 = |name, histogram: &LatencyHistogram| {
             Some(format!("{name} p95 {}", duration(histogram.quantile_ns(0.95)?)))
         };
         parts.extend(p95("E2E", &self.e2e));
         parts.extend(p95("TTFT", &self.ttft));
-        parts.push(format!("{in_flight} in flight"));
-        parts.push(format!("{:.0} tok/s", tokens as f64 / elapsed_s));
+        if is_live {
+            parts.push(format!("{in_flight} in flight"));
+            parts.push(format!("{:.0} tok/s", tokens as f64 / elapsed_s));
+        }
         let head = format!("level {}/{levels}: {} streams {} ", self.index + 1, self.concurrency, bar(done));
         fitted(head, &parts, width)
     }

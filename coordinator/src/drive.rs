@@ -61,9 +61,7 @@ pub struct Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The address cannot be bound.
-    #[error(
-        "failed to listen on {address}: {reason}; is another coordinator running? try another --listen port"
-    )]
+    #[error("failed to listen on {address}: {reason}; {}", listen_hint(reason))]
     Listen {
         /// As asked.
         address: String,
@@ -90,6 +88,13 @@ pub enum RunError {
     /// The gRPC server ended.
     #[error("failed to serve nodes: {0}")]
     Serve(String),
+}
+
+fn listen_hint(reason: &std::io::Error) -> &'static str {
+    match reason.kind() {
+        std::io::ErrorKind::AddrInUse => "is another coordinator running? try another --listen port",
+        _ => "give --listen an address of this host, such as 0.0.0.0:7100",
+    }
 }
 
 impl Listeners {

@@ -59,6 +59,7 @@ pub struct Fleet {
     planned: Option<(u32, BTreeMap<Incarnation, v1::LoadShare>)>,
     voided: BTreeMap<u32, String>,
     started: Vec<u32>,
+    interrupted: bool,
     stored: mpsc::UnboundedSender<(Incarnation, u64)>,
     display: Display,
 }
@@ -86,6 +87,7 @@ impl Fleet {
             planned: None,
             voided: BTreeMap::new(),
             started: Vec::new(),
+            interrupted: false,
             stored,
             display,
         }
@@ -107,7 +109,11 @@ impl Fleet {
             Happening::Clock(event) => self.clock(event),
             Happening::Stored(of, seq) => self.step(Event::Stored(of, seq)),
             Happening::Interrupt(why) => {
-                self.display.say(&format!("{why}: draining; once more to end at once"));
+                let next = match std::mem::replace(&mut self.interrupted, true) {
+                    false => "draining; once more to end at once",
+                    true => "ending at once",
+                };
+                self.display.say(&format!("{why}: {next}"));
                 self.step(Event::Interrupt(why))
             }
             Happening::Failed(kind, why) => self.step(Event::Failed(kind, why)),
@@ -344,8 +350,7 @@ impl Fleet {
             Command::LevelSettled(level) => self.display.settled(level, HostClock.now()),
             Command::Void(level, reason) => self.void(level, reason)?,
             Command::Lost(of) => {
-                self.display
-                    .say(&format!("{} is lost: nothing heard for longer than its lease", self.name(of)));
+                self.display.say(&format!("{} is lost: away for longer than its lease", self.name(of)));
                 self.append(of, Fact::Lost(HostClock.now()))?;
                 self.lost.extend(self.peers.remove(&of).map(|peer| (of, peer)));
             }
@@ -359,6 +364,7 @@ impl Fleet {
         // Ordered again for one that may have missed it: the level itself is known.
         if let Some((concurrency, shares)) = self.planned.take() {
             self.append(0, Fact::Level(LevelPlanned { level, concurrency, start_ref_ns: at_ref_ns }))?;
+            self.display.started(at_ref_ns);
             self.started.push(level);
             for (of, share) in shares {
                 self.append(of, Fact::Share(LevelShare { level, share: Some(share) }))?;

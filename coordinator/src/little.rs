@@ -1,5 +1,7 @@
 //! Little's law, L = λW, as a check on our own books. L comes from a gauge that is sampled on its own beat, λ and W from
-//! the records; were all three from records, the law would hold by arithmetic and prove nothing.
+//! the records; were all three from records, the law would hold by arithmetic and prove nothing. In a finite window it is
+//! exact when a request that an edge cuts counts in λ and W by its share inside; what then remains is requests that the
+//! one side knows and the other does not.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +13,17 @@ use crate::stored::Incarnation;
 const MIN_SAMPLES: usize = 10;
 /// Fewer ended requests do not make a rate.
 const MIN_ENDED: usize = 20;
-/// Requests cut by the window's edges bias λW by up to W / length: a tenth, with this.
-const MIN_LENGTH_IN_W: f64 = 10.0;
+/// A gauge sampled a few times a second says little of less than this in flight, such as the tries of a dead server.
+const MIN_IN_FLIGHT: f64 = 0.5;
 
 /// The three terms and how far they are apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Little {
     /// L: streams in flight, averaged over the window's time, all agents together.
     pub in_flight: f64,
-    /// λ: requests that ended in the window (however) per second.
+    /// λ: requests per second, however they ended, each by its share in the window.
     pub rate_per_s: f64,
-    /// W: their mean time from issue to end, s.
+    /// W: their mean time from issue to end, weighted alike, s.
     pub mean_s: f64,
     /// (L − λW) / L.
     pub residual: f64,
@@ -38,20 +40,22 @@ pub(crate) fn check(
     for of in agents {
         in_flight += average(window, gauges.get(of)?)?;
     }
-    let ended: Vec<_> = points.iter().filter(|p| window.holds(p.done_ns)).collect();
-    let spent: i128 = ended.iter().map(|p| i128::from(p.done_ns.saturating_sub(p.issued_ns))).sum();
-    if ended.len() < MIN_ENDED || in_flight <= 0.0 {
+    if in_flight < MIN_IN_FLIGHT || points.iter().filter(|p| window.holds(p.done_ns)).count() < MIN_ENDED {
         return None;
     }
-    let mean_s = spent as f64 / 1e9 / ended.len() as f64;
-    let rate_per_s = ended.len() as f64 / window.seconds();
+    let (mut shares, mut spent_s) = (0.0, 0.0);
+    for point in points {
+        let life = point.done_ns.saturating_sub(point.issued_ns);
+        let inside =
+            point.done_ns.min(window.end_ns).saturating_sub(point.issued_ns.max(window.start_ns)).max(0);
+        if life > 0 {
+            shares += inside as f64 / life as f64;
+            spent_s += inside as f64 / 1e9;
+        }
+    }
+    let (rate_per_s, mean_s) = (shares / window.seconds(), spent_s / shares);
     let residual = (in_flight - rate_per_s * mean_s) / in_flight;
-    (window.seconds() >= MIN_LENGTH_IN_W * mean_s).then_some(Little {
-        in_flight,
-        rate_per_s,
-        mean_s,
-        residual,
-    })
+    mean_s.is_finite().then_some(Little { in_flight, rate_per_s, mean_s, residual })
 }
 
 /// Average over time of a gauge, each sample holding until the next.
@@ -106,6 +110,22 @@ mod tests {
     }
 
     #[test]
+    fn requests_cut_by_the_windows_edges_are_no_disagreement() {
+        let gauges = BTreeMap::from([(1, gauge(4))]);
+        // Lives of 3 s beside a window of 4 s that begins and ends within them; 20 of these end inside.
+        let one = |i: i64| Point { done_ns: (i / 24 * 3_000 + 3_000) * MS, ..points()[0] };
+        let long: Vec<_> = (0..96).map(|i| Point { issued_ns: i / 24 * 3_000 * MS, ..one(i) }).collect();
+        let cut = Window { start_ns: 2_000 * MS, end_ns: 8_000 * MS, ..window() };
+        let all = BTreeMap::from([(1, gauge(24))]);
+        let little = check(cut, &[1], &all, &long).unwrap();
+        assert!(little.residual.abs() < 1e-6, "{little:?}");
+        assert!(
+            check(cut, &[1], &gauges, &long).unwrap().residual < -1.0,
+            "a gauge of four is another story"
+        );
+    }
+
+    #[test]
     fn requests_missing_from_the_books_show() {
         let gauges = BTreeMap::from([(1, gauge(4))]);
         let half: Vec<_> = points().into_iter().step_by(2).collect();
@@ -118,8 +138,8 @@ mod tests {
         let gauges = BTreeMap::from([(1, gauge(4))]);
         assert!(check(window(), &[1, 2], &gauges, &points()).is_none(), "an agent without a gauge");
         assert!(check(window(), &[1], &gauges, &points()[..19]).is_none(), "few requests");
-        let short = Window { end_ns: 900 * MS, ..window() };
-        assert!(check(short, &[1], &gauges, &points()).is_none(), "window of nine W");
+        let idle = BTreeMap::from([(1, gauge(0))]);
+        assert!(check(window(), &[1], &idle, &points()).is_none(), "next to nothing in flight");
         let sparse = BTreeMap::from([(1, gauge(4)[..9].to_vec())]);
         assert!(check(window(), &[1], &sparse, &points()).is_none(), "few samples");
     }

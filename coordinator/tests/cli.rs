@@ -39,23 +39,36 @@ fn canned(status: &'static str, body: &'static str) -> String {
 
 /// The same, with what it was sent.
 fn canned_heard(status: &'static str, body: &'static str) -> (String, Receiver<String>) {
+    server(move |_| (status, body))
+}
+
+/// A server that answers each request by what it says: status and body.
+fn server(
+    reply: impl Fn(&str) -> (&'static str, &'static str) + Copy + Send + 'static,
+) -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (tell, heard) = channel();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let tell = tell.clone();
-            std::thread::spawn(move || answer(stream, status, body, &tell));
+            std::thread::spawn(move || answer(stream, reply, &tell));
         }
     });
     (address, heard)
 }
 
-fn answer(mut stream: TcpStream, status: &str, body: &str, tell: &Sender<String>) {
+fn answer(
+    mut stream: TcpStream,
+    reply: impl Fn(&str) -> (&'static str, &'static str),
+    tell: &Sender<String>,
+) {
     let mut request = [0; 65_536];
     while let Ok(n @ 1..) = stream.read(&mut request) {
+        let text = String::from_utf8_lossy(&request[..n]).into_owned();
+        let (status, body) = reply(&text);
         // Most tests do not listen.
-        let _nobody = tell.send(String::from_utf8_lossy(&request[..n]).into_owned());
+        let _nobody = tell.send(text);
         let head = format!(
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -77,6 +90,9 @@ fn wrong_flags_are_one_line_and_exit_2() {
         (vec!["run", "--url", "h:1", "--model", "m", "--concurrency", "4,2"], "try 2,4"),
         (vec!["run", "--url", "h:1"], "--model"),
         (vec!["run", "--model", "m"], "--url"),
+        (vec!["run", "--url", "h:1", "--model", "m", "--input-len", "0"], "--input-len"),
+        (vec!["run", "--url", "h:1", "--model", "m", "--temperature", "nan"], "--temperature"),
+        (vec!["coordinate", "--url", "h:1", "--model", "m", "--listen", "foo"], "an address of this host"),
         (vec!["run", "--plan", broken], "conurrency"),
         (vec!["run", "--plan", "not-there.yaml"], "not-there.yaml"),
         (vec!["coordinate", "--url", "h:1", "--model", "m", "--agents", "0"], "at least 1"),
@@ -107,6 +123,21 @@ fn a_target_that_cannot_be_used_exits_3_and_leaves_no_run() {
         assert!(line.to_lowercase().contains(&says.to_lowercase()) && line.len() > 20, "{says}: {line}");
         assert!(left_behind(dir.path()).is_empty());
     }
+}
+
+#[test]
+fn a_level_at_which_nothing_completed_exits_8_with_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (url, _) = server(|request| match request.contains("Reply with only") {
+        true => ("200 OK", r#"{"choices":[{"message":{"content":"OK"},"finish_reason":"stop"}]}"#),
+        false => ("400 Bad Request", r#"{"error":{"message":"the prompt is too long"}}"#),
+    });
+    let args = ["run", "--url", &url, "--model", "m", "--concurrency", "2", "--num-prompts", "4"];
+    let (code, line) = refusal(dir.path(), &[&args[..], &["--no-streaming", "--output-dir", "out"]].concat());
+    assert_eq!(code, 8, "{line}");
+    assert!(line.contains("no request completed at concurrency 2"), "{line}");
+    let summary = std::fs::read_to_string(dir.path().join("out/summary.json")).unwrap();
+    assert!(summary.contains("the prompt is too long") && !summary.contains("-0.0"), "{summary}");
 }
 
 #[test]

@@ -16,7 +16,13 @@ pub const INTERVAL: Duration = Duration::from_millis(10);
 #[command(name = "tailcliff-gpu-probe", version)]
 pub struct Args {
     /// Where the coordinator listens; the probe keeps dialling until it answers
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "print_seconds", default_value = "")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        required_unless_present = "print_seconds",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub coordinator: String,
     /// Name in reports [default: this host's name]
     #[arg(long)]

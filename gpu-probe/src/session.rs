@@ -140,6 +140,7 @@ impl Session {
 
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
         let never = Instant::now();
+        let mut told = false;
         loop {
             let lapse = self.lapse;
             let attempt = async {
@@ -163,7 +164,14 @@ impl Session {
                     return Ok(Some(link));
                 }
                 Err(LinkError::Stopped) => return Ok(None),
-                Err(LinkError::Broken(_)) => {}
+                Err(LinkError::Broken(_)) => {
+                    if !std::mem::replace(&mut told, true) {
+                        let address = &self.config.coordinator;
+                        let text =
+                            format!("{address} answers, but not as a coordinator would; is the port right?");
+                        (self.config.tell)(&text);
+                    }
+                }
                 Err(fatal) => return Err(fatal),
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

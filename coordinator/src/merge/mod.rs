@@ -109,8 +109,8 @@ fn merge_level(
     let (measured, all_phases) = counts(log, &tally);
     let dry =
         log.done.iter().filter_map(|(&of, done)| timeline.place(of, done.dry_raw_ns?)).map(|d| d.ns).min();
-    let window =
-        window::choose(&data.header.plan, log.start_ref_ns, dry, log.voided.is_some(), &tally.points);
+    let cut_short = log.voided.is_some() || log.shares.keys().any(|of| !log.done.contains_key(of));
+    let window = window::choose(&data.header.plan, log.start_ref_ns, dry, cut_short, &tally.points);
     let agents: Vec<_> = log.shares.keys().copied().collect();
     let mut outside = tally.outside;
     for (_, metric) in tally.latencies.named() {
@@ -195,7 +195,9 @@ fn warnings(merged: &Merged) -> Vec<String> {
     let mut all = Vec::new();
     let mut warn = |text: String| all.push(text);
     match &merged.end {
-        None => warn("the journal was not closed: the coordinator died during the run".to_owned()),
+        None => {
+            warn("the journal was not closed: the coordinator died during the run, or still runs".to_owned())
+        }
         Some(end) if !end.cut_short.is_empty() => warn(format!("the run was cut short: {}", end.cut_short)),
         Some(_) => {}
     }

@@ -71,7 +71,7 @@ impl Window {
 }
 
 /// The window of a level that began at `start_ns` and whose first slot ran dry at `dry_ns`; one that was cut short ends
-/// where the sending ended.
+/// with its last request.
 pub(crate) fn choose(
     plan: &Plan,
     start_ns: i64,
@@ -82,9 +82,9 @@ pub(crate) fn choose(
     let from = start_ns.checked_add(plan.warmup_ns)?;
     if let Some(duration) = plan.duration_ns {
         let planned = from.checked_add(duration)?;
-        // In a closed loop every stream sends until it is stopped, so the last send is next to the stop.
-        let last_send = || points.iter().map(|p| p.intended_ns).max();
-        let end = if cut_short { last_send().map_or(planned, |last| planned.min(last)) } else { planned };
+        // In a closed loop every stream has a request under way until it is stopped.
+        let last = || points.iter().map(|p| p.done_ns).max();
+        let end = if cut_short { last().map_or(planned, |last| planned.min(last)) } else { planned };
         return Window::new(Rule::Duration, from, end);
     }
     let measured = || points.iter().filter(|p| p.measured && p.completed());
@@ -139,7 +139,8 @@ pub(crate) fn throughput(window: Window, points: &[Point]) -> Throughput {
 }
 
 fn rate(window: Window, completed: &[&Point], weight: &dyn Fn(&Point) -> u64) -> Rate {
-    let credit: f64 = completed.iter().map(|p| weight(p) as f64 * share(window, p)).sum();
+    // Folded from 0: the sum of no floats is −0.
+    let credit = completed.iter().map(|p| weight(p) as f64 * share(window, p)).fold(0.0, |a, b| a + b);
     let per_s = credit / window.seconds();
     let ended: Vec<&Point> = completed.iter().copied().filter(|p| window.holds(p.done_ns)).collect();
     let enough = ended.len() as u64 >= MIN_FOR_BAR;
