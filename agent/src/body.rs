@@ -3,12 +3,9 @@
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use tailcliff_proto::v1;
+use tailcliff_proto::{MAX_INPUT_WORDS, v1};
 
 use crate::target::{Endpoint, Target};
-
-/// A longer prompt than any context window: a plan that asks for more is mistaken.
-pub const MAX_INPUT_WORDS: u32 = 4_000_000;
 
 /// Makes the bodies of one level.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tailcliff_proto::v1;
+use tailcliff_proto::{MAX_INPUT_WORDS, v1};
 
 use crate::args::{Span, SweepArgs};
 use crate::plan::{CliffRule, Plan};
@@ -47,8 +47,6 @@ pub struct Config {
 
 const MAX_STREAMS: u32 = 1 << 20;
 const MAX_LEVELS: usize = 1_000;
-/// Longer than any context window.
-const MAX_INPUT_WORDS: u32 = 4_000_000;
 
 fn bad(flag: &'static str, reason: impl Into<String>) -> ConfigError {
     ConfigError::Bad { flag, reason: reason.into() }

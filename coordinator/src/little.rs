@@ -46,11 +46,10 @@ pub(crate) fn check(
     let (mut shares, mut spent_s) = (0.0, 0.0);
     for point in points {
         let life = point.done_ns.saturating_sub(point.issued_ns);
-        let inside =
-            point.done_ns.min(window.end_ns).saturating_sub(point.issued_ns.max(window.start_ns)).max(0);
         if life > 0 {
-            shares += inside as f64 / life as f64;
-            spent_s += inside as f64 / 1e9;
+            let inside = window.overlap_ns(point.issued_ns, point.done_ns) as f64;
+            shares += inside / life as f64;
+            spent_s += inside / 1e9;
         }
     }
     let (rate_per_s, mean_s) = (shares / window.seconds(), spent_s / shares);
@@ -112,7 +111,7 @@ mod tests {
     #[test]
     fn requests_cut_by_the_windows_edges_are_no_disagreement() {
         let gauges = BTreeMap::from([(1, gauge(4))]);
-        // Lives of 3 s beside a window of 4 s that begins and ends within them; 20 of these end inside.
+        // Lives of 3 s in a window of 6 s that begins and ends within them; 48 of them end inside.
         let one = |i: i64| Point { done_ns: (i / 24 * 3_000 + 3_000) * MS, ..points()[0] };
         let long: Vec<_> = (0..96).map(|i| Point { issued_ns: i / 24 * 3_000 * MS, ..one(i) }).collect();
         let cut = Window { start_ns: 2_000 * MS, end_ns: 8_000 * MS, ..window() };

@@ -19,5 +19,8 @@ pub mod v1 {
 /// The integer that both ends must share; a mismatch is refused with both versions named.
 pub const PROTOCOL: u32 = 1;
 
+/// Words of a synthetic prompt at most: longer than any context window, so a plan that asks for more is mistaken.
+pub const MAX_INPUT_WORDS: u32 = 4_000_000;
+
 /// The build that this binary says it is in hello.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");

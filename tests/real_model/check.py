@@ -58,7 +58,6 @@ print("TTFT p50, ms, by level:", {c: round(ms) for c, ms in ttft.items()})
 print("throughput knee as found:", json.dumps(summary["knee"])[:300])
 before, after = ttft[SLOTS], ttft[2 * SLOTS]
 check(after >= JUMP * before, f"TTFT p50 jumps just past the {SLOTS} slots: {before:.0f} ms at {SLOTS}, {after:.0f} ms at {2 * SLOTS}")
-# A p95 of 24 requests is nearly their maximum: one slow request moves it a level.
 cliff = summary["cliff"]
 print("cliff as found:", cliff["words"])
-check((cliff["concurrency"] or 0) > SLOTS, f"the TTFT cliff is at {cliff['concurrency']}, past the {SLOTS} slots")
+check(cliff["concurrency"] == 2 * SLOTS, f"the TTFT cliff is at {cliff['concurrency']}, just past the {SLOTS} slots")

@@ -57,6 +57,11 @@ impl Window {
         (self.end_ns - self.start_ns) as f64 / 1e9
     }
 
+    /// How much of [`from_ns`, `to_ns`) lies inside, ns.
+    pub(crate) fn overlap_ns(&self, from_ns: i64, to_ns: i64) -> i64 {
+        to_ns.min(self.end_ns).saturating_sub(from_ns.max(self.start_ns)).max(0)
+    }
+
     /// Its parts, equal to the ns.
     fn parts(self) -> [Self; PARTS] {
         let length = i128::from(self.end_ns - self.start_ns);
@@ -173,11 +178,10 @@ fn life(point: &Point) -> i64 {
 /// Share of a request's life, from its intended send to its end, that lies inside.
 fn share(window: Window, point: &Point) -> f64 {
     let life = life(point);
-    let inside = point.done_ns.min(window.end_ns).saturating_sub(point.intended_ns.max(window.start_ns));
     if life <= 0 {
         return if window.holds(point.done_ns) { 1.0 } else { 0.0 };
     }
-    inside.max(0) as f64 / life as f64
+    window.overlap_ns(point.intended_ns, point.done_ns) as f64 / life as f64
 }
 
 fn bar(window: Window, parts: &[f64; PARTS], per_s: f64) -> (f64, f64) {
