@@ -295,6 +295,7 @@ fn sum_up(
         shards: gauges.len() as u32,
         send_lag: Some(send_lag.to_wire()),
         scheduler_lag: Some(scheduler_lag.to_wire()),
+        ..Default::default()
     };
     v1::LevelDone {
         level,

@@ -37,6 +37,7 @@ fn arm(model: &Model, load: v1::LoadShare) -> Order {
         target: Some(model.target()),
         workload: Some(workload),
         load: Some(load),
+        ..Default::default()
     })
 }
 

@@ -246,6 +246,7 @@ fn target(plan: &Plan, args: &SweepArgs, env_key: Option<String>) -> Result<v1::
         extra_body_json: args.extra_body.clone().unwrap_or_default(),
         connect_timeout_ns: plan.connect_timeout_ns,
         request_timeout_ns: plan.request_timeout_ns,
+        ..Default::default()
     })
 }
 

@@ -162,6 +162,7 @@ impl Run {
             target: Some(self.target.clone()),
             workload: Some(self.workload.clone()),
             load: Some(*share),
+            ..Default::default()
         };
         Command::Send(of, Order::Arm(order))
     }

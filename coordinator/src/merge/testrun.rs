@@ -221,6 +221,7 @@ fn health() -> v1::ClientHealth {
         shards: 1,
         send_lag: Some(lag.to_wire()),
         scheduler_lag: Some(lag.to_wire()),
+        ..Default::default()
     }
 }
 
