@@ -1,8 +1,12 @@
 //! Reads one payload of a chat or completions reply: how much text it brings, which usage, did it end. Text is counted
-//! as it is parsed and not kept; a field that load testing has no use for is skipped.
+//! as it is parsed, and kept only when asked; a field that load testing has no use for is skipped.
 
+mod reader;
+
+use std::borrow::Cow;
 use std::fmt;
 
+pub use reader::{Kept, Reader};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -16,7 +20,9 @@ pub struct Delta {
     pub text_chars: u64,
     /// Characters of reasoning added.
     pub reasoning_chars: u64,
-    /// Whitespace-separated words of both: of use for a whole reply only.
+    /// Characters of tool calls added: names and arguments.
+    pub tool_chars: u64,
+    /// Whitespace-separated words of all of them: of use for a whole reply only, and 0 for a chunk.
     pub words: u64,
     /// `stop`, `length`, …: given once, in the last chunk of the text.
     pub finish_reason: Option<String>,
@@ -31,17 +37,23 @@ pub struct Delta {
 impl Delta {
     /// Characters that a reader would see arrive; 0 means that this payload is no token.
     pub fn chars(&self) -> u64 {
-        self.text_chars.saturating_add(self.reasoning_chars)
+        self.text_chars.saturating_add(self.reasoning_chars).saturating_add(self.tool_chars)
     }
 }
 
-/// Tokens as the server counts them.
+/// Tokens as the server counts them. A count that is no count, such as a negative one, is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Usage {
     /// Tokens of the prompt.
+    #[serde(default, deserialize_with = "count")]
     pub prompt_tokens: Option<u64>,
     /// Tokens generated, reasoning included.
+    #[serde(default, deserialize_with = "count")]
     pub completion_tokens: Option<u64>,
+}
+
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(serde_json::Value::deserialize(deserializer)?.as_u64())
 }
 
 /// Why a payload could not be read.
@@ -57,16 +69,21 @@ pub enum DeltaError {
 
 /// Reads one payload: the `data` of an event, or the body of a non-streamed reply.
 pub fn parse(payload: &[u8]) -> Result<Delta, DeltaError> {
+    parse_with(payload, |_, _| {})
+}
+
+/// The same; hands each piece of text to `on_text`, as borrowed from the payload where it can be.
+fn parse_with(payload: &[u8], mut on_text: impl FnMut(Kind, &Cow<'_, str>)) -> Result<Delta, DeltaError> {
     if payload.trim_ascii() == DONE {
         return Ok(Delta { done: true, ..Delta::default() });
     }
-    let reply: Reply = serde_json::from_slice(payload)?;
+    let reply: Reply<'_> = serde_json::from_slice(payload)?;
     if reply.choices.is_none() && reply.usage.is_none() && reply.error.is_none() {
         // Older servers put `{"object":"error","message":…}` in the place of a chunk.
         let error = error_message(payload).ok_or(DeltaError::Foreign)?;
         return Ok(Delta { error: Some(error), ..Delta::default() });
     }
-    Ok(reply.into_delta())
+    Ok(reply.into_delta(&mut on_text))
 }
 
 /// The message of an error reply: `{"error":{"message":…}}`, `{"error":"…"}`, `{"message":…}` or `{"detail":…}`.
@@ -76,100 +93,140 @@ pub fn error_message(body: &[u8]) -> Option<String> {
     reply.error.or(reply.message).or(reply.detail).map(|m| m.0)
 }
 
-/// The text of one payload, for showing an answer to a person; empty when it has none.
-pub fn text_of(payload: &[u8]) -> String {
-    let Ok(reply) = serde_json::from_slice::<serde_json::Value>(payload) else { return String::new() };
-    let choice = &reply["choices"][0];
-    let text = [&choice["delta"]["content"], &choice["message"]["content"], &choice["text"]];
-    text.iter().find_map(|t| t.as_str()).unwrap_or_default().to_owned()
+/// What a piece of text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Answer,
+    Reasoning,
+    Tool,
 }
 
 #[derive(Deserialize)]
-struct Reply {
-    choices: Option<Vec<Choice>>,
+struct Reply<'a> {
+    #[serde(borrow)]
+    choices: Option<Vec<Choice<'a>>>,
     usage: Option<Usage>,
     error: Option<Message>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
+struct Choice<'a> {
     /// Chat, streamed.
-    delta: Option<Said>,
+    #[serde(borrow)]
+    delta: Option<Said<'a>>,
     /// Chat, whole.
-    message: Option<Said>,
+    #[serde(borrow)]
+    message: Option<Said<'a>>,
     /// Completions.
-    text: Option<Text>,
+    #[serde(borrow)]
+    text: Option<Text<'a>>,
     finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Said {
-    content: Option<Text>,
+struct Said<'a> {
+    #[serde(borrow)]
+    content: Option<Text<'a>>,
+    /// Said in the place of content.
+    #[serde(borrow)]
+    refusal: Option<Text<'a>>,
     /// llama.cpp, DeepSeek, older vLLM.
-    reasoning_content: Option<Text>,
+    #[serde(borrow)]
+    reasoning_content: Option<Text<'a>>,
     /// Newer vLLM. A server that sends both sends the same text twice.
-    reasoning: Option<Text>,
+    #[serde(borrow)]
+    reasoning: Option<Text<'a>>,
+    #[serde(borrow)]
+    tool_calls: Option<Vec<ToolCall<'a>>>,
+    /// What tool calls were before there could be several.
+    #[serde(borrow)]
+    function_call: Option<Function<'a>>,
 }
 
-impl Reply {
-    fn into_delta(self) -> Delta {
+#[derive(Deserialize)]
+struct ToolCall<'a> {
+    #[serde(borrow)]
+    function: Option<Function<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Function<'a> {
+    #[serde(borrow)]
+    name: Option<Text<'a>>,
+    #[serde(borrow)]
+    arguments: Option<Text<'a>>,
+}
+
+impl Reply<'_> {
+    fn into_delta(self, on_text: &mut impl FnMut(Kind, &Cow<'_, str>)) -> Delta {
         let mut delta = Delta { usage: self.usage, error: self.error.map(|m| m.0), ..Delta::default() };
         for choice in self.choices.unwrap_or_default() {
-            choice.add_to(&mut delta);
+            choice.each_text(&mut |kind, text| {
+                on_text(kind, text);
+                *delta.chars_of(kind) += text.chars().count() as u64;
+            });
+            // Some servers say "" for "not yet".
+            let reason = choice.finish_reason.filter(|r| !r.is_empty());
+            delta.finish_reason = delta.finish_reason.take().or(reason);
         }
         delta
     }
 }
 
-impl Choice {
-    fn add_to(self, delta: &mut Delta) {
-        if let Some(text) = self.text {
-            delta.add_text(text);
+impl Delta {
+    fn chars_of(&mut self, kind: Kind) -> &mut u64 {
+        match kind {
+            Kind::Answer => &mut self.text_chars,
+            Kind::Reasoning => &mut self.reasoning_chars,
+            Kind::Tool => &mut self.tool_chars,
         }
-        for said in [self.delta, self.message].into_iter().flatten() {
-            said.content.into_iter().for_each(|t| delta.add_text(t));
-            if let Some(reasoning) = said.reasoning_content.or(said.reasoning) {
-                delta.reasoning_chars += reasoning.chars;
-                delta.words += reasoning.words;
+    }
+}
+
+impl Choice<'_> {
+    fn each_text(&self, on_text: &mut impl FnMut(Kind, &Cow<'_, str>)) {
+        let mut give = |kind, text: &Option<Text<'_>>| text.iter().for_each(|text| on_text(kind, &text.0));
+        give(Kind::Answer, &self.text);
+        for said in [&self.delta, &self.message].into_iter().flatten() {
+            give(Kind::Answer, &said.content);
+            give(Kind::Answer, &said.refusal);
+            give(
+                Kind::Reasoning,
+                if said.reasoning_content.is_some() { &said.reasoning_content } else { &said.reasoning },
+            );
+            let calls = said.tool_calls.iter().flatten().filter_map(|call| call.function.as_ref());
+            for function in calls.chain(&said.function_call) {
+                give(Kind::Tool, &function.name);
+                give(Kind::Tool, &function.arguments);
             }
         }
-        // Some servers say "" for "not yet".
-        let reason = self.finish_reason.filter(|r| !r.is_empty());
-        delta.finish_reason = delta.finish_reason.take().or(reason);
     }
 }
 
-impl Delta {
-    fn add_text(&mut self, text: Text) {
-        self.text_chars += text.chars;
-        self.words += text.words;
-    }
-}
+/// A JSON string, borrowed from the payload unless it has escapes.
+struct Text<'a>(Cow<'a, str>);
 
-/// A JSON string that is measured and dropped: no allocation unless it has escapes.
-#[derive(Clone, Copy)]
-struct Text {
-    chars: u64,
-    words: u64,
-}
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {
         deserializer.deserialize_str(TextVisitor)
     }
 }
 
 struct TextVisitor;
 
-impl Visitor<'_> for TextVisitor {
-    type Value = Text;
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("text")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
-        Ok(Text { chars: text.chars().count() as u64, words: text.split_whitespace().count() as u64 })
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Owned(text.to_owned())))
     }
 }
 
@@ -256,11 +313,15 @@ mod tests {
     /// (content chunks, text, last usage, finish reason, `[DONE]` markers) of a recorded stream.
     fn replay(name: &str) -> (usize, String, Option<Usage>, Option<String>, usize) {
         let (mut deltas, mut text) = (Vec::new(), String::new());
+        let mut reader = Reader::default();
+        reader.keep_text();
+        reader.begin();
         let mut on_event = |event: &[u8]| {
-            deltas.push(parse(event).unwrap());
-            text.push_str(&text_of(event));
+            deltas.push(reader.read(event).unwrap());
+            assert_eq!(deltas.last(), Some(&parse(event).unwrap()), "{name}");
         };
         sse::Parser::new().feed(testdata::body(name).as_bytes(), &mut on_event).unwrap();
+        text.push_str(&reader.take_text().answer);
         let chars: u64 = deltas.iter().map(Delta::chars).sum();
         assert_eq!(chars, text.chars().count() as u64, "{name}");
         assert!(deltas.iter().all(|d| d.error.is_none()), "{name}");
@@ -301,10 +362,10 @@ mod tests {
     fn reads_whole_replies() {
         let chat = r#"{"choices":[{"message":{"role":"assistant","content":"Oké\n yes","reasoning_content":"hm"},
             "finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":3,"total_tokens":4}}"#;
-        let got = read(chat);
+        let got = Reader::default().read_whole(chat.as_bytes()).unwrap();
         assert_eq!((got.text_chars, got.reasoning_chars, got.words), (8, 2, 3));
         assert_eq!((got.finish_reason.as_deref(), got.usage), (Some("stop"), usage(1, 3)));
-        assert_eq!(read(r#"{"choices":[{"text":"a b"}]}"#).words, 2);
+        assert_eq!(Reader::default().read_whole(br#"{"choices":[{"text":"a b"}]}"#).unwrap().words, 2);
     }
 
     #[test]
@@ -314,6 +375,24 @@ mod tests {
         assert_eq!(read(r#"{"choices":[{"delta":{"reasoning":"so"}}]}"#).chars(), 2);
         let both = r#"{"choices":[{"delta":{"reasoning":"so","reasoning_content":"so"}}]}"#;
         assert_eq!(read(both).chars(), 2);
+    }
+
+    #[test]
+    fn tool_calls_and_refusals_are_tokens() {
+        let call = r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{\"a\""}}]}}]}"#;
+        assert_eq!((read(call).tool_chars, read(call).chars()), (5, 5));
+        assert_eq!(read(r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"x"}]}}]}"#).chars(), 0);
+        assert_eq!(read(r#"{"choices":[{"delta":{"function_call":{"arguments":"12"}}}]}"#).tool_chars, 2);
+        assert_eq!(read(r#"{"choices":[{"delta":{"content":null,"refusal":"No."}}]}"#).text_chars, 3);
+    }
+
+    #[test]
+    fn a_count_that_is_none_is_absent() {
+        for odd in ["-1", "1.5", "\"7\"", "null", "1e30"] {
+            let json = format!(r#"{{"usage":{{"prompt_tokens":3,"completion_tokens":{odd}}}}}"#);
+            let expected = Usage { prompt_tokens: Some(3), completion_tokens: None };
+            assert_eq!(read(&json).usage, Some(expected), "{odd}");
+        }
     }
 
     #[test]
@@ -351,20 +430,22 @@ mod tests {
             assert!(parse(bad.as_bytes()).is_err(), "{:.40}", bad);
         }
         assert!(parse(b"{\"choices\":[{\"text\":\"\xff\"}]}").is_err());
-        assert!(parse(br#"{"usage":{"completion_tokens":-1}}"#).is_err());
     }
 
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
-            let _ = (parse(&bytes), error_message(&bytes), text_of(&bytes));
+            let _ = (parse(&bytes), error_message(&bytes));
         }
 
         #[test]
         fn any_text_is_counted_as_it_is(text: String) {
             let json = serde_json::json!({"choices": [{"delta": {"content": text}}]}).to_string();
             prop_assert_eq!(read(&json).text_chars, text.chars().count() as u64);
-            prop_assert_eq!(text_of(json.as_bytes()), text);
+            let mut reader = Reader::default();
+            reader.keep_text();
+            prop_assert_eq!(reader.read(json.as_bytes()).unwrap().text_chars, text.chars().count() as u64);
+            prop_assert_eq!(reader.take_text().answer, text);
         }
 
         #[test]

@@ -4,20 +4,28 @@ use tailcliff_proto::link::LinkError;
 use tokio_util::sync::CancellationToken;
 
 pub mod body;
+pub mod cancel;
 pub mod client;
 pub mod config;
 mod connection;
 pub mod delta;
+pub mod failure;
+mod http1;
+mod http2;
 mod level;
+mod limits;
 mod pacer;
 pub mod preflight;
 mod recorder;
+mod reply;
 pub mod schedule;
 mod session;
 mod shard;
+mod socket;
 pub mod sse;
 pub mod target;
 pub mod timeline;
+mod tls;
 
 #[cfg(test)]
 mod testdata;

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1;
-use tokio_util::sync::CancellationToken;
 
 use crate::body::Bodies;
-use crate::client::{Attempt, Client, Seen};
+use crate::cancel::Cancel;
+use crate::client::{Attempt, Client};
 use crate::target::Target;
 use crate::timeline::e2e_ns;
 
@@ -22,8 +21,6 @@ pub const REQUEST_ID: &str = "tailcliff-preflight";
 
 /// How long the server may still close a connection on which a reply has ended for it to count as unannounced.
 const CLOSE_WATCH: Duration = Duration::from_millis(100);
-/// Bytes of the list of models that are read.
-const MAX_LIST: usize = 1 << 20;
 /// Models that are passed on, and of these the ones that an error names.
 const MAX_MODELS: usize = 256;
 const MAX_NAMED: usize = 8;
@@ -98,7 +95,7 @@ async fn once(
     workload: &v1::Workload,
     limits: Limits,
 ) -> v1::PreflightDone {
-    let models = match list_models(parsed, limits.request).await {
+    let models = match list_models(target, limits.request).await {
         Models::Loading => return failed(LOADING, still_loading(limits), Vec::new()),
         Models::Named(models) => models,
         Models::Unknown => Vec::new(),
@@ -125,6 +122,13 @@ fn capped(mut models: Vec<String>) -> Vec<String> {
     models
 }
 
+/// What the answer said.
+#[derive(Debug)]
+struct Seen {
+    text: String,
+    server: String,
+}
+
 /// One answer through the very client that will make the load.
 async fn ask(
     target: &v1::Target,
@@ -145,10 +149,10 @@ async fn ask(
     };
     let bodies = Bodies::new(&target, &question).map_err(|e| e.to_string())?;
     let mut client = Client::new(Arc::new(target), false);
-    client.watch();
-    let record = client.request(attempt(bodies.body(0, 0, 0)), &CancellationToken::new()).await;
-    let seen = client.take_seen();
-    let closes = !seen.said_close && client.closes_within(CLOSE_WATCH).await;
+    client.keep_text();
+    let record = client.request(attempt(bodies.body(0, 0, 0)), &Cancel::new()).await;
+    let seen = Seen { text: client.take_text().answer, server: client.seen().server.clone() };
+    let closes = !client.seen().said_close && client.closes_within(CLOSE_WATCH).await;
     Ok((record, seen, closes))
 }
 
@@ -197,17 +201,24 @@ fn explain(target: &Target, record: &v1::RequestRecord) -> v1::PreflightDone {
         }
         ("http_status", 300..=399) => ("rejected", "redirects are not followed: give the final --url"),
         ("http_status", 400..=499) => ("rejected", "check --model, --endpoint-type and --extra-body"),
-        ("http_status" | "server_error", _) => ("server_error", "see the server's log"),
-        ("connect", _) => {
+        ("http_status" | "error_event", _) => ("server_error", "see the server's log"),
+        ("resolve" | "connect_refused" | "connect_reset" | "connect_timeout" | "connect", _) => {
             ("unreachable", "is the server running, and is --url right as seen from this machine?")
         }
-        ("timeout", _) => (
+        ("client_limit", _) => {
+            ("unreachable", "this host has no file descriptor or port left: raise its limits")
+        }
+        ("tls", _) => (
+            "unreachable",
+            "give --ca-cert for a certificate of your own, --insecure to check none, --http-version 2 for a server of HTTP/2 alone",
+        ),
+        ("timeout" | "read_timeout", _) => (
             "timeout",
             "is the server overloaded or still loading? see its log; a --request-timeout over 60s waits longer",
         ),
         _ => ("bad_reply", "is this an OpenAI-compatible server, and is --endpoint-type right?"),
     };
-    let url = format!("http://{}{}", target.authority(), target.path().path());
+    let url = format!("{}://{}{}", target.scheme(), target.authority(), target.path().path());
     let error = format!("no usable answer from {url}: {}; {hint}", record.error_detail);
     failed(kind, error, Vec::new())
 }
@@ -228,37 +239,15 @@ enum Models {
     Loading,
 }
 
-async fn list_models(target: &Target, limit: Duration) -> Models {
-    match fetch_models(target, limit).await {
-        Ok(models) => models,
-        Err(_) => Models::Unknown,
+/// Asked through a client of its own, untimed: a server's oddities with a GET are none of the load's.
+async fn list_models(target: &v1::Target, limit: Duration) -> Models {
+    let Ok(target) = Target::parse(target) else { return Models::Unknown };
+    let mut client = Client::new(Arc::new(target), true);
+    match tokio::time::timeout(limit, client.models()).await {
+        Ok(Ok((503, _))) => Models::Loading,
+        Ok(Ok((200..=299, Some(list)))) => parse_models(&list),
+        _ => Models::Unknown,
     }
-}
-
-async fn fetch_models(target: &Target, limit: Duration) -> reqwest::Result<Models> {
-    let mut headers = target.headers().clone();
-    [HOST, CONTENT_TYPE, ACCEPT].iter().for_each(|own| drop(headers.remove(own)));
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(target.connect_timeout())
-        .timeout(limit)
-        .build()?;
-    let mut reply = client.get(target.url_of("/v1/models")).headers(headers).send().await?;
-    if reply.status().as_u16() == 503 {
-        return Ok(Models::Loading);
-    }
-    if !reply.status().is_success() {
-        return Ok(Models::Unknown);
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = reply.chunk().await? {
-        if body.len() + chunk.len() > MAX_LIST {
-            return Ok(Models::Unknown);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(parse_models(&body))
 }
 
 #[derive(Deserialize)]

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Bodies;
+use crate::cancel::Cancel;
 use crate::client::{Attempt, Client};
 use crate::connection;
 use crate::recorder::Recorder;
@@ -116,6 +117,7 @@ pub(crate) fn spawn(
 #[derive(Debug)]
 struct Shared {
     work: Work,
+    cancel: Cancel,
     start: RawNs,
     recorder: RefCell<Recorder>,
     send_lag: RefCell<LatencyHistogram>,
@@ -144,8 +146,14 @@ async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
     let cpu_before = thread_cpu_ns();
     let recorder = RefCell::new(Recorder::new(work.level, start, work.outbox.clone()));
     let (send_lag, dry) = (RefCell::default(), std::cell::Cell::default());
-    let shared = Rc::new(Shared { work, start, recorder, send_lag, dry });
+    let shared = Rc::new(Shared { work, cancel: Cancel::new(), start, recorder, send_lag, dry });
     let lag = Rc::new(RefCell::new(LatencyHistogram::default()));
+    // A flag of this shard's own: streams look at it at every wake-up.
+    let (told, cancel) = (shared.work.cancel.clone(), shared.cancel.clone());
+    let giving_up = tokio::task::spawn_local(async move {
+        told.cancelled().await;
+        cancel.cancel();
+    });
     let beats = [
         tokio::task::spawn_local(flush_each_beat(shared.clone())),
         tokio::task::spawn_local(watch_scheduler(lag.clone())),
@@ -156,6 +164,7 @@ async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
     }
     while streams.join_next().await.is_some() {}
     beats.iter().for_each(tokio::task::JoinHandle::abort);
+    giving_up.abort();
     let empty = Recorder::new(shared.work.level, start, shared.work.outbox.clone());
     let mut recorder = shared.recorder.replace(empty);
     recorder.finish().await;
@@ -193,7 +202,7 @@ async fn serve_slot(shared: Rc<Shared>, first: Stream) {
             body,
         };
         work.gauges.released.fetch_add(1, Relaxed);
-        let record = client.request(attempt, &work.cancel).await;
+        let record = client.request(attempt, &shared.cancel).await;
         let failed = record.outcome() == Outcome::Failed;
         shared.took(record);
         // Made before the slot counts as free: writing a prompt is no part of any latency.

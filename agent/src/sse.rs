@@ -1,6 +1,8 @@
 //! Incremental parser of server-sent events, as WHATWG's "event stream interpretation" has them, whatever the split of
 //! the bytes. Only `data` is kept: `event`, `id` and `retry` say nothing about a model's reply.
 
+use memchr::memchr2;
+
 /// Bytes that one event, or one line of any kind, may have. A larger one is an attack or not an event stream.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
 
@@ -43,7 +45,9 @@ impl Parser {
             self.after_cr = false;
             rest = rest.strip_prefix(b"\n").unwrap_or(rest);
         }
-        while let Some(end) = rest.iter().position(|&b| b == b'\n' || b == b'\r') {
+        loop {
+            rest = self.whole_events(rest, &mut on_event);
+            let Some(end) = memchr2(b'\n', b'\r', rest) else { break };
             self.end_line(&rest[..end], &mut on_event)?;
             let ended_by = rest[end];
             rest = &rest[end + 1..];
@@ -54,6 +58,24 @@ impl Parser {
             }
         }
         self.keep(rest)
+    }
+
+    /// The usual events, each one `data` line and an empty line that lie in this read: they need not be copied.
+    fn whole_events<'a>(&mut self, bytes: &'a [u8], on_event: &mut impl FnMut(&[u8])) -> &'a [u8] {
+        let mut rest = bytes;
+        if !self.line.is_empty() || self.has_data || !self.past_first_line {
+            return rest;
+        }
+        while let Some(line) = rest.strip_prefix(b"data:") {
+            let Some(end) = memchr2(b'\n', b'\r', line) else { break };
+            let (value, after) = line.split_at(end);
+            if !after.starts_with(b"\n\n") || value.len() >= MAX_EVENT_BYTES {
+                break;
+            }
+            on_event(value.strip_prefix(b" ").unwrap_or(value));
+            rest = &after[2..];
+        }
+        rest
     }
 
     fn keep(&mut self, part: &[u8]) -> Result<(), SseError> {

@@ -16,6 +16,11 @@ use tailcliff_proto::secret::is_secret;
 use tailcliff_proto::v1;
 use tokio::sync::OnceCell;
 
+use crate::tls::{Tls, TlsError};
+
+/// Where OpenAI-compatible servers list their models.
+const MODELS: &str = "/v1/models";
+
 /// Used when the wire gives no connect timeout.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Used when the wire gives no request timeout; the value that the field's tools use is hours.
@@ -47,6 +52,12 @@ pub struct Target {
     extra_body: Map<String, Value>,
     connect_timeout: Duration,
     request_timeout: Duration,
+    read_timeout: Option<Duration>,
+    tls: Option<Tls>,
+    http2: bool,
+    /// The head of each HTTP/1.1 request up to its id, and the lines that a GET has of it.
+    post_head: Vec<u8>,
+    get_head: Vec<u8>,
     /// Filled before the level starts; see [`crate::connection::addresses`].
     pub(crate) addresses: OnceCell<Vec<SocketAddr>>,
 }
@@ -54,9 +65,9 @@ pub struct Target {
 /// Why a target was refused. No message repeats a key or a header's value.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// TLS is not built in.
-    #[error("failed to use {0}: https is not supported yet; give the server's http:// address")]
-    Https(String),
+    /// TLS cannot be set up.
+    #[error("failed to set up TLS for {0}: {1}")]
+    Tls(String, TlsError),
     /// Not an http URL.
     #[error("failed to read the URL {url:?}: {reason}; expected http://host:port")]
     Url {
@@ -95,9 +106,23 @@ impl Target {
         let endpoint = parse_endpoint(wire.endpoint_type)?;
         let prefix = prefix_of(&uri);
         let path = parse_path(&prefix, &wire.path, endpoint)?;
-        let (host, port) = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(80));
+        let is_secure = uri.scheme_str() == Some("https");
+        let usual = if is_secure { 443 } else { 80 };
+        let (host, port) = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(usual));
+        let http2 = wire.http_version() == v1::HttpVersion::HttpVersion2;
+        let headers = parse_headers(wire, &authority(&host, port))?;
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        let tls = is_secure.then(|| Tls::new(wire, name, http2)).transpose();
         Ok(Target {
-            headers: parse_headers(wire, &authority(&host, port))?,
+            post_head: head_of("POST", path.as_str(), &headers, &[]),
+            get_head: head_of("GET", &format!("{prefix}{MODELS}"), &headers, &[CONTENT_TYPE, ACCEPT]),
+            tls: tls.map_err(|e| TargetError::Tls(authority(&host, port), e))?,
+            headers,
+            http2,
+            read_timeout: u64::try_from(wire.read_timeout_ns)
+                .ok()
+                .filter(|&ns| ns > 0)
+                .map(Duration::from_nanos),
             secrets: secrets_of(wire),
             extra_body: parse_extra_body(&wire.extra_body_json)?,
             connect_timeout: timeout(wire.connect_timeout_ns, DEFAULT_CONNECT_TIMEOUT),
@@ -133,9 +158,41 @@ impl Target {
         &self.path
     }
 
-    /// URL of another of the server's pages, e.g. `/v1/models`.
-    pub fn url_of(&self, page: &str) -> String {
-        format!("http://{}{}{page}", self.authority(), self.prefix)
+    /// Path of the list of models.
+    pub(crate) fn models_path(&self) -> PathAndQuery {
+        PathAndQuery::try_from(format!("{}{MODELS}", self.prefix))
+            .unwrap_or_else(|_| PathAndQuery::from_static(MODELS))
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// How its connections are secured, if they are.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// HTTP/2 is spoken: over TLS by ALPN, in the clear with prior knowledge.
+    pub(crate) fn http2(&self) -> bool {
+        self.http2
+    }
+
+    /// Writes the head of a POST in HTTP/1.1.
+    pub(crate) fn write_head(&self, to: &mut Vec<u8>, request_id: &str, length: usize) {
+        to.extend_from_slice(&self.post_head);
+        to.extend_from_slice(b"x-request-id: ");
+        to.extend(request_id.bytes().filter(u8::is_ascii_graphic));
+        to.extend_from_slice(b"\r\ncontent-length: ");
+        to.extend_from_slice(length.to_string().as_bytes());
+        to.extend_from_slice(b"\r\n\r\n");
+    }
+
+    /// Writes the question for the list of models in HTTP/1.1.
+    pub(crate) fn write_models_head(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(&self.get_head);
+        to.extend_from_slice(b"\r\n");
     }
 
     /// Every header of a request but `x-request-id` and the length.
@@ -173,6 +230,11 @@ impl Target {
         self.request_timeout
     }
 
+    /// Longest silence of the server from the send on, if there is such a limit.
+    pub fn read_timeout(&self) -> Option<Duration> {
+        self.read_timeout
+    }
+
     /// Text of a server made fit to be stored: no secret, no control characters, at most 300 characters.
     pub fn redact(&self, text: &str) -> String {
         let mut clean = text.to_owned();
@@ -201,9 +263,8 @@ fn parse_url(url: &str) -> Result<Uri, TargetError> {
     let refuse = |reason| TargetError::Url { url: without_user(url), reason };
     let uri: Uri = url.trim().parse().map_err(|_| refuse("it is not a URL"))?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(TargetError::Https(without_user(url))),
-        _ => return Err(refuse("it does not start with http://")),
+        Some("http" | "https") => {}
+        _ => return Err(refuse("it does not start with http:// or https://")),
     }
     let authority = uri.authority().map_or("", |a| a.as_str());
     if authority.contains('@') {
@@ -282,6 +343,18 @@ fn parse_headers(wire: &v1::Target, authority: &str) -> Result<HeaderMap, Target
         headers.insert(name, value);
     }
     Ok(headers)
+}
+
+/// Request line and headers, each with its line end, but for the ones `without`.
+fn head_of(method: &str, path: &str, headers: &HeaderMap, without: &[HeaderName]) -> Vec<u8> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\n").into_bytes();
+    for (name, value) in headers.iter().filter(|(name, _)| !without.contains(name)) {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head
 }
 
 fn parse_header(header: &v1::Header) -> Result<(HeaderName, HeaderValue), TargetError> {
@@ -369,16 +442,16 @@ mod tests {
     fn parts_of_the_url() {
         let parts = |url: &str| {
             let t = Target::parse(&wire(url)).unwrap();
-            (t.host().to_owned(), t.port(), t.authority(), t.path().to_string(), t.url_of("/v1/models"))
+            (t.host().to_owned(), t.port(), t.authority(), t.path().to_string(), t.models_path().to_string())
         };
         let own = |a: &str, b, c: &str, d: &str, e: &str| (a.into(), b, c.into(), d.into(), e.into());
         let chat = "/v1/chat/completions";
-        let plain = own("gpu1", 8000, "gpu1:8000", chat, "http://gpu1:8000/v1/models");
+        let plain = own("gpu1", 8000, "gpu1:8000", chat, "/v1/models");
         for url in ["http://gpu1:8000", "http://gpu1:8000/", "http://gpu1:8000/v1", " http://gpu1:8000/v1/"] {
             assert_eq!(parts(url), plain, "{url}");
         }
-        assert_eq!(parts("http://[::1]:9"), own("::1", 9, "[::1]:9", chat, "http://[::1]:9/v1/models"));
-        let under = own("h", 80, "h:80", "/llm/v1/chat/completions", "http://h:80/llm/v1/models");
+        assert_eq!(parts("http://[::1]:9"), own("::1", 9, "[::1]:9", chat, "/v1/models"));
+        let under = own("h", 80, "h:80", "/llm/v1/chat/completions", "/llm/v1/models");
         assert_eq!(parts("http://h/llm/v1"), under);
         assert_eq!(parts("http://[::1]").1, 80);
     }
@@ -397,7 +470,6 @@ mod tests {
     #[test]
     fn bad_urls_are_refused_with_what_is_wrong() {
         for (url, part) in [
-            ("https://h:1", "https is not supported"),
             ("h:8000", "does not start with http://"),
             ("ftp://h", "does not start with http://"),
             ("http://", "not a URL"),

@@ -1,48 +1,15 @@
 //! From a request's stamped events to its record. Pure: it reads no clock and does no I/O, so that what a record says
 //! can be checked event by event.
 
-use tailcliff_proto::arrivals::Arrivals;
+use tailcliff_proto::arrivals::{Arrivals, SocketWaits};
 use tailcliff_proto::clock::RawNs;
 use tailcliff_proto::v1::{Outcome, RequestRecord, TokenSource};
 
 use crate::delta::Usage;
+pub use crate::failure::ErrorKind;
 
 /// Bytes of arrivals that one request may keep: about 200,000 chunks.
 const MAX_ARRIVALS: usize = 1 << 20;
-
-/// Why a request failed; the wire's `error_kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// No TCP connection: name, refusal, limit of the host, connect timeout.
-    Connect,
-    /// The request's own time ran out.
-    Timeout,
-    /// An HTTP status other than 2xx.
-    HttpStatus,
-    /// The connection or the stream ended before the reply did.
-    Closed,
-    /// Bytes that are not the reply that was asked for.
-    BadReply,
-    /// An error object under HTTP 2xx.
-    ServerError,
-    /// A reused connection died before a byte of the reply came.
-    StaleConnection,
-}
-
-impl ErrorKind {
-    /// The name on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ErrorKind::Connect => "connect",
-            ErrorKind::Timeout => "timeout",
-            ErrorKind::HttpStatus => "http_status",
-            ErrorKind::Closed => "closed",
-            ErrorKind::BadReply => "bad_reply",
-            ErrorKind::ServerError => "server_error",
-            ErrorKind::StaleConnection => "stale_connection",
-        }
-    }
-}
 
 /// Something that happened to a request.
 #[derive(Clone, Debug)]
@@ -61,7 +28,7 @@ pub enum Event {
         /// HTTP status.
         status: u16,
     },
-    /// Bytes of the reply's body; the first ones count.
+    /// Bytes of the reply's body.
     Chunk,
     /// A chunk of a stream that brought text. Ones without text are no token and do not come here.
     Content {
@@ -99,6 +66,7 @@ pub enum Event {
 pub struct Timeline {
     record: RequestRecord,
     arrivals: Arrivals,
+    socket_waits: SocketWaits,
     words: u64,
     /// The stamp of the latest event.
     latest: RawNs,
@@ -108,7 +76,13 @@ impl Timeline {
     /// Starts from a record that has level, stream, request, phase, intended time and request id.
     pub fn new(record: RequestRecord) -> Timeline {
         let latest = record.intended_raw_ns;
-        Timeline { record, arrivals: Arrivals::default(), words: 0, latest }
+        Timeline {
+            record,
+            arrivals: Arrivals::default(),
+            socket_waits: SocketWaits::default(),
+            words: 0,
+            latest,
+        }
     }
 
     /// The outcome is known; later events change nothing.
@@ -134,7 +108,10 @@ impl Timeline {
                 record.headers_raw_ns = Some(at);
                 record.http_status = Some(u32::from(status));
             }
-            Event::Chunk => record.first_chunk_raw_ns = record.first_chunk_raw_ns.or(Some(at)),
+            Event::Chunk => {
+                record.first_chunk_raw_ns = record.first_chunk_raw_ns.or(Some(at));
+                record.last_chunk_raw_ns = Some(at);
+            }
             Event::Content { chars } => self.content(at, chars),
             Event::WholeText { chars, words } => {
                 record.text_len = record.text_len.saturating_add(chars);
@@ -149,11 +126,42 @@ impl Timeline {
         }
     }
 
+    /// HTTP status, once the head has come.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.record.http_status.and_then(|status| u16::try_from(status).ok())
+    }
+
+    /// Content chunks so far.
+    pub(crate) fn content_chunks(&self) -> u32 {
+        self.record.content_chunks
+    }
+
+    /// How long the newest content chunk's bytes had lain in the socket when they were read, where the kernel told.
+    pub(crate) fn waited(&mut self, waited_ns: Option<u64>) {
+        self.socket_waits.set(self.record.content_chunks, waited_ns);
+    }
+
+    /// The longest and the sum of the waits of all reads, ns.
+    pub(crate) fn socket_waits(&mut self, waits: Option<(u64, u64)>) {
+        let ns = |ns| i64::try_from(ns).unwrap_or(i64::MAX);
+        self.record.socket_wait_max_ns = waits.map(|(longest, _)| ns(longest));
+        self.record.socket_wait_sum_ns = waits.map(|(_, sum)| ns(sum));
+    }
+
+    /// Our own code took so long over what a read brought, ns.
+    pub(crate) fn decoded(&mut self, ns: i64) {
+        let sum = self.record.decode_ns.unwrap_or(0);
+        self.record.decode_ns = Some(sum.saturating_add(ns.max(0)));
+    }
+
     /// The record. A request that nothing ended is incomplete at its latest stamp.
     pub fn into_record(mut self) -> RequestRecord {
         self.on(self.latest, Event::Cancelled);
         self.count_tokens();
         self.record.arrivals = self.arrivals.into_bytes();
+        if !self.record.arrivals.is_empty() {
+            self.record.socket_waits = self.socket_waits.into_bytes();
+        }
         self.record
     }
 
@@ -196,7 +204,7 @@ impl Timeline {
     fn ended(&mut self, at: RawNs) {
         if self.record.finish_reason.is_empty() {
             let detail = "the reply ended without [DONE] or a finish_reason".to_owned();
-            return self.end(at, Outcome::Failed, ErrorKind::Closed.as_str(), detail);
+            return self.end(at, Outcome::Failed, ErrorKind::EarlyEnd.as_str(), detail);
         }
         self.complete(at);
     }
@@ -368,7 +376,7 @@ mod tests {
         let (marker, ended) = ((3000, Event::DoneMarker), (3000, Event::Ended));
         assert_eq!(ends(200, vec![marker.clone()]), (Outcome::Completed, String::new()));
         assert_eq!(ends(200, vec![finish(2500), ended.clone()]), (Outcome::Completed, String::new()));
-        assert_eq!(ends(200, vec![ended.clone()]), (Outcome::Failed, "closed".to_owned()));
+        assert_eq!(ends(200, vec![ended.clone()]), (Outcome::Failed, "early_end".to_owned()));
         assert_eq!(ends(500, vec![finish(2500), ended]), (Outcome::Failed, "http_status".to_owned()));
         assert_eq!(ends(302, vec![marker]), (Outcome::Failed, "http_status".to_owned()));
         assert_eq!(ends(200, vec![finish(2500)]), (Outcome::Incomplete, "cancelled".to_owned()));
@@ -376,9 +384,9 @@ mod tests {
 
     #[test]
     fn the_end_is_the_end() {
-        let failed = Event::Failed { kind: ErrorKind::ServerError, detail: "oom".to_owned() };
+        let failed = Event::Failed { kind: ErrorKind::ErrorEvent, detail: "oom".to_owned() };
         let record = run(&[ok(), text(2000), (2100, failed), text(2200), (2300, Event::DoneMarker)]);
-        assert_eq!(outcome(&record), (Outcome::Failed, "server_error"));
+        assert_eq!(outcome(&record), (Outcome::Failed, "error_event"));
         assert_eq!((record.content_chunks, record.done_raw_ns, &*record.error_detail), (1, 2100, "oom"));
     }
 
@@ -419,7 +427,7 @@ mod tests {
             1 => Just(Event::FinishReason("stop".to_owned())),
             1 => Just(Event::DoneMarker),
             1 => Just(Event::Ended),
-            1 => Just(Event::Failed { kind: ErrorKind::Closed, detail: String::new() }),
+            1 => Just(Event::Failed { kind: ErrorKind::EarlyEnd, detail: String::new() }),
             1 => Just(Event::Cancelled),
         ]
     }

@@ -81,7 +81,7 @@ pub struct SweepArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub plan: Option<PathBuf>,
-    /// The server: http://HOST:PORT, or HOST:PORT.
+    /// The server: http://HOST:PORT, https://HOST:PORT, or HOST:PORT.
     #[arg(long)]
     pub url: Option<String>,
     /// Model name to ask for.
@@ -114,6 +114,18 @@ pub struct SweepArgs {
     /// Longest a request may take [default: 60s].
     #[arg(long, value_name = "TIME")]
     pub request_timeout: Option<Span>,
+    /// Longest silence of the server within a request, from the send on [default: the request timeout].
+    #[arg(long, value_name = "TIME")]
+    pub read_timeout: Option<Span>,
+    /// HTTP version: 2 goes by ALPN over https, in the clear with prior knowledge [default: 1.1].
+    #[arg(long, value_name = "VERSION", value_parser = ["1.1", "2"])]
+    pub http_version: Option<String>,
+    /// Take any certificate of an https server.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub insecure: Option<bool>,
+    /// PEM certificates to trust beside the system's.
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
     /// Longest a connection may take [default: 5s].
     #[arg(long, value_name = "TIME")]
     pub connect_timeout: Option<Span>,
@@ -185,6 +197,10 @@ impl SweepArgs {
             warmup: self.warmup.or(file.warmup),
             drain: self.drain.or(file.drain),
             request_timeout: self.request_timeout.or(file.request_timeout),
+            read_timeout: self.read_timeout.or(file.read_timeout),
+            http_version: self.http_version.or(file.http_version),
+            insecure: self.insecure.or(file.insecure),
+            ca_cert: self.ca_cert.or(file.ca_cert),
             connect_timeout: self.connect_timeout.or(file.connect_timeout),
             prompt: self.prompt.or(file.prompt),
             input_len: self.input_len.or(file.input_len),

@@ -107,6 +107,9 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         warmup_ns: ns(args.warmup, 0),
         drain_ns: args.drain.map_or(request_timeout_ns, |s| s.0),
         request_timeout_ns,
+        read_timeout_ns: args.read_timeout.map(|s| s.0),
+        http_version: args.http_version.clone().unwrap_or_else(|| "1.1".to_owned()),
+        insecure: args.insecure.unwrap_or(false),
         connect_timeout_ns: ns(args.connect_timeout, 5),
         prompt: args.prompt.clone(),
         input_len: args.input_len.unwrap_or(128),
@@ -151,9 +154,11 @@ fn check(plan: &Plan) -> Result<(), ConfigError> {
         }
         _ => {}
     }
-    for (flag, ns) in
-        [("--request-timeout", plan.request_timeout_ns), ("--connect-timeout", plan.connect_timeout_ns)]
-    {
+    for (flag, ns) in [
+        ("--request-timeout", plan.request_timeout_ns),
+        ("--connect-timeout", plan.connect_timeout_ns),
+        ("--read-timeout", plan.read_timeout_ns.unwrap_or(plan.request_timeout_ns)),
+    ] {
         if ns < 1_000_000 {
             return Err(bad(flag, "at least 1ms is needed"));
         }
@@ -195,19 +200,17 @@ fn check_levels(levels: &[u32]) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// `http://authority` and the path before `/v1`, from what people paste.
+/// `http://authority`, or https, and the path before `/v1`, from what people paste.
 fn base_url(url: &str) -> Result<(String, String), ConfigError> {
     let bad_url = |reason: &str| bad("--url", format!("{reason}: try http://127.0.0.1:8000"));
     if url.is_empty() {
         return Err(bad_url("no server given"));
     }
-    if url.starts_with("https://") {
-        return Err(bad("--url", "https is not supported yet: use the server's plain http port"));
-    }
-    let rest = url.strip_prefix("http://").unwrap_or(url);
-    if rest.contains("://") {
-        return Err(bad_url("only http is spoken"));
-    }
+    let (scheme, rest) = match url.split_once("://") {
+        None => ("http", url),
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
+        Some(_) => return Err(bad_url("only http and https are spoken")),
+    };
     let (authority, path) = rest.split_once('/').map_or((rest, ""), |(a, p)| (a, p));
     if authority.contains('@') {
         return Err(bad_url("credentials do not belong in a URL, which is stored"));
@@ -228,7 +231,7 @@ fn base_url(url: &str) -> Result<(String, String), ConfigError> {
     let prefix = path.strip_suffix("v1").filter(|p| p.is_empty() || p.ends_with('/')).unwrap_or(path);
     let prefix = prefix.trim_end_matches('/');
     let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-    Ok((format!("http://{authority}"), prefix))
+    Ok((format!("{scheme}://{authority}"), prefix))
 }
 
 fn target(plan: &Plan, args: &SweepArgs, env_key: Option<String>) -> Result<v1::Target, ConfigError> {
@@ -246,8 +249,29 @@ fn target(plan: &Plan, args: &SweepArgs, env_key: Option<String>) -> Result<v1::
         extra_body_json: args.extra_body.clone().unwrap_or_default(),
         connect_timeout_ns: plan.connect_timeout_ns,
         request_timeout_ns: plan.request_timeout_ns,
-        ..Default::default()
+        read_timeout_ns: plan.read_timeout_ns.unwrap_or(0),
+        http_version: http_version(&plan.http_version)? as i32,
+        insecure: plan.insecure,
+        ca_pem: ca_pem(args)?,
     })
+}
+
+fn http_version(name: &str) -> Result<v1::HttpVersion, ConfigError> {
+    match name {
+        "1.1" => Ok(v1::HttpVersion::HttpVersion11),
+        "2" => Ok(v1::HttpVersion::HttpVersion2),
+        other => Err(bad("--http-version", format!("{other:?}: try 1.1 or 2"))),
+    }
+}
+
+fn ca_pem(args: &SweepArgs) -> Result<String, ConfigError> {
+    let Some(path) = &args.ca_cert else { return Ok(String::new()) };
+    let fail = |why: String| bad("--ca-cert", format!("failed to read {}: {why}", path.display()));
+    let pem = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
+    if !pem.contains("-----BEGIN CERTIFICATE-----") {
+        return Err(fail("it holds no PEM certificate".to_owned()));
+    }
+    Ok(pem)
 }
 
 fn api_key(args: &SweepArgs, env_key: Option<String>) -> Result<String, ConfigError> {
@@ -352,7 +376,7 @@ mod tests {
             assert_eq!((config.plan.base_url.as_str(), config.plan.path.as_str()), (base, path), "{typed}");
         }
         for typed in
-            ["", "https://host", "ftp://host", "http://", ":8000", "host:port", "user:pw@host:1", "h:1/?a=b"]
+            ["", "https://", "ftp://host", "http://", ":8000", "host:port", "user:pw@host:1", "h:1/?a=b"]
         {
             assert!(refused(|a| a.url = Some(typed.to_owned())).starts_with("bad --url"), "{typed}");
         }

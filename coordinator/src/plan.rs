@@ -28,6 +28,12 @@ pub struct Plan {
     pub drain_ns: i64,
     /// Longest a request may take, ns.
     pub request_timeout_ns: i64,
+    /// Longest silence of the server within a request, ns; `None` for no limit but the request's.
+    pub read_timeout_ns: Option<i64>,
+    /// `1.1` or `2`.
+    pub http_version: String,
+    /// The certificate of an https server is not checked.
+    pub insecure: bool,
     /// Longest a connection may take, ns.
     pub connect_timeout_ns: i64,
     /// Fixed prompt, or `None` for synthetic words.

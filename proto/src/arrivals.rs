@@ -10,6 +10,42 @@ pub struct Arrivals {
     bytes: Vec<u8>,
 }
 
+/// How long the bytes of some arrivals had lain in the socket when they were read, in wire form: a varint for each arrival up
+/// to the last known one, 0 for unknown and 1 + ns for a wait.
+#[derive(Clone, Debug, Default)]
+pub struct SocketWaits {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl SocketWaits {
+    /// Notes the wait of arrival number `number`, from 1, ns; ones that were passed over are unknown.
+    pub fn set(&mut self, number: u32, wait_ns: Option<u64>) {
+        let Some(wait_ns) = wait_ns else { return };
+        while self.entries + 1 < number {
+            self.bytes.push(0);
+            self.entries += 1;
+        }
+        if self.entries < number {
+            put(&mut self.bytes, wait_ns.saturating_add(1));
+            self.entries = number;
+        }
+    }
+
+    /// The wire form, for `RequestRecord.socket_waits`.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// Reads waits back, one for each arrival, `None` where it is unknown; nothing more after bytes that are none.
+pub fn decode_waits(bytes: &[u8]) -> impl Iterator<Item = Option<u64>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        (!rest.is_empty()).then(|| take(&mut rest).ok()).flatten().map(|value| value.checked_sub(1))
+    })
+}
+
 /// One content chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
@@ -108,6 +144,19 @@ mod tests {
         arrivals.push(300, 4);
         arrivals.push(0, 127);
         assert_eq!(arrivals.into_bytes(), [0xac, 0x02, 0x04, 0x00, 0x7f]);
+    }
+
+    #[test]
+    fn waits_of_some_arrivals() {
+        let mut waits = SocketWaits::default();
+        waits.set(3, Some(300));
+        waits.set(4, None);
+        waits.set(5, Some(0));
+        waits.set(5, Some(7));
+        let bytes = waits.into_bytes();
+        assert_eq!(decode_waits(&bytes).collect::<Vec<_>>(), [None, None, Some(300), None, Some(0)]);
+        assert_eq!(decode_waits(&[0x80]).count(), 0);
+        assert_eq!(decode_waits(&[0xff; 30]).count(), 0);
     }
 
     #[test]

@@ -162,8 +162,7 @@ mod tests {
     use super::*;
     use crate::testdata::truth_line;
 
-    const ROWS: &str =
-        "request_id,outcome,error_kind\na,completed,\nb,failed,closed\nc,incomplete,\nd,failed,connect\n";
+    const ROWS: &str = "request_id,outcome,error_kind\na,completed,\nb,failed,early_end\nc,incomplete,\nd,failed,connect_refused\n";
     const SUMMARY: &str = r#"{"levels":[
         {"all_phases":{"released":3,"completed":1,"failed":1,"incomplete":1,"unreported":0}},
         {"all_phases":{"released":1,"completed":0,"failed":1,"incomplete":0,"unreported":0}}]}"#;

@@ -13,7 +13,7 @@ fn client(target: &v1::Target) -> Client {
     Client::new(Arc::new(Target::parse(target).unwrap()), false)
 }
 
-fn attempt() -> Attempt {
+pub(super) fn attempt() -> Attempt {
     Attempt {
         level: 1,
         stream: 2,
@@ -25,8 +25,8 @@ fn attempt() -> Attempt {
     }
 }
 
-async fn send(client: &mut Client) -> RequestRecord {
-    let record = client.request(attempt(), &CancellationToken::new()).await;
+pub(super) async fn send(client: &mut Client) -> RequestRecord {
+    let record = client.request(attempt(), &Cancel::new()).await;
     check_stamps(&record);
     record
 }
@@ -37,7 +37,7 @@ async fn told(bytes: impl Into<Vec<u8>>) -> RequestRecord {
     send(&mut client(&server.target())).await
 }
 
-fn ended(record: &RequestRecord) -> (Outcome, &str) {
+pub(super) fn ended(record: &RequestRecord) -> (Outcome, &str) {
     (record.outcome(), &record.error_kind)
 }
 
@@ -171,14 +171,14 @@ async fn each_gap_is_kept() {
 async fn a_stream_that_breaks_off_is_closed() {
     let text = format!("{STREAM_HEAD}{}{}", token("a"), token("b"));
     let record = told(text.clone()).await;
-    assert_eq!(ended(&record), (Outcome::Failed, "closed"));
+    assert_eq!(ended(&record), (Outcome::Failed, "early_end"));
     assert_eq!((record.content_chunks, record.output_tokens, record.http_status), (2, Some(2), Some(200)));
     // A proxy that lost its server ends the body well.
-    assert_eq!(ended(&told(format!("{text}{LAST_CHUNK}")).await), (Outcome::Failed, "closed"));
+    assert_eq!(ended(&told(format!("{text}{LAST_CHUNK}")).await), (Outcome::Failed, "early_end"));
     // The reason was given, but the end of the body never came.
-    assert_eq!(ended(&told(format!("{text}{}", finish())).await), (Outcome::Failed, "closed"));
-    assert_eq!(ended(&told("").await), (Outcome::Failed, "closed"));
-    assert_eq!(ended(&told("HTTP/1.1 200 O").await), (Outcome::Failed, "closed"));
+    assert_eq!(ended(&told(format!("{text}{}", finish())).await), (Outcome::Failed, "early_end"));
+    assert_eq!(ended(&told("").await), (Outcome::Failed, "early_end"));
+    assert_eq!(ended(&told("HTTP/1.1 200 O").await), (Outcome::Failed, "early_end"));
 }
 
 #[tokio::test]
@@ -219,10 +219,10 @@ async fn an_error_inside_the_stream_is_the_servers() {
     let error =
         chunk("data: {\"error\":{\"message\":\"out of memory for sk-test-secret\",\"code\":500}}\n\n");
     let record = told(format!("{STREAM_HEAD}{}{error}{}{LAST_CHUNK}", token("a"), done())).await;
-    assert_eq!(ended(&record), (Outcome::Failed, "server_error"));
+    assert_eq!(ended(&record), (Outcome::Failed, "error_event"));
     assert_eq!((record.error_detail.as_str(), record.content_chunks), ("out of memory for ***", 1));
     let whole = reply("200 OK", "application/json", "{\"error\":\"busy\"}");
-    assert_eq!(ended(&told(whole).await), (Outcome::Failed, "server_error"));
+    assert_eq!(ended(&told(whole).await), (Outcome::Failed, "error_event"));
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn what_is_no_reply_is_a_bad_reply() {
         ("empty", reply("200 OK", "text/event-stream", "")),
     ] {
         let record = told(bytes).await;
-        assert_eq!(ended(&record), (Outcome::Failed, "bad_reply"), "{what}");
+        assert_eq!(ended(&record), (Outcome::Failed, "malformed"), "{what}");
         let no_head = ["big header", "many headers", "no http"].contains(&what);
         assert_eq!(record.http_status.is_none(), no_head, "{what}");
     }
@@ -297,16 +297,16 @@ async fn a_reply_that_is_not_streamed_has_no_token_times() {
     let record = ask(with("")).await;
     assert_eq!((record.output_tokens, record.token_source()), (Some(2), TokenSource::Words));
     let record = ask(reply("200 OK", "application/json", "{\"choices\":[")).await;
-    assert_eq!(ended(&record), (Outcome::Failed, "bad_reply"));
-    let text = "x".repeat(MAX_REPLY);
+    assert_eq!(ended(&record), (Outcome::Failed, "malformed"));
+    let text = "x".repeat(crate::reply::MAX_REPLY);
     let record =
         ask(reply("200 OK", "application/json", &format!("{{\"choices\":[{{\"text\":\"{text}\"}}]}}"))).await;
-    assert_eq!(ended(&record), (Outcome::Failed, "bad_reply"));
+    assert_eq!(ended(&record), (Outcome::Failed, "malformed"));
     assert!(record.error_detail.contains("larger than"), "{}", record.error_detail);
     let cut = "HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{}";
     let server = Server::always(cut, true).await;
     let record = send(&mut client(&v1::Target { streaming: false, ..server.target() })).await;
-    assert_eq!(ended(&record), (Outcome::Failed, "closed"));
+    assert_eq!(ended(&record), (Outcome::Failed, "early_end"));
 }
 
 #[tokio::test]
@@ -347,7 +347,7 @@ async fn a_break_after_the_first_byte_of_a_reused_connection_is_not_stale() {
     let mut client = client(&server.target());
     send(&mut client).await;
     let record = send(&mut client).await;
-    assert_eq!((ended(&record), record.reused_connection), ((Outcome::Failed, "closed"), true));
+    assert_eq!((ended(&record), record.reused_connection), ((Outcome::Failed, "early_end"), true));
 }
 
 #[tokio::test]
@@ -410,7 +410,7 @@ async fn fresh_connections_are_never_reused() {
 async fn cancel_keeps_what_was_measured_and_drops_the_connection() {
     let (gone, seen_gone) = tokio::sync::oneshot::channel();
     let gone = Arc::new(Mutex::new(Some(gone)));
-    let cancel = CancellationToken::new();
+    let cancel = Cancel::new();
     let stop = cancel.clone();
     let server = Server::start(move |mut conn| {
         let (gone, stop) = (gone.lock().unwrap().take(), stop.clone());
@@ -458,12 +458,12 @@ async fn no_connection_is_a_connect_failure() {
     let base_url = format!("http://127.0.0.1:{port}");
     let server = Server::always("", true).await;
     let refused = send(&mut client(&v1::Target { base_url, ..server.target() })).await;
-    assert_eq!(ended(&refused), (Outcome::Failed, "connect"));
+    assert_eq!(ended(&refused), (Outcome::Failed, "connect_refused"));
     assert!(refused.error_detail.contains(&port.to_string()), "{}", refused.error_detail);
     assert_eq!((refused.connected_raw_ns, refused.sent_raw_ns), (None, None));
     let base_url = "http://no-such-host.invalid:80".to_owned();
     let unknown = send(&mut client(&v1::Target { base_url, ..server.target() })).await;
-    assert_eq!(ended(&unknown), (Outcome::Failed, "connect"));
+    assert_eq!(ended(&unknown), (Outcome::Failed, "resolve"));
     assert!(unknown.error_detail.contains("no-such-host.invalid"), "{}", unknown.error_detail);
 }
 
@@ -478,7 +478,7 @@ async fn sent_is_when_the_last_byte_went_out() {
     .await;
     let body = Bytes::from(vec![b'x'; 32 << 20]);
     let large = Attempt { body, ..attempt() };
-    let record = client(&server.target()).request(large, &CancellationToken::new()).await;
+    let record = client(&server.target()).request(large, &Cancel::new()).await;
     check_stamps(&record);
     assert_eq!(ended(&record), (Outcome::Completed, ""));
     assert!(record.sent_raw_ns.unwrap() - record.connected_raw_ns.unwrap() >= 200_000_000, "{record:?}");

@@ -111,7 +111,7 @@ async fn a_server_without_a_list_is_asked_all_the_same() {
         reply("200 OK", "application/json", "{\"data\":[]}"),
         reply("200 OK", "application/json", "nonsense"),
         reply("302 Found", "text/plain", "").replace("content-type", "location: /elsewhere\r\nx"),
-        reply("200 OK", "application/json", &format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_LIST))),
+        reply("200 OK", "application/json", &format!("{{\"x\":\"{}\"}}", "y".repeat(crate::reply::MAX_LIST))),
     ] {
         let server = server(models, stream(&["OK"]), false).await;
         let done = try_out(&server.target()).await;
@@ -241,8 +241,8 @@ async fn a_server_that_loads_for_ever_is_given_up() {
 #[tokio::test]
 async fn a_bad_target_or_workload_is_refused_before_any_request() {
     let server = server(list(), stream(&["OK"]), false).await;
-    let done = try_out(&v1::Target { base_url: "https://h:1".to_owned(), ..server.target() }).await;
-    assert!(done.error_kind == "rejected" && done.error.contains("https"), "{done:?}");
+    let done = try_out(&v1::Target { base_url: "ftp://h:1".to_owned(), ..server.target() }).await;
+    assert!(done.error_kind == "rejected" && done.error.contains("does not start with http"), "{done:?}");
     let done = within(&server.target(), &v1::Workload::default(), LIMITS).await;
     assert!(done.error_kind == "rejected" && done.error.contains("neither a prompt"), "{done:?}");
     assert_eq!(server.requests(), 0);

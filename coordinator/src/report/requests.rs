@@ -18,10 +18,11 @@ use super::text::{cell, micros, millis, quoted, seconds};
 pub const REQUEST_COLUMNS: &str = "t_s,unc_us,agent,level,concurrency,stream,request,request_id,phase,outcome,\
     error_kind,error_detail,http_status,reused_connection,issued_s,connected_s,sent_s,headers_s,first_chunk_s,\
     first_token_s,last_token_s,done_s,ttft_ms,tpot_ms,e2el_ms,longest_gap_ms,prompt_tokens,output_tokens,\
-    token_source,content_chunks,text_len,trace,finish_reason";
+    token_source,content_chunks,text_len,trace,finish_reason,last_chunk_s,socket_wait_max_ms,socket_wait_ms";
 
-/// Columns of `token_trace.csv`: `text_len` is the request's characters so far.
-pub const TRACE_COLUMNS: &str = "t_s,event,text_len,request_id,agent,level,stream,unc_us";
+/// Columns of `token_trace.csv`: `text_len` is the request's characters so far; `socket_wait_us` is how long a chunk's bytes
+/// had lain in the client's socket when they were read, empty where the kernel dated none of them.
+pub const TRACE_COLUMNS: &str = "t_s,event,text_len,request_id,agent,level,stream,unc_us,socket_wait_us";
 
 /// Writes `requests.csv`.
 ///
@@ -111,7 +112,9 @@ fn write_request(
     write!(out, "{},", cell(record.longest_gap_ns.map(millis)))?;
     write!(out, "{},{},", cell(record.prompt_tokens), cell(record.output_tokens))?;
     write!(out, "{},{},{},", token_source(record), record.content_chunks, record.text_len)?;
-    writeln!(out, "{},{}", trace(record), quoted(&record.finish_reason))
+    write!(out, "{},{},", trace(record), quoted(&record.finish_reason))?;
+    let waits = [record.socket_wait_max_ns, record.socket_wait_sum_ns].map(|ns| cell(ns.map(millis)));
+    writeln!(out, "{},{},{}", agent.seconds(record.last_chunk_raw_ns), waits[0], waits[1])
 }
 
 fn phase(record: &v1::RequestRecord) -> &'static str {
@@ -151,20 +154,22 @@ fn trace(record: &v1::RequestRecord) -> &'static str {
 }
 
 fn write_events(out: &mut impl Write, agent: &Agent<'_>, record: &v1::RequestRecord) -> io::Result<()> {
-    let mut event = |raw: i64, event: &str, text_len: u64| {
+    let mut event = |raw: i64, event: &str, text_len: u64, waited: Option<u64>| {
         let Some((t_s, unc_us)) = agent.time(raw) else { return Ok(()) };
         let (id, name) = (quoted(&record.request_id), quoted(&agent.node.hello.name));
-        writeln!(out, "{t_s},{event},{text_len},{id},{name},{},{},{unc_us}", record.level, record.stream)
+        write!(out, "{t_s},{event},{text_len},{id},{name},{},{},{unc_us},", record.level, record.stream)?;
+        writeln!(out, "{}", cell(waited.map(|ns| micros(i64::try_from(ns).unwrap_or(i64::MAX)))))
     };
     if let Some(sent) = record.sent_raw_ns {
-        event(sent, "client_send", 0)?;
+        event(sent, "client_send", 0, None)?;
     }
     let (mut at, mut text_len) = (record.intended_raw_ns, 0u64);
+    let mut waits = arrivals::decode_waits(&record.socket_waits);
     // A trace that cannot be read to its end is shown as far as it goes; the summary counts it.
     for arrival in arrivals::decode(&record.arrivals).map_while(Result::ok) {
         at = at.saturating_add_unsigned(arrival.gap_ns);
         text_len = text_len.saturating_add(arrival.chars);
-        event(at, "token_chunk", text_len)?;
+        event(at, "token_chunk", text_len, waits.next().flatten())?;
     }
-    event(record.done_raw_ns, "client_done", record.text_len)
+    event(record.done_raw_ns, "client_done", record.text_len, None)
 }

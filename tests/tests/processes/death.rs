@@ -142,7 +142,8 @@ fn a_server_that_dies_leaves_failed_requests_and_a_finished_run() {
     assert_eq!(accounts.differences(), [""; 0]);
     let aborted = accounts.truth.by_id.values().filter(|t| t.outcome == Outcome::Aborted).count();
     assert!(aborted > 0, "it died between requests: the test shows nothing");
-    let (refused, cut): (Vec<_>, Vec<_>) = accounts.unseen().partition(|row| row.error_kind == "connect");
+    let (refused, cut): (Vec<_>, Vec<_>) =
+        accounts.unseen().partition(|row| row.error_kind == "connect_refused");
     assert!(accounts.unseen().all(|row| row.outcome == "failed"));
     assert!(!refused.is_empty(), "nothing was tried after its death");
     // Each of the four streams may have been sending at that very moment.

@@ -30,10 +30,10 @@ fn three_agents_and_a_probe_make_one_timeline() {
 #[test]
 fn a_server_that_fails_in_every_way_is_accounted_for() {
     for (fault, kind) in [
-        ("drop:token=3", "closed"),
+        ("drop:token=3", "early_end"),
         ("status:code=500", "http_status"),
-        ("truncate:token=3", "bad_reply"),
-        ("stream_error:token=3", "server_error"),
+        ("truncate:token=3", "malformed"),
+        ("stream_error:token=3", "error_event"),
         ("stall:token=3", "timeout"),
     ] {
         let mut scene = Scene::new(&[&PACED[..], &["--fault", &format!("{fault},every=2")]].concat());
