@@ -87,7 +87,12 @@ async fn a_certificate_that_is_not_trusted_is_a_failure_of_tls() {
     assert_eq!(ended(&send(&mut client(&insecure)).await), (Outcome::Completed, ""));
     let version = v1::Target { http_version: v1::HttpVersion::HttpVersion2 as i32, ..insecure };
     assert_eq!(ended(&send(&mut client(&version)).await), (Outcome::Failed, "tls"), "no common protocol");
-    let plain_port = v1::Target { base_url: format!("https://localhost:{}", server.port), ..other_name };
+    let plain = Server::start(|mut conn| async move {
+        conn.say("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        conn.until_gone().await;
+    })
+    .await;
+    let plain_port = v1::Target { base_url: format!("https://localhost:{}", plain.port), ..other_name };
     assert_eq!(ended(&send(&mut client(&plain_port)).await), (Outcome::Failed, "tls"), "it speaks no TLS");
     let pem = v1::Target { ca_pem: "not PEM".to_owned(), base_url, ..server.target() };
     assert!(Target::parse(&pem).unwrap_err().to_string().contains("PEM"));
