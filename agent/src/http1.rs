@@ -109,7 +109,14 @@ impl Decoder {
             rest = self.take_head(rest, &mut on)?;
         }
         while !rest.is_empty() && self.state != State::Over {
-            rest = self.take_body(rest, &mut on)?;
+            // The usual case: whole chunks, one after the other.
+            while let Some((chunk, after)) = self.whole_chunk(rest) {
+                on(Part::Body(chunk))?;
+                rest = after;
+            }
+            if !rest.is_empty() {
+                rest = self.take_body(rest, &mut on)?;
+            }
         }
         Ok(rest.len())
     }
@@ -200,6 +207,28 @@ impl Decoder {
             }
             return Ok(Some(used));
         }
+    }
+
+    /// The chunk that these bytes begin with, if they hold all of it and its framing is the plainest there is.
+    fn whole_chunk<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        if self.state != State::Size(0, 0) {
+            return None;
+        }
+        let mut size = 0;
+        // Six digits are more than one read holds.
+        for (digits, &byte) in bytes.iter().enumerate().take(6) {
+            match byte {
+                b'0'..=b'9' => size = size << 4 | usize::from(byte - b'0'),
+                b'a'..=b'f' => size = size << 4 | usize::from(byte - b'a' + 10),
+                b'\r' if size > 0 => {
+                    let rest = bytes[digits..].strip_prefix(b"\r\n")?;
+                    let (chunk, after) = rest.split_at_checked(size)?;
+                    return Some((chunk, after.strip_prefix(b"\r\n")?));
+                }
+                _ => return None,
+            }
+        }
+        None
     }
 
     fn take_body<'a, E: From<HttpError>>(

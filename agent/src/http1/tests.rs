@@ -42,11 +42,12 @@ fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
     seen
 }
 
-fn chunked(chunks: &[Vec<u8>], extension: &str, trailer: &str) -> Vec<u8> {
+fn chunked(chunks: &[Vec<u8>], extension: &str, trailer: &str, capital: bool) -> Vec<u8> {
     let mut bytes =
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: Chunked\r\n\r\n".to_vec();
     for chunk in chunks {
-        bytes.extend_from_slice(format!("{:X}{extension}\r\n", chunk.len()).as_bytes());
+        let size = format!("{:x}{extension}\r\n", chunk.len());
+        bytes.extend_from_slice(if capital { size.to_uppercase() } else { size }.as_bytes());
         bytes.extend_from_slice(chunk);
         bytes.extend_from_slice(b"\r\n");
     }
@@ -62,8 +63,9 @@ proptest! {
         trailer in prop_oneof![Just(""), Just("x: y\r\n")],
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
         junk in 0usize..3,
+        capital: bool,
     ) {
-        let mut bytes = chunked(&chunks, extension, trailer);
+        let mut bytes = chunked(&chunks, extension, trailer, capital);
         bytes.extend(std::iter::repeat_n(b'?', junk));
         let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
         at.sort_unstable();
