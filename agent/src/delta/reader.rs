@@ -171,6 +171,9 @@ mod tests {
             prop_oneof![6 => Just(""), 1 => Just(",\"usage\":{\"completion_tokens\":3}"), 1 => Just(" ")];
         prop_oneof![
             8 => (text, tail).prop_map(|(text, tail)| chunk(&text, tail)),
+            // Not quoted as JSON wants it: a text that ends early, and one that holds another field.
+            2 => prop_oneof![Just("a\"b"), Just("a\",\"role\":\"b"), Just("a\",\"content\":\"b"), Just("\t")]
+                .prop_map(|raw| chunk("?!", "").replace("?!", raw)),
             1 => Just("[DONE]".to_owned()),
             1 => "[ -~]{0,20}",
             1 => Just(r#"{"choices":[{"delta":{"content":"a","reasoning":"b"}}]}"#.to_owned()),
