@@ -45,7 +45,7 @@ pub struct Attempt {
 pub struct Client {
     target: Arc<Target>,
     fresh_connections: bool,
-    times_decoding: bool,
+    times_code: bool,
     /// Of whatever connection is there: the socket of each next one takes them over.
     stamps: Arc<Stamps>,
     connection: Option<Connection>,
@@ -59,7 +59,7 @@ impl Client {
         Client {
             target,
             fresh_connections,
-            times_decoding: false,
+            times_code: false,
             stamps: Arc::default(),
             connection: None,
             deltas: Reader::default(),
@@ -67,9 +67,10 @@ impl Client {
         }
     }
 
-    /// Takes the time of reading replies too, as trace mode wants it: one more look at the clock for each read.
-    pub fn time_decoding(&mut self) {
-        self.times_decoding = true;
+    /// Takes the time that writing requests and reading replies takes, as trace mode wants it: one more look at the clock for
+    /// each read.
+    pub fn time_code(&mut self) {
+        self.times_code = true;
     }
 
     /// Keeps the text of replies, see [`Client::take_text`].
@@ -187,7 +188,7 @@ impl Client {
         let Some(connection) = self.connection.as_mut() else {
             return Err(Failure::new(ErrorKind::Connect, "failed to keep a connection"));
         };
-        let mut reply = Reply::new(&self.target, timeline, &mut self.deltas, reused, self.times_decoding);
+        let mut reply = Reply::new(&self.target, timeline, &mut self.deltas, reused, self.times_code);
         let post = Outgoing::Post { request_id: &attempt.request_id, body: &attempt.body };
         let keep = connection.exchange(&self.target, post, &mut reply).await?;
         if let Some(failure) = reply.take_verdict() {

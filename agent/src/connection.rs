@@ -220,6 +220,7 @@ impl Http1 {
         request: Outgoing<'_>,
         reply: &mut Reply<'_>,
     ) -> Result<bool, Failure> {
+        let begun = reply.encoding_begins();
         self.decoder.begin();
         self.head.clear();
         let body: &[u8] = match request {
@@ -232,6 +233,7 @@ impl Http1 {
                 &[]
             }
         };
+        reply.encoding_ends(begun);
         // A server that refuses a request half-way answers and closes: its words are worth more than our broken pipe.
         let written = self.write(body).await;
         if written.is_ok() {

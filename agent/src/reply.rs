@@ -60,7 +60,7 @@ pub(crate) struct Reply<'a> {
     verdict: Option<Failure>,
     /// The connection was a reused one, and not a byte of the reply has come.
     may_be_stale: bool,
-    times_decoding: bool,
+    times_code: bool,
     is_plain: bool,
 }
 
@@ -71,7 +71,7 @@ impl<'a> Reply<'a> {
         timeline: &'a mut Timeline,
         deltas: &'a mut Reader,
         reused: bool,
-        times_decoding: bool,
+        times_code: bool,
     ) -> Reply<'a> {
         let (seen, mode) = (Seen::default(), Mode::Waiting);
         Reply {
@@ -82,7 +82,7 @@ impl<'a> Reply<'a> {
             mode,
             verdict: None,
             may_be_stale: reused,
-            times_decoding,
+            times_code,
             is_plain: false,
         }
     }
@@ -121,10 +121,21 @@ impl<'a> Reply<'a> {
         }
     }
 
+    /// Now, where the time of our own code is taken.
+    pub(crate) fn encoding_begins(&self) -> Option<RawNs> {
+        self.times_code.then(|| HostClock.now())
+    }
+
+    pub(crate) fn encoding_ends(&mut self, begun: Option<RawNs>) {
+        if let Some(begun) = begun {
+            self.timeline.encoded(HostClock.now() - begun);
+        }
+    }
+
     /// What a read brought has been taken in.
     pub(crate) fn has_handled(&mut self, arrival: Arrival) {
         self.may_be_stale = false;
-        if self.times_decoding {
+        if self.times_code {
             self.timeline.decoded(HostClock.now() - arrival.at);
         }
     }

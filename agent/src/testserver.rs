@@ -120,6 +120,11 @@ impl Conn {
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
+    /// The same; false when the client is gone.
+    pub(crate) async fn try_say(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.stream.write_all(bytes.as_ref()).await.is_ok()
+    }
+
     /// Waits until the client closes; true unless it said more.
     pub(crate) async fn until_gone(&mut self) -> bool {
         matches!(self.stream.read(&mut [0; 64]).await, Ok(0) | Err(_))

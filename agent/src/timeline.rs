@@ -148,6 +148,11 @@ impl Timeline {
         self.record.socket_wait_sum_ns = waits.map(|(_, sum)| ns(sum));
     }
 
+    /// Our own code took so long to write the request, ns.
+    pub(crate) fn encoded(&mut self, ns: i64) {
+        self.record.encode_ns = Some(ns.max(0));
+    }
+
     /// Our own code took so long over what a read brought, ns.
     pub(crate) fn decoded(&mut self, ns: i64) {
         let sum = self.record.decode_ns.unwrap_or(0);

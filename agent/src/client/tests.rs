@@ -253,6 +253,44 @@ async fn what_is_no_reply_is_a_bad_reply() {
     }
 }
 
+/// Says `head`, then `piece` for as long as anyone listens.
+async fn endless(head: &'static str, piece: String) -> RequestRecord {
+    let server = Server::start(move |mut conn| {
+        let piece = piece.clone();
+        async move {
+            conn.ask().await;
+            conn.say(head).await;
+            while conn.try_say(&piece).await {}
+        }
+    })
+    .await;
+    send(&mut client(&server.target())).await
+}
+
+#[tokio::test]
+async fn a_server_that_never_ends_is_given_up_on_at_a_limit() {
+    let line = "x".repeat(64 << 10);
+    let chunked = format!("{:x}\r\n{line}\r\n", line.len());
+    let head = "HTTP/1.1 200 OK\r\n";
+    for (what, head, piece) in [
+        ("a line without an end", STREAM_HEAD, chunked),
+        ("headers", head, "name: value\r\n".repeat(500)),
+        ("a header", "HTTP/1.1 200 OK\r\nname: ", line.clone()),
+        ("interim replies", "", "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(500)),
+        ("an extension", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;", line.clone()),
+        (
+            "trailers",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
+            "name: value\r\n".repeat(500),
+        ),
+        ("no chunk size", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "0".repeat(1000)),
+        ("a status line", "HTTP/1.1 200 ", line),
+    ] {
+        let record = endless(head, piece).await;
+        assert_eq!(ended(&record), (Outcome::Failed, "malformed"), "{what}: {}", record.error_detail);
+    }
+}
+
 #[tokio::test]
 async fn an_http_error_is_told_with_the_servers_words_and_keeps_the_connection() {
     let body = "{\"error\":{\"message\":\"bad key sk-test-secret\"}}";
