@@ -8,6 +8,7 @@ pub mod client;
 pub mod config;
 mod connection;
 pub mod delta;
+pub mod host_check;
 mod level;
 mod pacer;
 pub mod preflight;
@@ -16,6 +17,7 @@ pub mod schedule;
 mod session;
 mod shard;
 pub mod sse;
+pub mod stub;
 pub mod target;
 pub mod timeline;
 
