@@ -5,6 +5,9 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tailcliff_proto::{MAX_AGENT_STREAMS, host};
 
+/// `error_kind` of a preflight that this host's limits end.
+pub const ERROR_KIND: &str = "host_limit";
+
 /// File descriptors that are not streams: runtimes, gRPC, the binary itself.
 const FD_SLACK: u64 = 64;
 /// File descriptors of one shard's runtime: epoll twice, a wake-up, signals.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::level::{self, Armed, Ends};
-use crate::preflight::preflight;
+use crate::{host_check, preflight};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// At the end of a run, how long batches are given to reach the coordinator's disk.
@@ -242,10 +242,9 @@ impl Session {
     fn preflight(&mut self, order: v1::Preflight) {
         self.newest.clear();
         self.level = None;
-        let levels = self.levels.clone();
+        let (levels, shards) = (self.levels.clone(), self.config.shards);
         let task = tokio::spawn(async move {
-            let (target, workload) = (order.target.unwrap_or_default(), order.workload.unwrap_or_default());
-            let done = preflight(&target, &workload).await;
+            let done = preflight(order, shards).await;
             let _over = levels.send(Say::PreflightDone(done)).await;
         });
         // Only the newest order's answer is waited for.
@@ -344,6 +343,24 @@ impl Drop for Session {
             preflight.abort();
         }
     }
+}
+
+/// What this host cannot hold is told before the server is asked for anything.
+async fn preflight(order: v1::Preflight, shards: u32) -> v1::PreflightDone {
+    let (target, workload) = (order.target.unwrap_or_default(), order.workload.unwrap_or_default());
+    let streams = order.most_streams;
+    let shards = shards.clamp(1, streams.max(1));
+    let host = host_check::check(u64::from(streams), u64::from(shards), false);
+    if !host.refusals.is_empty() {
+        let (error_kind, error) = (host_check::ERROR_KIND.to_owned(), host.refusals.join("; "));
+        return v1::PreflightDone { error_kind, error, warnings: host.warnings, ..Default::default() };
+    }
+    let mut warnings = host.warnings;
+    let done = preflight::preflight(&target, &workload).await;
+    if done.closes_after_reply {
+        warnings = host_check::check(u64::from(streams), u64::from(shards), true).warnings;
+    }
+    v1::PreflightDone { warnings, ..done }
 }
 
 /// Dials and says hello until welcomed; fails when refused, told to stop, or the address makes no sense.

@@ -65,11 +65,15 @@ impl Gauges {
 /// What a shard says when its part of a level is over.
 #[derive(Debug)]
 pub(crate) struct Report {
+    pub(crate) number: u32,
+    pub(crate) streams: u32,
     pub(crate) dry: Option<RawNs>,
     pub(crate) dropped_traces: u64,
     pub(crate) dropped_records: u64,
     pub(crate) dropped_windows: u64,
     pub(crate) cpu_ns: i64,
+    /// From the shard's start to its last ended request.
+    pub(crate) wall_ns: i64,
     pub(crate) send_lag: LatencyHistogram,
     pub(crate) scheduler_lag: LatencyHistogram,
 }
@@ -102,7 +106,7 @@ pub(crate) fn spawn(
                 start = start => start.ok()?,
                 () = work.cancel.cancelled() => return None,
             };
-            Some(drive(work, streams, start).await)
+            Some(Report { number: number as u32, ..drive(work, streams, start).await })
         });
         if let Some(report) = ended {
             // The level may have been given up.
@@ -141,7 +145,7 @@ impl Work {
 }
 
 async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
-    let cpu_before = thread_cpu_ns();
+    let (cpu_before, began, count) = (thread_cpu_ns(), HostClock.now(), first.len() as u32);
     let recorder = RefCell::new(Recorder::new(work.level, start, work.outbox.clone()));
     let (send_lag, dry) = (RefCell::default(), std::cell::Cell::default());
     let shared = Rc::new(Shared { work, start, recorder, send_lag, dry });
@@ -160,6 +164,9 @@ async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
     let mut recorder = shared.recorder.replace(empty);
     recorder.finish().await;
     Report {
+        number: 0,
+        streams: count,
+        wall_ns: HostClock.now() - began,
         dry: shared.dry.get(),
         dropped_traces: recorder.dropped_traces,
         dropped_records: recorder.dropped_records,

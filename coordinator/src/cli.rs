@@ -52,6 +52,9 @@ async fn run(args: RunArgs) -> i32 {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
+    if let Err(error) = config.check_agents() {
+        return fail(&error.to_string(), EXIT_USAGE);
+    }
     config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
     let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command() };
     conclude(drive(config, "127.0.0.1:0", setup, false).await)
@@ -66,6 +69,9 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         return fail("bad --agents: without an agent there is no load: give at least 1", EXIT_USAGE);
     }
     (config.plan.agents, config.plan.probes) = (args.agents, args.probes);
+    if let Err(error) = config.check_agents() {
+        return fail(&error.to_string(), EXIT_USAGE);
+    }
     let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command() };
     conclude(drive(config, &args.listen, setup, true).await)
 }

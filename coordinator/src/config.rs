@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tailcliff_proto::{MAX_INPUT_WORDS, v1};
+use tailcliff_proto::{MAX_AGENT_STREAMS, MAX_INPUT_WORDS, v1};
 
 use crate::args::{Span, SweepArgs};
 use crate::plan::{CliffRule, Plan};
@@ -76,6 +76,25 @@ impl Config {
         let name: String = name.chars().take(80).map(safe).collect();
         let name = name.trim_start_matches('.').to_owned();
         Ok(Self { plan, target, workload, name, output_dir: args.output_dir })
+    }
+}
+
+impl Config {
+    /// The highest level fits on the plan's agents.
+    ///
+    /// # Errors
+    /// When it does not, with how many agents it takes.
+    pub fn check_agents(&self) -> Result<(), ConfigError> {
+        let most = self.plan.concurrency.iter().max().copied().unwrap_or(0);
+        let (agents, need) = (self.plan.agents, most.div_ceil(MAX_AGENT_STREAMS));
+        if need <= agents {
+            return Ok(());
+        }
+        let reason = format!(
+            "{most} streams on {agents} agent(s), of which each drives at most {MAX_AGENT_STREAMS}: use `tailcliff \
+             coordinate --agents {need}`, best with a host for each"
+        );
+        Err(bad("--concurrency", reason))
     }
 }
 
