@@ -79,7 +79,9 @@ fn descriptors(limits: &Limits, streams: u64, shards: u64, found: &mut Findings)
              LimitNOFILE= of a systemd unit, or more agents on other hosts"
         ));
     } else if need > before {
-        found.warnings.push(format!("the limit of open files was raised from {before} to {limit}, for {need}"));
+        found
+            .warnings
+            .push(format!("the limit of open files was raised from {before} to {limit}, for {need}"));
     }
 }
 
@@ -166,7 +168,9 @@ mod tests {
         let raised = Limits { descriptors: Some((256, 20_000)), ..roomy() };
         assert!(warning(raised, 1_000, 1, false).contains("raised from 256 to 20000"));
         assert_eq!(warning(raised, 100, 1, false), "", "raised, but not for this");
-        assert!(warning(Limits { memory_bytes: Some(10 << 20), ..roomy() }, 1_000, 1, false).contains("46 MiB"));
+        assert!(
+            warning(Limits { memory_bytes: Some(10 << 20), ..roomy() }, 1_000, 1, false).contains("46 MiB")
+        );
         assert!(warning(roomy(), 1_000, 3, false).contains("3 shards share 2 cores"));
         assert!(warning(roomy(), 10_001, 1, false).contains("more than the 10000"));
         assert!(warning(roomy(), 10, 1, true).contains("470 requests/s"));

@@ -4,6 +4,7 @@ use tailcliff_proto::link::LinkError;
 use tokio_util::sync::CancellationToken;
 
 pub mod body;
+pub mod calibration;
 pub mod client;
 pub mod config;
 mod connection;
@@ -11,6 +12,7 @@ pub mod delta;
 pub mod host_check;
 mod level;
 mod pacer;
+pub mod plain_reqwest;
 pub mod preflight;
 mod recorder;
 pub mod schedule;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::level::{self, Armed, Ends};
-use crate::{host_check, preflight};
+use crate::{calibration, host_check, preflight};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// At the end of a run, how long batches are given to reach the coordinator's disk.
@@ -141,9 +141,15 @@ impl Session {
             node_kind: v1::NodeKind::Agent as i32,
             name: self.config.name.clone(),
             incarnation: self.incarnation,
-            host: Some(host::facts(self.config.shards.max(1))),
+            host: Some(self.host()),
             ..Default::default()
         }
+    }
+
+    fn host(&self) -> v1::HostFacts {
+        let facts = host::facts(self.config.shards.max(1));
+        let calibration_json = calibration::of_host(&facts).unwrap_or_default();
+        v1::HostFacts { calibration_json, ..facts }
     }
 
     /// Talks over one connection until it breaks; gives it back when the run is over, or we were told to stop.

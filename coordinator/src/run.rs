@@ -158,6 +158,7 @@ impl Run {
             target: Some(self.target.clone()),
             workload: Some(self.workload.clone()),
             most_streams: most.div_ceil(self.agents().len().max(1) as u32),
+            ..Default::default()
         };
         Command::Send(of, Order::Preflight(order))
     }
@@ -214,7 +215,8 @@ impl Run {
             out.push(Command::Say(format!("an agent's host: {warning}")));
         }
         if !done.ok && done.error_kind == HOST_LIMIT {
-            let ending = Ending::Broken(format!("an agent's host cannot hold the highest level: {}", done.error));
+            let ending =
+                Ending::Broken(format!("an agent's host cannot hold the highest level: {}", done.error));
             return self.end(now, ending, out);
         }
         if !done.ok {

@@ -55,7 +55,9 @@ impl Args {
     fn config(&self) -> io::Result<Config> {
         let refuse = |text: &str| Err(io::Error::new(ErrorKind::InvalidInput, text));
         if !self.listen.ip().is_loopback() {
-            return refuse("failed to listen: a stub serves whoever asks, so --listen must be an address of loopback");
+            return refuse(
+                "failed to listen: a stub serves whoever asks, so --listen must be an address of loopback",
+            );
         }
         let ns = |ms: f64| (ms * 1e6) as i64;
         let sane = |ms: f64| (0.0..=3_600_000.0).contains(&ms);

@@ -3,8 +3,7 @@
 
 /// Text of each token.
 const TOKEN: &str = " token";
-const STREAM_HEAD: &str =
-    "HTTP/1.1 200 OK\r\nserver: tailcliff-stub\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nserver: tailcliff-stub\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 const META: &str = r#""id":"chatcmpl-stub","object":"chat.completion.chunk","created":0,"model":"stub""#;
 
 /// An answer to a question that is no completion.
@@ -74,12 +73,16 @@ pub(super) fn plain(tokens: u32) -> Vec<u8> {
     let body = format!(
         r#"{{"id":"chatcmpl-stub","object":"chat.completion","created":0,"model":"stub","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"length"}}],"usage":{usage}}}"#
     );
-    let head = "HTTP/1.1 200 OK\r\nserver: tailcliff-stub\r\ncontent-type: application/json\r\ncontent-length: ";
+    let head =
+        "HTTP/1.1 200 OK\r\nserver: tailcliff-stub\r\ncontent-type: application/json\r\ncontent-length: ";
     format!("{head}{}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
 fn usage(tokens: u32) -> String {
-    format!(r#"{{"prompt_tokens":16,"completion_tokens":{tokens},"total_tokens":{}}}"#, 16 + u64::from(tokens))
+    format!(
+        r#"{{"prompt_tokens":16,"completion_tokens":{tokens},"total_tokens":{}}}"#,
+        16 + u64::from(tokens)
+    )
 }
 
 fn chunk(text: &str) -> String {

@@ -115,7 +115,9 @@ mod tests {
         ] {
             assert_eq!(find(&bad), Found::Bad);
         }
-        let Found::Whole(get) = find(b"GET /v1/models HTTP/1.1\r\nconnection: close\r\n\r\n") else { panic!() };
+        let Found::Whole(get) = find(b"GET /v1/models HTTP/1.1\r\nconnection: close\r\n\r\n") else {
+            panic!()
+        };
         assert!(!get.is_post && get.close && get.id.is_empty() && get.max_tokens.is_none());
     }
 }

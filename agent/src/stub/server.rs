@@ -60,13 +60,18 @@ pub(super) struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    pub(super) fn new(config: &'a Config, listener: TcpListener, ends: &[BorrowedFd<'_>]) -> io::Result<Self> {
+    pub(super) fn new(
+        config: &'a Config,
+        listener: TcpListener,
+        ends: &[BorrowedFd<'_>],
+    ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         // A thousand streams connect at once; beyond a short backlog each would wait a second for its SYN's repetition.
         listen(&listener, Backlog::MAXALLOWABLE)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        let timer =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
         // Edge-triggered: setting it anew is all that it takes, it need not be read.
         epoll.add(timer.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMER))?;
         for end in ends {
@@ -146,7 +151,11 @@ impl<'a> Server<'a> {
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) if [Errno::EMFILE, Errno::ENFILE].map(|n| n as i32).contains(&e.raw_os_error().unwrap_or(0)) => {
+                Err(e)
+                    if [Errno::EMFILE, Errno::ENFILE]
+                        .map(|n| n as i32)
+                        .contains(&e.raw_os_error().unwrap_or(0)) =>
+                {
                     // Asked again when a connection ends: until then it would only be told the same, over and over.
                     self.epoll.delete(&self.listener)?;
                     self.accepting = false;
@@ -162,7 +171,8 @@ impl<'a> Server<'a> {
     fn serve(&mut self, key: u64, ready: EpollFlags) {
         let Some(mut connection) = self.slots.take(key) else { return };
         let written = !ready.contains(EpollFlags::EPOLLOUT) || connection.flush(&self.epoll, key).is_ok();
-        if written && (ready - EpollFlags::EPOLLOUT).is_empty() || written && self.read(&mut connection, key) {
+        if written && (ready - EpollFlags::EPOLLOUT).is_empty() || written && self.read(&mut connection, key)
+        {
             self.slots.put_back(key, connection);
         } else {
             self.drop_connection(key, connection);
@@ -217,7 +227,13 @@ impl<'a> Server<'a> {
     }
 
     /// Answers the whole requests in `bytes`, one at a time; how many bytes they took, `None` when the connection is over.
-    fn answer_all(&mut self, connection: &mut Connection, key: u64, at: RawNs, bytes: &[u8]) -> Option<usize> {
+    fn answer_all(
+        &mut self,
+        connection: &mut Connection,
+        key: u64,
+        at: RawNs,
+        bytes: &[u8],
+    ) -> Option<usize> {
         let mut used = 0;
         while connection.current.is_none() && used < bytes.len() {
             match find(&bytes[used..]) {
@@ -238,7 +254,13 @@ impl<'a> Server<'a> {
         Some(used)
     }
 
-    fn answer(&mut self, connection: &mut Connection, key: u64, at: RawNs, request: &Request<'_>) -> io::Result<()> {
+    fn answer(
+        &mut self,
+        connection: &mut Connection,
+        key: u64,
+        at: RawNs,
+        request: &Request<'_>,
+    ) -> io::Result<()> {
         if !request.is_post {
             return connection.send(&self.epoll, key, reply::MODELS);
         }
@@ -307,7 +329,9 @@ impl<'a> Server<'a> {
         let mut alive = connection.send(&self.epoll, key, bytes).is_ok();
         if is_last {
             alive &= self.end_reply(&mut connection, key);
-        } else if let (Some(current), Mode::Paced { itl_ns, .. }) = (&mut connection.current, self.config.mode) {
+        } else if let (Some(current), Mode::Paced { itl_ns, .. }) =
+            (&mut connection.current, self.config.mode)
+        {
             current.due += itl_ns;
             self.due.push(Reverse(Due { at: current.due, key }));
         }

@@ -114,7 +114,8 @@ fn a_burst_is_a_valid_stream_of_as_many_tokens_as_were_asked_for() {
         assert_eq!((tokens.len() as u64, usage), (given, Some(given)), "{id}");
     }
     let truth = stub.end();
-    let seen: Vec<_> = truth.served.iter().map(|s| (s.id.as_str(), s.tokens(), s.writes.len(), s.whole)).collect();
+    let seen: Vec<_> =
+        truth.served.iter().map(|s| (s.id.as_str(), s.tokens(), s.writes.len(), s.whole)).collect();
     assert_eq!(seen, [("a", 128, 1, true), ("b", 3, 1, true), ("c", 1, 1, true), ("d", 128, 1, true)]);
 }
 

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 use tailcliff_proto::histogram::SIGNIFICANT_DIGITS;
 
+use crate::certificate::Check;
 use crate::knee::{Cliff, Knee};
 use crate::levels::{Level, Metric};
 use crate::merge::Merged;
@@ -127,12 +128,26 @@ fn certificate(level: &Level) -> Value {
         "verdict": c.verdict.as_str(),
         "reasons": c.reasons,
         "notes": c.notes,
-        "cpu_share": number(c.cpu_share, 4),
+        "checks": c.checks.iter().map(check).collect::<Vec<_>>(),
+        "cpu_share": number(c.value("cpu_share_busiest_shard"), 4),
         "send_lag_p99_ms": ms(c.send_lag_p99_ns),
         "scheduler_lag_p99_ms": ms(c.scheduler_lag_p99_ns),
         "probe_interval_ms": json_ms(c.probe_interval_ns.map(|ns| ns as f64)),
         "late_starts": c.late_starts,
         "lost_agents": c.lost_agents,
+    })
+}
+
+/// `ok` is null where nobody measured it.
+fn check(check: &Check) -> Value {
+    json!({
+        "name": check.name,
+        "value": number(check.value, 6),
+        "rule": if check.at_least { "at least" } else { "at most" },
+        "limit": number(Some(check.limit), 6),
+        "unit": check.unit,
+        "ok": check.ok,
+        "worst": Some(&check.worst).filter(|worst| !worst.is_empty()),
     })
 }
 
