@@ -92,6 +92,7 @@ pub(crate) fn arm(
             incarnation,
             slots: load.slots().skip(number).step_by(shards).collect(),
             fresh_connections: load.fresh_connections,
+            warmup_ns: load.warmup_ns,
             target: target.clone(),
             bodies: bodies.clone(),
             outbox: outbox.clone(),

@@ -193,7 +193,8 @@ fn check(plan: &Plan) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn check_levels(levels: &[u32]) -> Result<(), ConfigError> {
+/// Levels of a ladder: some, each of a stream or more, ascending.
+pub(crate) fn check_levels(levels: &[u32]) -> Result<(), ConfigError> {
     if levels.is_empty() || levels.len() > MAX_LEVELS {
         return Err(bad("--concurrency", format!("give 1 to {MAX_LEVELS} levels, such as 1,2,4,8")));
     }
@@ -355,6 +356,25 @@ mod tests {
         let mut args = args();
         change(&mut args);
         Config::from_args(args, None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_level_beyond_what_its_agents_drive_is_refused_with_how_many_it_takes() {
+        let mut config = Config::from_args(
+            SweepArgs {
+                concurrency: Some(Levels(vec![8, 200_000])),
+                duration: Some(Span(1_000_000_000)),
+                ..args()
+            },
+            None,
+        )
+        .unwrap();
+        let error = config.check_agents().unwrap_err().to_string();
+        assert!(error.contains("coordinate --agents 4"), "{error}");
+        config.plan.agents = 3;
+        assert!(config.check_agents().is_err());
+        config.plan.agents = 4;
+        assert!(config.check_agents().is_ok());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::CalibrateArgs;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, check_levels};
 use crate::drive::RunError;
 use crate::local;
 
@@ -113,6 +113,7 @@ pub async fn run(
     mut interrupts: mpsc::Receiver<String>,
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<Report, CalibrateError> {
+    check_levels(&args.concurrency.0)?;
     let stop = CancellationToken::new();
     let on_signal = stop.clone();
     let waiting = tokio::spawn(async move {

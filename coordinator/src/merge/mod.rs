@@ -59,6 +59,8 @@ pub struct Merged {
     pub warnings: Vec<String>,
     /// Metadata keys of circumstances that nobody told.
     pub untold: Vec<&'static str>,
+    /// Agents' names and hosts' own ceilings, as `tailcliff calibrate` found them.
+    pub calibrations: Vec<(String, v1::HostFacts)>,
     /// Every node's clock track.
     pub timeline: Timeline,
 }
@@ -92,11 +94,18 @@ pub fn merge(data: &RunData) -> Merged {
         levels,
         stray,
         warnings: Vec::new(),
+        calibrations: calibrations(data),
         untold: untold(data).into_iter().map(|(key, _)| key).collect(),
         timeline,
     };
     merged.warnings = warnings(&merged);
     merged
+}
+
+fn calibrations(data: &RunData) -> Vec<(String, v1::HostFacts)> {
+    let of =
+        |node: &crate::stored::Node| (node.hello.name.clone(), node.hello.host.clone().unwrap_or_default());
+    tally::agents(data).into_iter().map(|(_, node)| of(node)).collect()
 }
 
 fn merge_level(

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 use tailcliff_proto::histogram::SIGNIFICANT_DIGITS;
+use tailcliff_proto::v1;
 
 use crate::certificate::Check;
 use crate::knee::{Cliff, Knee};
@@ -41,6 +42,7 @@ pub fn summary(merged: &Merged) -> Value {
         "knee": knee(&merged.knee, header.plan.cliff.gain_share),
         "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
         "nodes": merged.nodes.iter().map(|n| node(n, header.started_ref_ns)).collect::<Vec<_>>(),
+        "calibration": merged.calibrations.iter().map(calibration).collect::<Vec<_>>(),
         "gpu_to_token": alignment(merged),
         "causality": {
             "pairs": merged.causality.pairs,
@@ -217,6 +219,10 @@ fn cliff(cliff: &Cliff, multiple: f64) -> Value {
         "skipped": skipped(&cliff.skipped),
         "words": cliff.words,
     })
+}
+
+fn calibration((agent, host): &(String, v1::HostFacts)) -> Value {
+    json!({ "agent": agent, "calibration": super::environment::calibration(host) })
 }
 
 fn alignment(merged: &Merged) -> Value {
