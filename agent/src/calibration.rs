@@ -44,18 +44,19 @@ pub fn of_host(host: &v1::HostFacts) -> Option<String> {
 /// # Errors
 /// As the file system says. A file that holds something else is no error: it is replaced.
 pub fn store(path: &Path, host: &v1::HostFacts, entry: Value) -> io::Result<()> {
-    let old = match read(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-        text => text.unwrap_or_default(),
-    };
+    let old = if path.is_file() { read(path)? } else { String::new() };
+    let text = with_entry(&old, key(host), entry);
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder)?;
+    }
+    if path.exists() && !path.is_file() {
+        // A device or a pipe is written to, never replaced.
+        return write(path, &text);
     }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.partial", std::process::id()));
     let partial = path.with_file_name(name);
-    let written =
-        write(&partial, &with_entry(&old, key(host), entry)).and_then(|()| std::fs::rename(&partial, path));
+    let written = write(&partial, &text).and_then(|()| std::fs::rename(&partial, path));
     if written.is_err() {
         let _not_there = std::fs::remove_file(&partial);
     }
@@ -71,7 +72,11 @@ fn read(path: &Path) -> io::Result<String> {
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     file.write_all(text.as_bytes())?;
-    file.sync_all()
+    match file.sync_all() {
+        // Not a file that is kept anywhere.
+        Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
 }
 
 fn key(host: &v1::HostFacts) -> String {
@@ -115,6 +120,24 @@ mod tests {
         assert_eq!(path("", "/h"), file("/h/.local/state"));
         assert_eq!(path("relative", "/h"), file("/h/.local/state"));
         assert_eq!(path("", ""), None);
+    }
+
+    #[test]
+    fn a_disk_without_room_is_an_error_and_leaves_no_partial_file() {
+        use std::os::unix::fs::FileTypeExt;
+        let host = v1::HostFacts { hostname: "h".to_owned(), ..Default::default() };
+        let full = Path::new("/dev/full");
+        assert_eq!(store(full, &host, json!(1)).unwrap_err().kind(), ErrorKind::StorageFull);
+        assert!(std::fs::metadata(full).unwrap().file_type().is_char_device(), "it was not replaced");
+        let dir = std::env::temp_dir().join(format!("tailcliff-calibration-test-{}", std::process::id()));
+        let file = dir.join("deep").join(FILE);
+        (1..=2).for_each(|n| store(&file, &host, json!(n)).unwrap());
+        assert_eq!(entries(&read(&file).unwrap()).remove(&key(&host)), Some(json!(2)));
+        let names: Vec<_> =
+            std::fs::read_dir(dir.join("deep")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(names, [FILE]);
+        assert!(store(Path::new("/proc/nowhere/x"), &host, json!(1)).is_err());
     }
 
     #[test]

@@ -158,7 +158,6 @@ impl Run {
             target: Some(self.target.clone()),
             workload: Some(self.workload.clone()),
             most_streams: most.div_ceil(self.agents().len().max(1) as u32),
-            ..Default::default()
         };
         Command::Send(of, Order::Preflight(order))
     }

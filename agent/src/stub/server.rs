@@ -170,9 +170,11 @@ impl<'a> Server<'a> {
 
     fn serve(&mut self, key: u64, ready: EpollFlags) {
         let Some(mut connection) = self.slots.take(key) else { return };
-        let written = !ready.contains(EpollFlags::EPOLLOUT) || connection.flush(&self.epoll, key).is_ok();
-        if written && (ready - EpollFlags::EPOLLOUT).is_empty() || written && self.read(&mut connection, key)
-        {
+        let mut alive = !ready.contains(EpollFlags::EPOLLOUT) || connection.flush(&self.epoll, key).is_ok();
+        if alive && ready != EpollFlags::EPOLLOUT {
+            alive = self.read(&mut connection, key);
+        }
+        if alive {
             self.slots.put_back(key, connection);
         } else {
             self.drop_connection(key, connection);

@@ -17,7 +17,7 @@ impl Bench {
     /// The order turns from pass to pass: what changes steadily on the machine then favours nobody.
     fn passes_of(&self, job: &Job, usual: u32) -> anyhow::Result<Vec<Pass>> {
         let pass = |i: u32| {
-            let first = (i % 2 == 0).then(|| self.ours(job, &[])).transpose()?;
+            let first = i.is_multiple_of(2).then(|| self.ours(job, &[])).transpose()?;
             let (floor, reqwest) = (self.floor(job)?, self.reqwest(job)?);
             let ours = first.map_or_else(|| self.ours(job, &[]), Ok)?;
             Ok(Pass { floor, ours, reqwest })
@@ -92,6 +92,9 @@ fn cpu(
     Ok(())
 }
 
+/// What is counted from where.
+type Kind = (&'static str, fn(&Figures) -> &LatencyHistogram);
+
 /// Ours may add this to the median, ms …
 const ADDED_P50_MS: f64 = 0.3;
 /// … and this to the floor's p99 in the same pass.
@@ -102,7 +105,7 @@ pub(crate) fn ttft(bench: &Bench) -> anyhow::Result<()> {
         let job = paced_job(bench, streams);
         let passes = bench.passes_of(&job, 5)?;
         say(&format!("TTFT added, {streams} streams, p50 / p99 in ms, median of {} passes:", passes.len()));
-        let kinds: [(&str, fn(&Figures) -> &LatencyHistogram); 2] = [
+        let kinds: [Kind; 2] = [
             ("after the send", |f| &f.added.after_send),
             ("from the intended send", |f| &f.added.from_intended),
         ];
