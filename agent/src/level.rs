@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit};
 use tailcliff_proto::clock::{HostClock, RawNs};
 use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::outbox::Outbox;
@@ -14,15 +13,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Bodies;
+use crate::host_check;
 use crate::pacer;
 use crate::schedule::Load;
 use crate::shard::{self, Gauges, Report, Work};
 use crate::target::Target;
 
-/// File descriptors that are not streams: runtimes, gRPC, the binary itself.
-const FD_SLACK: u64 = 64;
-/// File descriptors of one shard's runtime: epoll twice, a wake-up, signals.
-const FD_SHARD: u64 = 4;
 const PROGRESS: Duration = Duration::from_millis(250);
 const GAUGE: Duration = Duration::from_millis(100);
 /// In-flight samples handed on at once.
@@ -69,7 +65,10 @@ pub(crate) fn arm(
     let share = order.load.as_ref().ok_or("the order has no load")?;
     let load = Load::try_from(share).map_err(|e| e.to_string())?;
     let shards = shards.clamp(1, load.streams);
-    check_descriptors(u64::from(load.streams), u64::from(shards))?;
+    let host = host_check::check(u64::from(load.streams), u64::from(shards), load.fresh_connections);
+    if let Some(refusal) = host.refusals.into_iter().next() {
+        return Err(refusal);
+    }
     let target = order.target.as_ref().ok_or("the order has no target")?;
     let target = Arc::new(Target::parse(target).map_err(|e| e.to_string())?);
     let workload = order.workload.clone().unwrap_or_default();
@@ -93,6 +92,7 @@ pub(crate) fn arm(
             incarnation,
             slots: load.slots().skip(number).step_by(shards).collect(),
             fresh_connections: load.fresh_connections,
+            warmup_ns: load.warmup_ns,
             target: target.clone(),
             bodies: bodies.clone(),
             outbox: outbox.clone(),
@@ -110,17 +110,6 @@ pub(crate) fn arm(
         armed.reports.push(report);
     }
     Ok(armed)
-}
-
-fn check_descriptors(streams: u64, shards: u64) -> Result<(), String> {
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    let need = streams + shards * FD_SHARD + FD_SLACK;
-    if need > limit {
-        return Err(format!(
-            "{streams} streams need {need} file descriptors, the limit is {limit}: try `ulimit -n {need}`"
-        ));
-    }
-    Ok(())
 }
 
 fn check_memory(bodies: &Bodies, load: &Load) -> Result<(), String> {
@@ -295,6 +284,7 @@ fn sum_up(
         shards: gauges.len() as u32,
         send_lag: Some(send_lag.to_wire()),
         scheduler_lag: Some(scheduler_lag.to_wire()),
+        shard_health: reports.iter().map(shard_health).collect(),
         ..Default::default()
     };
     v1::LevelDone {
@@ -307,5 +297,18 @@ fn sum_up(
         dropped_windows: reports.iter().map(|r| r.dropped_windows).sum(),
         health: Some(health),
         given_up: String::new(),
+    }
+}
+
+fn shard_health(report: &Report) -> v1::ShardHealth {
+    let lag = &report.scheduler_lag;
+    let ns = |ns: u64| i64::try_from(ns).unwrap_or(i64::MAX);
+    v1::ShardHealth {
+        shard: report.number,
+        streams: report.streams,
+        cpu_ns: report.cpu_ns,
+        wall_ns: report.wall_ns,
+        scheduler_lag_p99_ns: lag.quantile_ns(0.99).map(ns),
+        scheduler_lag_max_ns: lag.min_max_ns().map(|(_, max)| ns(max)),
     }
 }

@@ -2,10 +2,10 @@
 //! over. Pure; all times count from the level's start, ns. The schedule yields times, not permissions: a request is
 //! intended at the moment its slot is free, whether or not the client manages to send it then.
 
-use tailcliff_proto::v1;
+use tailcliff_proto::{MAX_AGENT_STREAMS, v1};
 
 /// Streams that one agent takes on at most.
-pub const MAX_STREAMS: u32 = 65_536;
+pub const MAX_STREAMS: u32 = MAX_AGENT_STREAMS;
 /// Longest warm-up, window or drain, ns: a week.
 pub const LONGEST_NS: i64 = 7 * 24 * 3600 * 1_000_000_000;
 

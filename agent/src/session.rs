@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::level::{self, Armed, Ends};
-use crate::preflight::preflight;
+use crate::{calibration, host_check, preflight};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// At the end of a run, how long batches are given to reach the coordinator's disk.
@@ -141,9 +141,15 @@ impl Session {
             node_kind: v1::NodeKind::Agent as i32,
             name: self.config.name.clone(),
             incarnation: self.incarnation,
-            host: Some(host::facts(self.config.shards.max(1))),
+            host: Some(self.host()),
             ..Default::default()
         }
+    }
+
+    fn host(&self) -> v1::HostFacts {
+        let facts = host::facts(self.config.shards.max(1));
+        let calibration_json = calibration::of_host(&facts).unwrap_or_default();
+        v1::HostFacts { calibration_json, ..facts }
     }
 
     /// Talks over one connection until it breaks; gives it back when the run is over, or we were told to stop.
@@ -242,10 +248,9 @@ impl Session {
     fn preflight(&mut self, order: v1::Preflight) {
         self.newest.clear();
         self.level = None;
-        let levels = self.levels.clone();
+        let (levels, shards) = (self.levels.clone(), self.config.shards);
         let task = tokio::spawn(async move {
-            let (target, workload) = (order.target.unwrap_or_default(), order.workload.unwrap_or_default());
-            let done = preflight(&target, &workload).await;
+            let done = preflight(order, shards).await;
             let _over = levels.send(Say::PreflightDone(done)).await;
         });
         // Only the newest order's answer is waited for.
@@ -344,6 +349,24 @@ impl Drop for Session {
             preflight.abort();
         }
     }
+}
+
+/// What this host cannot hold is told before the server is asked for anything.
+async fn preflight(order: v1::Preflight, shards: u32) -> v1::PreflightDone {
+    let (target, workload) = (order.target.unwrap_or_default(), order.workload.unwrap_or_default());
+    let streams = order.most_streams;
+    let shards = shards.clamp(1, streams.max(1));
+    let host = host_check::check(u64::from(streams), u64::from(shards), false);
+    if !host.refusals.is_empty() {
+        let (error_kind, error) = (host_check::ERROR_KIND.to_owned(), host.refusals.join("; "));
+        return v1::PreflightDone { error_kind, error, warnings: host.warnings, ..Default::default() };
+    }
+    let mut warnings = host.warnings;
+    let done = preflight::preflight(&target, &workload).await;
+    if done.closes_after_reply {
+        warnings = host_check::check(u64::from(streams), u64::from(shards), true).warnings;
+    }
+    v1::PreflightDone { warnings, ..done }
 }
 
 /// Dials and says hello until welcomed; fails when refused, told to stop, or the address makes no sense.

@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use tailcliff_proto::clock::{HostClock, RawNs};
 use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::outbox::Outbox;
-use tailcliff_proto::v1::{self, Outcome};
+use tailcliff_proto::v1::{self, Outcome, Phase};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,8 @@ pub(crate) struct Work {
     pub(crate) incarnation: u64,
     pub(crate) slots: Vec<(u32, Slot)>,
     pub(crate) fresh_connections: bool,
+    /// Left out of what the shard says of itself, as of every figure.
+    pub(crate) warmup_ns: i64,
     pub(crate) target: Arc<Target>,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) outbox: Outbox,
@@ -66,11 +68,15 @@ impl Gauges {
 /// What a shard says when its part of a level is over.
 #[derive(Debug)]
 pub(crate) struct Report {
+    pub(crate) number: u32,
+    pub(crate) streams: u32,
     pub(crate) dry: Option<RawNs>,
     pub(crate) dropped_traces: u64,
     pub(crate) dropped_records: u64,
     pub(crate) dropped_windows: u64,
     pub(crate) cpu_ns: i64,
+    /// From the shard's start to its last ended request.
+    pub(crate) wall_ns: i64,
     pub(crate) send_lag: LatencyHistogram,
     pub(crate) scheduler_lag: LatencyHistogram,
 }
@@ -103,7 +109,7 @@ pub(crate) fn spawn(
                 start = start => start.ok()?,
                 () = work.cancel.cancelled() => return None,
             };
-            Some(drive(work, streams, start).await)
+            Some(Report { number: number as u32, ..drive(work, streams, start).await })
         });
         if let Some(report) = ended {
             // The level may have been given up.
@@ -143,7 +149,7 @@ impl Work {
 }
 
 async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
-    let cpu_before = thread_cpu_ns();
+    let (cpu_before, began, count) = (thread_cpu_ns(), HostClock.now(), first.len() as u32);
     let recorder = RefCell::new(Recorder::new(work.level, start, work.outbox.clone()));
     let (send_lag, dry) = (RefCell::default(), std::cell::Cell::default());
     let shared = Rc::new(Shared { work, cancel: Cancel::new(), start, recorder, send_lag, dry });
@@ -156,7 +162,7 @@ async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
     });
     let beats = [
         tokio::task::spawn_local(flush_each_beat(shared.clone())),
-        tokio::task::spawn_local(watch_scheduler(lag.clone())),
+        tokio::task::spawn_local(watch_scheduler(lag.clone(), start + shared.work.warmup_ns)),
     ];
     let mut streams = tokio::task::JoinSet::new();
     for stream in first {
@@ -169,6 +175,9 @@ async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
     let mut recorder = shared.recorder.replace(empty);
     recorder.finish().await;
     Report {
+        number: 0,
+        streams: count,
+        wall_ns: HostClock.now() - began,
         dry: shared.dry.get(),
         dropped_traces: recorder.dropped_traces,
         dropped_records: recorder.dropped_records,
@@ -220,11 +229,9 @@ async fn serve_slot(shared: Rc<Shared>, first: Stream) {
 
 impl Shared {
     fn took(&self, record: v1::RequestRecord) {
-        if let Some(sent) = record.sent_raw_ns.filter(|_| record.reused_connection) {
-            self.send_lag.borrow_mut().record(sent - record.intended_raw_ns);
-        } else if let Some(issued) = record.issued_raw_ns {
-            // Connecting is the network's and the server's time: our own lag ends where it begins.
-            self.send_lag.borrow_mut().record(issued - record.intended_raw_ns);
+        // As every figure, without the warm-up: all streams start at once there, as they never do again.
+        if record.phase() != Phase::Warmup {
+            self.note_send_lag(&record);
         }
         let gauges = &self.work.gauges;
         gauges.output_tokens.fetch_add(record.output_tokens.unwrap_or(0), Relaxed);
@@ -235,6 +242,15 @@ impl Shared {
         };
         ended.fetch_add(1, Relaxed);
         self.recorder.borrow_mut().record(record);
+    }
+
+    fn note_send_lag(&self, record: &v1::RequestRecord) {
+        if let Some(sent) = record.sent_raw_ns.filter(|_| record.reused_connection) {
+            self.send_lag.borrow_mut().record(sent - record.intended_raw_ns);
+        } else if let Some(issued) = record.issued_raw_ns {
+            // Connecting is the network's and the server's time: our own lag ends where it begins.
+            self.send_lag.borrow_mut().record(issued - record.intended_raw_ns);
+        }
     }
 
     fn went_dry(&self, at: RawNs) {
@@ -250,11 +266,13 @@ async fn flush_each_beat(shared: Rc<Shared>) {
 }
 
 /// How late this runtime gets to what is due: one timer each 10 ms, which itself ticks in milliseconds.
-async fn watch_scheduler(lag: Rc<RefCell<LatencyHistogram>>) {
+async fn watch_scheduler(lag: Rc<RefCell<LatencyHistogram>>, from: RawNs) {
     loop {
         let due = HostClock.now() + LAG_TICK_NS;
         tokio::time::sleep(Duration::from_nanos(LAG_TICK_NS.unsigned_abs())).await;
-        lag.borrow_mut().record((HostClock.now() - due).max(0));
+        if due >= from {
+            lag.borrow_mut().record((HostClock.now() - due).max(0));
+        }
     }
 }
 

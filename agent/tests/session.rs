@@ -162,8 +162,17 @@ fn assert_health(done: &v1::LevelDone, records: &[v1::RequestRecord]) {
     let health = done.health.as_ref().unwrap();
     assert_eq!(health.shards, 2);
     assert!(health.cpu_ns > 0 && health.wall_ns > 0);
-    assert_eq!(histogram(&health.send_lag).len(), records.len() as u64);
+    let after_warmup = records.iter().filter(|r| r.phase() != Phase::Warmup).count();
+    assert_eq!(
+        histogram(&health.send_lag).len(),
+        after_warmup as u64,
+        "as every figure, without the warm-up"
+    );
     assert!(!histogram(&health.scheduler_lag).is_empty());
+    let of_shards: Vec<_> = health.shard_health.iter().map(|s| (s.shard, s.streams)).collect();
+    assert_eq!(of_shards, [(0, 2), (1, 1)]);
+    assert_eq!(health.shard_health.iter().map(|s| s.cpu_ns).sum::<i64>(), health.cpu_ns);
+    assert!(health.shard_health.iter().all(|s| s.wall_ns > 0 && s.wall_ns <= health.wall_ns));
     assert_eq!((done.dropped_records, done.dropped_token_traces), (0, 0));
 }
 

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
+use crate::local::StubArgs;
+
 /// Finds the p95 cliff of an LLM inference server, and gives every number its error bar.
 #[derive(Debug, Parser)]
 #[command(name = "tailcliff", version, about)]
@@ -15,13 +17,18 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The three jobs.
+/// The jobs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Sweep a server from this machine: one agent and one GPU probe are embedded.
     Run(Box<RunArgs>),
     /// Wait for agents and probes that dial in, then sweep through them.
     Coordinate(Box<CoordinateArgs>),
+    /// Measure what this host's own client adds and how much it can drive, against a stub with a fixed schedule.
+    Calibrate(CalibrateArgs),
+    /// The stub of calibrate and the bench.
+    #[command(hide = true)]
+    Stub(StubArgs),
     /// Write the outputs of a finished or broken run again from what it stored.
     Merge {
         /// Directory of the run.
@@ -41,6 +48,29 @@ pub struct RunArgs {
     /// GPU sampling interval of the embedded probe.
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = gpu_interval)]
     pub gpu_interval: Span,
+    /// Threads that make load [default: the cores less one].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub shards: Option<u32>,
+}
+
+/// `tailcliff calibrate`.
+#[derive(Clone, Debug, Args)]
+pub struct CalibrateArgs {
+    /// Streams in flight at each level, ascending.
+    #[arg(long, value_name = "N,N,…", default_value = "64,256,512,1024")]
+    pub concurrency: Levels,
+    /// Length of each level.
+    #[arg(long, value_name = "TIME", default_value = "4s")]
+    pub duration: Span,
+    /// Time between two tokens of a stream.
+    #[arg(long, value_name = "TIME", default_value = "20ms")]
+    pub itl: Span,
+    /// Threads that make load [default: the cores less one].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub shards: Option<u32>,
+    /// Where the result goes, for reading [default: the user's state directory, where later runs find it].
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 fn gpu_interval(text: &str) -> Result<Span, String> {

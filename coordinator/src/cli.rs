@@ -6,13 +6,14 @@ use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::args::{Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
+use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
+use crate::calibrate::{self, CalibrateError};
 use crate::certificate::Verdict;
 use crate::config::{Config, ConfigError};
 use crate::display::{Display, terminal_width};
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
 use crate::levels::Level;
-use crate::local::Embedded;
+use crate::local::{self, Embedded};
 use crate::merge::Merged;
 use crate::redact::redacted_command;
 use crate::report::terminal;
@@ -42,16 +43,29 @@ pub async fn main(cli: Cli) -> i32 {
     match cli.command {
         Command::Run(args) => run(*args).await,
         Command::Coordinate(args) => coordinate(*args).await,
+        Command::Calibrate(args) => calibrate(&args).await,
+        Command::Stub(args) => match local::serve_stub(args).await {
+            Ok(()) => EXIT_OK,
+            Err(error) => fail(&error.to_string(), EXIT_BROKEN),
+        },
         Command::Merge { run_dir } => merge(&run_dir),
     }
 }
 
 async fn run(args: RunArgs) -> i32 {
-    let embedded = Embedded { gpu_interval_ns: args.gpu_interval.0, nvml_path: args.nvml_path };
+    let embedded = Embedded {
+        gpu_interval_ns: args.gpu_interval.0,
+        nvml_path: args.nvml_path,
+        with_probe: true,
+        shards: args.shards,
+    };
     let mut config = match config(args.sweep) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
+    if let Err(error) = config.check_agents() {
+        return fail(&error.to_string(), EXIT_USAGE);
+    }
     config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
     let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command() };
     conclude(drive(config, "127.0.0.1:0", setup, false).await)
@@ -66,8 +80,40 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         return fail("bad --agents: without an agent there is no load: give at least 1", EXIT_USAGE);
     }
     (config.plan.agents, config.plan.probes) = (args.agents, args.probes);
+    if let Err(error) = config.check_agents() {
+        return fail(&error.to_string(), EXIT_USAGE);
+    }
     let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command() };
     conclude(drive(config, &args.listen, setup, true).await)
+}
+
+async fn calibrate(args: &CalibrateArgs) -> i32 {
+    let report = match calibrate::run(args, interrupts(), &tell).await {
+        Ok(report) => report,
+        Err(error) => {
+            let code = match &error {
+                CalibrateError::Args(_) => EXIT_USAGE,
+                CalibrateError::Interrupted => EXIT_INTERRUPTED,
+                CalibrateError::Run(error) => code_of_error(error),
+                CalibrateError::Store { .. } | CalibrateError::Folder { .. } => EXIT_OUTPUT,
+                CalibrateError::Stub(_) | CalibrateError::Level(..) => EXIT_BROKEN,
+            };
+            return fail(&error.to_string(), code);
+        }
+    };
+    // A reader that left early is no error.
+    let _left = write!(std::io::stdout(), "{}", calibrate::table::render(&report));
+    match calibrate::store(&report, args.output.as_deref()) {
+        Ok(said) => {
+            tell(&said);
+            EXIT_OK
+        }
+        Err(error) => fail(&error.to_string(), EXIT_OUTPUT),
+    }
+}
+
+fn tell(line: &str) {
+    let _closed = writeln!(std::io::stderr(), "{line}");
 }
 
 fn config(sweep: SweepArgs) -> Result<Config, ConfigError> {

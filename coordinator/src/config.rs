@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tailcliff_proto::{MAX_INPUT_WORDS, v1};
+use tailcliff_proto::{MAX_AGENT_STREAMS, MAX_INPUT_WORDS, v1};
 
 use crate::args::{Span, SweepArgs};
 use crate::plan::{CliffRule, Plan};
@@ -76,6 +76,25 @@ impl Config {
         let name: String = name.chars().take(80).map(safe).collect();
         let name = name.trim_start_matches('.').to_owned();
         Ok(Self { plan, target, workload, name, output_dir: args.output_dir })
+    }
+}
+
+impl Config {
+    /// The highest level fits on the plan's agents.
+    ///
+    /// # Errors
+    /// When it does not, with how many agents it takes.
+    pub fn check_agents(&self) -> Result<(), ConfigError> {
+        let most = self.plan.concurrency.iter().max().copied().unwrap_or(0);
+        let (agents, need) = (self.plan.agents, most.div_ceil(MAX_AGENT_STREAMS));
+        if need <= agents {
+            return Ok(());
+        }
+        let reason = format!(
+            "{most} streams on {agents} agent(s), of which each drives at most {MAX_AGENT_STREAMS}: use `tailcliff \
+             coordinate --agents {need}`, best with a host for each"
+        );
+        Err(bad("--concurrency", reason))
     }
 }
 
@@ -179,7 +198,8 @@ fn check(plan: &Plan) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn check_levels(levels: &[u32]) -> Result<(), ConfigError> {
+/// Levels of a ladder: some, each of a stream or more, ascending.
+pub(crate) fn check_levels(levels: &[u32]) -> Result<(), ConfigError> {
     if levels.is_empty() || levels.len() > MAX_LEVELS {
         return Err(bad("--concurrency", format!("give 1 to {MAX_LEVELS} levels, such as 1,2,4,8")));
     }
@@ -360,6 +380,25 @@ mod tests {
         let mut args = args();
         change(&mut args);
         Config::from_args(args, None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_level_beyond_what_its_agents_drive_is_refused_with_how_many_it_takes() {
+        let mut config = Config::from_args(
+            SweepArgs {
+                concurrency: Some(Levels(vec![8, 200_000])),
+                duration: Some(Span(1_000_000_000)),
+                ..args()
+            },
+            None,
+        )
+        .unwrap();
+        let error = config.check_agents().unwrap_err().to_string();
+        assert!(error.contains("coordinate --agents 4"), "{error}");
+        config.plan.agents = 3;
+        assert!(config.check_agents().is_err());
+        config.plan.agents = 4;
+        assert!(config.check_agents().is_ok());
     }
 
     #[test]

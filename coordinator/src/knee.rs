@@ -2,8 +2,8 @@
 //!
 //! The **knee** is the last level before adding streams stops paying: the throughput gain to the next level is below a
 //! stated share of the concurrency gain. The **cliff** is the first level whose tail exceeds a stated multiple of the
-//! lowest level's. "None found up to N" is an answer. Levels that are void, or where nothing completed, are skipped by
-//! name.
+//! lowest level's. "None found up to N" is an answer. Levels that are void, where nothing completed, or
+//! where the client was the limit are skipped by name: what it could not drive says nothing of the server.
 
 use crate::plan::CliffRule;
 
@@ -19,8 +19,6 @@ pub struct Rung {
     pub throughput: Option<f64>,
     /// The judged percentile, ns; `None` when nothing was recorded.
     pub judged_ns: Option<u64>,
-    /// The client was the limit: its figures are used, and the words say so.
-    pub client_bound: bool,
     /// Why it is left out, if so.
     pub skip: Option<String>,
 }
@@ -119,7 +117,7 @@ pub fn knee(rule: &CliffRule, rungs: &[Rung]) -> Knee {
         ),
         (None, None) => "no knee to find: no usable level".to_owned(),
     };
-    words.push_str(&caveats(rungs, &skipped));
+    words.push_str(&caveats(&skipped));
     Knee { at: found.map(|s| s.from), searched_to, steps, skipped, words }
 }
 
@@ -159,14 +157,12 @@ pub fn cliff(rule: &CliffRule, rungs: &[Rung]) -> Cliff {
         (None, Some(b), _) => format!("no {judged} cliff to find: only one usable level ({})", b.concurrency),
         _ => format!("no {judged} cliff to find: no usable level"),
     };
-    words.push_str(&caveats(rungs, &skipped));
+    words.push_str(&caveats(&skipped));
     Cliff { at: found.map(|t| t.concurrency), searched_to, judged, tails, skipped, words }
 }
 
-fn caveats(rungs: &[Rung], skipped: &[(u32, String)]) -> String {
-    let mut all: Vec<String> = skipped.iter().map(|(c, why)| format!("{c} skipped ({why})")).collect();
-    let bound = rungs.iter().filter(|r| r.client_bound && r.skip.is_none());
-    all.extend(bound.map(|r| format!("{} is client-bound, not the server's", r.concurrency)));
+fn caveats(skipped: &[(u32, String)]) -> String {
+    let all: Vec<String> = skipped.iter().map(|(c, why)| format!("{c} skipped ({why})")).collect();
     if all.is_empty() { String::new() } else { format!("; {}", all.join(", ")) }
 }
 
@@ -256,13 +252,6 @@ mod tests {
     fn exactly_at_a_threshold_is_neither() {
         assert_eq!(both(&rungs(&[(1, 1.0, 100), (2, 1.5, 300)])), (None, None));
         assert_eq!(both(&rungs(&[(1, 1.0, 100), (2, 1.49, 301)])), (Some(1), Some(2)));
-    }
-
-    #[test]
-    fn a_client_bound_level_is_named() {
-        let mut rows = rungs(&[(1, 1.0, 100), (2, 1.1, 400)]);
-        rows[1].client_bound = true;
-        assert!(knee(&CliffRule::default(), &rows).words.contains("2 is client-bound"));
     }
 
     #[test]

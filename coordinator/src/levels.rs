@@ -127,6 +127,15 @@ pub struct Outside {
     pub proxy_tokens: u64,
 }
 
+/// Connections that failed at a limit of the client's host, of every phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostLimits {
+    /// No file descriptor was left.
+    pub descriptors: u64,
+    /// No local port was left.
+    pub ports: u64,
+}
+
 /// Half-widths of the error bars of a level's stamps, ns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockBound {
@@ -165,6 +174,12 @@ pub struct Level {
     pub clock: Option<ClockBound>,
     /// Little's law; `None` when the evidence is thin.
     pub little: Option<Little>,
+    /// Streams in flight by the agents' gauges, averaged over the window; `None` when an agent's gauge is too thin.
+    pub in_flight: Option<f64>,
+    /// Of these, the ones that waited for a connection; `None` without a window.
+    pub connecting: Option<f64>,
+    /// Connections that the client's own host could not give.
+    pub host_limits: HostLimits,
     /// Whether these are the server's figures.
     pub certificate: Certificate,
     /// What is not in them.

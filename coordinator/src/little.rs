@@ -36,10 +36,7 @@ pub(crate) fn check(
     gauges: &BTreeMap<Incarnation, Vec<(i64, u32)>>,
     points: &[Point],
 ) -> Option<Little> {
-    let mut in_flight = 0.0;
-    for of in agents {
-        in_flight += average(window, gauges.get(of)?)?;
-    }
+    let in_flight = in_flight(window, agents, gauges)?;
     if in_flight < MIN_IN_FLIGHT || points.iter().filter(|p| window.holds(p.done_ns)).count() < MIN_ENDED {
         return None;
     }
@@ -55,6 +52,15 @@ pub(crate) fn check(
     let (rate_per_s, mean_s) = (shares / window.seconds(), spent_s / shares);
     let residual = (in_flight - rate_per_s * mean_s) / in_flight;
     mean_s.is_finite().then_some(Little { in_flight, rate_per_s, mean_s, residual })
+}
+
+/// Streams in flight, averaged over a window, all agents together; `None` when an agent's gauge is too little to tell.
+pub(crate) fn in_flight(
+    window: Window,
+    agents: &[Incarnation],
+    gauges: &BTreeMap<Incarnation, Vec<(i64, u32)>>,
+) -> Option<f64> {
+    agents.iter().map(|of| average(window, gauges.get(of)?)).sum()
 }
 
 /// Average over time of a gauge, each sample holding until the next.
@@ -87,6 +93,7 @@ mod tests {
         let one = |i: i64| Point {
             intended_ns: i / 4 * 100 * MS,
             issued_ns: i / 4 * 100 * MS,
+            connecting_ns: 0,
             done_ns: (i / 4 + 1) * 100 * MS - 1,
             outcome: Outcome::Completed,
             measured: true,

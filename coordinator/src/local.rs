@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use tailcliff_agent::calibration;
+pub use tailcliff_agent::plain_reqwest;
+pub use tailcliff_agent::preflight::REQUEST_ID as PREFLIGHT_ID;
+pub use tailcliff_agent::stub::{Args as StubArgs, Served, Truth, serve as serve_stub};
 use tailcliff_proto::v1::NodeKind;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +21,10 @@ pub struct Embedded {
     pub gpu_interval_ns: i64,
     /// NVML library, where the loader does not find it.
     pub nvml_path: Option<PathBuf>,
+    /// With a GPU probe.
+    pub with_probe: bool,
+    /// Threads that make load; `None` for the cores less one.
+    pub shards: Option<u32>,
 }
 
 /// Starts both; a node that ends in an error says so through `failures`.
@@ -30,7 +38,7 @@ pub fn start(
     shutdown: &CancellationToken,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let agent = tailcliff_agent::config::Config {
-        shards: shards(),
+        shards: embedded.shards.unwrap_or_else(shards),
         ..tailcliff_agent::config::Config::new(coordinator.to_owned())
     };
     let probe = tailcliff_gpu_probe::config::Config {
@@ -41,11 +49,15 @@ pub fn start(
     let (of_agent, of_probe) = (shutdown.clone(), shutdown.clone());
     let agent = async move { tailcliff_agent::run(agent, of_agent).await.map_err(|e| e.to_string()) };
     let probe = async move { tailcliff_gpu_probe::run(probe, of_probe).await.map_err(|e| e.to_string()) };
-    Ok(vec![thread(NodeKind::Agent, failures, agent)?, thread(NodeKind::GpuProbe, failures, probe)?])
+    let mut threads = vec![thread(NodeKind::Agent, failures, agent)?];
+    if embedded.with_probe {
+        threads.push(thread(NodeKind::GpuProbe, failures, probe)?);
+    }
+    Ok(threads)
 }
 
 /// Cores less one, which the coordinator and the clock need.
-fn shards() -> u32 {
+pub fn shards() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1).max(1) as u32)
 }
 

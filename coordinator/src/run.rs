@@ -31,6 +31,8 @@ const ARM_PATIENCE_NS: i64 = 30_000_000_000;
 const PREFLIGHT_PATIENCE_NS: i64 = 120_000_000_000;
 const CLOCK_PATIENCE_NS: i64 = 15_000_000_000;
 const SETTLE_PATIENCE_NS: i64 = 30_000_000_000;
+/// `error_kind` of a preflight that ended with the agent's host and not with the server.
+const HOST_LIMIT: &str = "host_limit";
 const END_PATIENCE_NS: i64 = 15_000_000_000;
 
 #[derive(Debug)]
@@ -151,8 +153,12 @@ impl Run {
     }
 
     fn preflight(&self, of: Incarnation) -> Command {
-        let order =
-            v1::Preflight { target: Some(self.target.clone()), workload: Some(self.workload.clone()) };
+        let most = self.plan.concurrency.iter().max().copied().unwrap_or(0);
+        let order = v1::Preflight {
+            target: Some(self.target.clone()),
+            workload: Some(self.workload.clone()),
+            most_streams: most.div_ceil(self.agents().len().max(1) as u32),
+        };
         Command::Send(of, Order::Preflight(order))
     }
 
@@ -203,6 +209,14 @@ impl Run {
     fn preflighted(&mut self, now: i64, of: Incarnation, done: &v1::PreflightDone, out: &mut Vec<Command>) {
         if !matches!(self.phase, Phase::Preflight) {
             return;
+        }
+        for warning in &done.warnings {
+            out.push(Command::Say(format!("an agent's host: {warning}")));
+        }
+        if !done.ok && done.error_kind == HOST_LIMIT {
+            let ending =
+                Ending::Broken(format!("an agent's host cannot hold the highest level: {}", done.error));
+            return self.end(now, ending, out);
         }
         if !done.ok {
             let ending = Ending::Target(done.error_kind.clone(), done.error.clone());

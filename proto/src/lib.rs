@@ -22,5 +22,8 @@ pub const PROTOCOL: u32 = 1;
 /// Words of a synthetic prompt at most: longer than any context window, so a plan that asks for more is mistaken.
 pub const MAX_INPUT_WORDS: u32 = 4_000_000;
 
+/// Streams that one agent takes on at most: a connection each, and an address has no more ports.
+pub const MAX_AGENT_STREAMS: u32 = 65_536;
+
 /// The build that this binary says it is in hello.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");

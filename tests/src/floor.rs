@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use memchr::{memmem, memrchr};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::time::{ClockId, clock_gettime};
 
@@ -18,8 +19,12 @@ pub struct Load {
     pub connections: usize,
     /// Requests on each.
     pub requests_each: usize,
+    /// No request is begun later than this after the start, ns.
+    pub duration_ns: Option<i64>,
     /// `max_tokens` of each.
     pub max_tokens: usize,
+    /// Whether the bodies ask for streams.
+    pub streaming: bool,
 }
 
 /// One request, stamps in ns of `CLOCK_MONOTONIC_RAW`.
@@ -42,8 +47,12 @@ pub struct Record {
 impl Load {
     /// The body of a request: the fields that tailcliff's own have, and a prompt of as many words as `--input-len 16`.
     pub fn body(&self, number: usize, request: usize) -> String {
+        let stream = match self.streaming {
+            true => r#""stream":true,"stream_options":{"include_usage":true}"#,
+            false => r#""stream":false"#,
+        };
         format!(
-            r#"{{"model":"{}","max_tokens":{},"stream":true,"stream_options":{{"include_usage":true}},"messages":[{{"role":"user","content":"{number}-{request} asks what the load is when it rises and falls and then rises once again"}}]}}"#,
+            r#"{{"model":"{}","max_tokens":{},{stream},"messages":[{{"role":"user","content":"{number}-{request} asks what the load is when it rises and falls and then rises once again"}}]}}"#,
             self.model, self.max_tokens
         )
     }
@@ -56,13 +65,11 @@ impl Load {
 
 struct Connection {
     stream: TcpStream,
-    /// What one read takes: zeroed once, not for every read.
-    chunk: Box<[u8]>,
     number: usize,
     /// Requests sent.
     sent: usize,
     current: Record,
-    lines: Lines,
+    scan: Scan,
 }
 
 /// Drives the load to its end.
@@ -72,26 +79,30 @@ struct Connection {
 pub fn run(address: SocketAddr, load: &Load) -> io::Result<Vec<Record>> {
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     let start = now();
+    // One for all: zeroed once, and no memory of a stream's own.
+    let mut chunk = vec![0; READ_BYTES].into_boxed_slice();
     let mut connections = Vec::new();
     for number in 0..load.connections {
         let mut connection = Connection::open(address, number)?;
         epoll.add(&connection.stream, EpollEvent::new(EpollFlags::EPOLLIN, number as u64))?;
-        connection.send(start, load)?;
+        connection.send(start, start, load)?;
         connections.push(connection);
     }
-    let mut records = Vec::new();
+    let (mut records, mut open) = (Vec::new(), load.connections);
     let mut events = vec![EpollEvent::empty(); 256];
-    while records.len() < load.connections * load.requests_each {
+    while open > 0 {
         let ready = epoll.wait(&mut events, EpollTimeout::from(10_000u16))?;
         if ready == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no byte for 10 s"));
         }
         for event in &events[..ready] {
-            let i = event.data() as usize;
-            if let Some(done) = connections[i].read()? {
+            let connection = &mut connections[event.data() as usize];
+            if let Some(done) = connection.read(&mut chunk)? {
                 let free = done.done_ns;
                 records.push(done);
-                connections[i].send(free, load)?;
+                if !connection.send(free, start, load)? {
+                    open -= 1;
+                }
             }
         }
     }
@@ -103,14 +114,14 @@ impl Connection {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        let (chunk, sent) = (vec![0; 16_384].into_boxed_slice(), 0);
-        Ok(Self { stream, chunk, number, sent, current: Record::default(), lines: Lines::default() })
+        Ok(Self { stream, number, sent: 0, current: Record::default(), scan: Scan::default() })
     }
 
     /// Sends the next request, if one is left; the stream has been free for it since `intended_ns`.
-    fn send(&mut self, intended_ns: i64, load: &Load) -> io::Result<()> {
-        if self.sent == load.requests_each {
-            return Ok(());
+    fn send(&mut self, intended_ns: i64, start_ns: i64, load: &Load) -> io::Result<bool> {
+        let is_over = load.duration_ns.is_some_and(|ns| intended_ns - start_ns > ns);
+        if is_over || self.sent == load.requests_each {
+            return Ok(false);
         }
         let request = self.sent;
         self.sent += 1;
@@ -122,16 +133,18 @@ impl Connection {
             body.len()
         );
         let request_id = id.unwrap_or_default();
+        self.scan = Scan::new(load.streaming);
         self.current = Record { request_id, request, intended_ns, sent_ns: now(), ..Record::default() };
         // A request is far smaller than an empty socket buffer.
-        self.stream.write_all(bytes.as_bytes())
+        self.stream.write_all(bytes.as_bytes())?;
+        Ok(true)
     }
 
-    /// Reads what is there; the record when its `[DONE]` has come.
-    fn read(&mut self) -> io::Result<Option<Record>> {
+    /// Reads what is there; the record when its end has come.
+    fn read(&mut self, chunk: &mut [u8]) -> io::Result<Option<Record>> {
         let mut done = false;
         loop {
-            match self.stream.read(&mut self.chunk) {
+            match self.stream.read(chunk) {
                 Ok(0) => {
                     return Err(io::Error::new(
                         io::ErrorKind::UnexpectedEof,
@@ -140,9 +153,9 @@ impl Connection {
                 }
                 Ok(n) => {
                     let at = now();
-                    done |= self.lines.take(&self.chunk[..n], at, &mut self.current);
+                    done |= self.scan.take(&chunk[..n], at, &mut self.current);
                     // Level-triggered: what is left would be told again, so a read that finds nothing is saved.
-                    if n < self.chunk.len() {
+                    if n < chunk.len() {
                         break;
                     }
                 }
@@ -154,37 +167,82 @@ impl Connection {
     }
 }
 
-/// The lines of a stream, over whatever reads they come in.
+/// What one read takes.
+const READ_BYTES: usize = 64 << 10;
+/// Before the text of each token, `"` behind it for a chunk without any: all that a floor needs to know of JSON.
+const KEY: &[u8] = b"\"content\":\"";
+const DONE: &[u8] = b"data: [DONE]";
+
+/// Looks for tokens and for the end in what comes, over whatever reads it comes in.
 #[derive(Debug, Default)]
-struct Lines {
-    buffer: Vec<u8>,
+struct Scan {
+    streaming: bool,
+    /// A line whose end has not come.
+    tail: Vec<u8>,
+    /// Bytes of a reply that is not streamed that are yet to come; `None` before its head.
+    left: Option<usize>,
 }
 
-impl Lines {
+impl Scan {
+    fn new(streaming: bool) -> Scan {
+        Scan { streaming, ..Scan::default() }
+    }
+
     /// Notes in `record` what came at `at`; true when the end has come.
     fn take(&mut self, bytes: &[u8], at: i64, record: &mut Record) -> bool {
-        self.buffer.extend_from_slice(bytes);
-        let mut done = false;
-        let mut used = 0;
-        while let Some(end) = self.buffer[used..].iter().position(|&b| b == b'\n') {
-            let line = &self.buffer[used..used + end];
-            used += end + 1;
-            if line.starts_with(b"data: [DONE]") {
-                record.done_ns = at;
-                done = true;
-            } else if line.starts_with(b"data: ") && has_content(line) {
-                record.arrivals_ns.push(at);
-            }
+        let done = if self.streaming { self.take_stream(bytes, at, record) } else { self.take_plain(bytes) };
+        if done {
+            record.done_ns = at;
         }
-        self.buffer.drain(..used);
         done
+    }
+
+    /// Whole lines are searched, however many there are; the beginning of one waits for its end.
+    fn take_stream(&mut self, bytes: &[u8], at: i64, record: &mut Record) -> bool {
+        if self.tail.is_empty() {
+            let end = lines_end(bytes);
+            self.tail.extend_from_slice(&bytes[end..]);
+            return search(&bytes[..end], at, record);
+        }
+        self.tail.extend_from_slice(bytes);
+        let end = lines_end(&self.tail);
+        let done = search(&self.tail[..end], at, record);
+        self.tail.drain(..end);
+        done
+    }
+
+    fn take_plain(&mut self, bytes: &[u8]) -> bool {
+        let mut bytes = bytes;
+        let left = match self.left {
+            Some(left) => left,
+            None => {
+                let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return false };
+                let digits = memmem::find(&bytes[..end], b"ontent-length: ").map(|i| &bytes[i + 15..end]);
+                let digits =
+                    digits.unwrap_or_default().split(|b| !b.is_ascii_digit()).next().unwrap_or_default();
+                bytes = &bytes[end + 4..];
+                std::str::from_utf8(digits).ok().and_then(|d| d.parse().ok()).unwrap_or(0)
+            }
+        };
+        let left = left.saturating_sub(bytes.len());
+        self.left = Some(left);
+        left == 0
     }
 }
 
-/// A chunk with a `"content":"…"` that is not empty: all that a floor needs to know of JSON.
-fn has_content(line: &[u8]) -> bool {
-    const KEY: &[u8] = b"\"content\":\"";
-    line.windows(KEY.len()).position(|w| w == KEY).is_some_and(|at| line.get(at + KEY.len()) != Some(&b'"'))
+fn lines_end(bytes: &[u8]) -> usize {
+    memrchr(b'\n', bytes).map_or(0, |at| at + 1)
+}
+
+/// Tokens, and whether the end is there.
+fn search(lines: &[u8], at: i64, record: &mut Record) -> bool {
+    for hit in memmem::find_iter(lines, KEY) {
+        if lines.get(hit + KEY.len()) != Some(&b'"') {
+            record.arrivals_ns.push(at);
+        }
+    }
+    // It is the last thing: no need to look for it in all of a burst.
+    memmem::find(&lines[lines.len().saturating_sub(64)..], DONE).is_some()
 }
 
 /// CPU time of the calling thread, ns: all that a client of one thread takes.

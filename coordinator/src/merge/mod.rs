@@ -59,6 +59,8 @@ pub struct Merged {
     pub warnings: Vec<String>,
     /// Metadata keys of circumstances that nobody told.
     pub untold: Vec<&'static str>,
+    /// Agents' names and hosts' own ceilings, as `tailcliff calibrate` found them.
+    pub calibrations: Vec<(String, v1::HostFacts)>,
     /// Every node's clock track.
     pub timeline: Timeline,
 }
@@ -92,11 +94,18 @@ pub fn merge(data: &RunData) -> Merged {
         levels,
         stray,
         warnings: Vec::new(),
+        calibrations: calibrations(data),
         untold: untold(data).into_iter().map(|(key, _)| key).collect(),
         timeline,
     };
     merged.warnings = warnings(&merged);
     merged
+}
+
+fn calibrations(data: &RunData) -> Vec<(String, v1::HostFacts)> {
+    let of =
+        |node: &crate::stored::Node| (node.hello.name.clone(), node.hello.host.clone().unwrap_or_default());
+    tally::agents(data).into_iter().map(|(_, node)| of(node)).collect()
 }
 
 fn merge_level(
@@ -132,6 +141,9 @@ fn merge_level(
         all_phases,
         throughput: window.map(|w| window::throughput(w, &tally.points)),
         little: window.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
+        in_flight: window.and_then(|w| little::in_flight(w, &agents, &tally.gauges)),
+        connecting: window.map(|w| tally.connecting(w)),
+        host_limits: tally.host_limits,
         latencies: tally.latencies,
         input_tokens: tally.input_tokens,
         output_tokens: tally.output_tokens,
@@ -142,7 +154,8 @@ fn merge_level(
         voided: log.voided.clone(),
         ..Level::default()
     };
-    level.certificate = certify(&level, log, window.and_then(|w| nodes::resolution(beats, w)));
+    let name = |of| data.nodes.get(&of).map_or_else(|| format!("{of:x}"), |node| node.hello.name.clone());
+    level.certificate = certify(&level, log, window.and_then(|w| nodes::resolution(beats, w)), &name);
     if tally.windows_completed != tally.measured.completed {
         let (windows, records) = (tally.windows_completed, tally.measured.completed);
         let text = format!("percentiles speak of {windows} completed requests, the records of {records}");
@@ -179,6 +192,7 @@ fn rung(data: &RunData, level: &Level) -> Rung {
     let rule = &data.header.plan.cliff;
     let skip = match level.certificate.verdict {
         Verdict::Void => Some("void".to_owned()),
+        Verdict::ClientBound => Some("client-bound: the client was the limit, not the server".to_owned()),
         _ if level.measured.completed == 0 => Some("no completed request".to_owned()),
         _ => None,
     };
@@ -186,7 +200,6 @@ fn rung(data: &RunData, level: &Level) -> Rung {
         concurrency: level.concurrency,
         throughput: level.throughput.map(|t| t.requests.per_s).filter(|x| *x > 0.0),
         judged_ns: level.latencies.judged(&rule.metric).percentile_ns(rule.percentile),
-        client_bound: level.certificate.verdict == Verdict::ClientBound,
         skip,
     }
 }

@@ -6,17 +6,24 @@ use tailcliff_proto::arrivals;
 use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::v1::{self, Outcome, Phase, TokenSource};
 
-use crate::levels::{Counts, Latencies, Metric, Outside};
+use crate::levels::{Counts, HostLimits, Latencies, Metric, Outside};
 use crate::stored::{Incarnation, Node, RunData};
 
 use super::record;
 use super::timeline::Timeline;
+use super::window::Window;
+
+const ENFILE: u32 = 23;
+const EMFILE: u32 = 24;
+const EADDRNOTAVAIL: u32 = 99;
 
 /// A request on the coordinator's clock, as far as throughput and Little's law ask.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Point {
     pub(crate) intended_ns: i64,
     pub(crate) issued_ns: i64,
+    /// How long it waited for its connection; until its end when it never got one.
+    pub(crate) connecting_ns: i64,
     pub(crate) done_ns: i64,
     pub(crate) outcome: Outcome,
     pub(crate) measured: bool,
@@ -49,6 +56,7 @@ pub(crate) struct Tally {
     pub(crate) error_kinds: BTreeMap<String, u64>,
     pub(crate) sample_error: Option<String>,
     pub(crate) outside: Outside,
+    pub(crate) host_limits: HostLimits,
     /// Completed requests that the windows of the measured phase speak of.
     pub(crate) windows_completed: u64,
 }
@@ -96,6 +104,7 @@ impl Tally {
             count(&mut self.measured, outcome);
             self.measured_record(record, outcome);
         }
+        self.host_limit(record);
         self.outside.dropped_traces += u64::from(record.arrivals_dropped);
         self.outside.bad_traces += u64::from(arrivals::decode(&record.arrivals).any(|a| a.is_err()));
         match point(of, record, outcome, measured, timeline) {
@@ -105,6 +114,24 @@ impl Tally {
             }
             None => self.outside.unaligned += 1,
         }
+    }
+
+    /// What the system says of a connection that it could not give: these numbers are Linux's, and agents run on nothing
+    /// else.
+    fn host_limit(&mut self, record: &v1::RequestRecord) {
+        if !record.error_kind.starts_with("connect") && record.error_kind != "resolve" {
+            return;
+        }
+        let says = |number: u32| record.error_detail.contains(&format!("(os error {number})"));
+        self.host_limits.descriptors += u64::from(says(ENFILE) || says(EMFILE));
+        self.host_limits.ports += u64::from(says(EADDRNOTAVAIL));
+    }
+
+    /// Streams that waited for a connection, averaged over a window.
+    pub(crate) fn connecting(&self, window: Window) -> f64 {
+        let inside =
+            |p: &Point| window.overlap_ns(p.issued_ns, p.issued_ns.saturating_add(p.connecting_ns)) as f64;
+        self.points.iter().map(inside).sum::<f64>() / 1e9 / window.seconds()
     }
 
     fn measured_record(&mut self, record: &v1::RequestRecord, outcome: Outcome) {
@@ -180,9 +207,13 @@ fn point(
     let intended = timeline.place(of, record.intended_raw_ns)?;
     let done = timeline.place(of, record.done_raw_ns)?;
     let issued = record.issued_raw_ns.map_or(Some(intended), |raw| timeline.place(of, raw))?;
+    let from = record.issued_raw_ns.unwrap_or(record.intended_raw_ns);
+    let never = if outcome == Outcome::Completed { from } else { record.done_raw_ns };
+    let connected = record.connected_raw_ns.unwrap_or(never);
     let point = Point {
         intended_ns: intended.ns,
         issued_ns: issued.ns,
+        connecting_ns: connected.saturating_sub(from).max(0),
         done_ns: done.ns,
         outcome,
         measured,

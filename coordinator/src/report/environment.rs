@@ -69,8 +69,26 @@ fn describe(node: &Node) -> Value {
         "fd_limit": Some(host.fd_limit).filter(|n| *n > 0),
         "gpus": node.hello.gpus.iter().map(gpu).collect::<Vec<_>>(),
         "gpu_absent_reason": text(&node.hello.gpu_absent_reason),
+        "fd_limit_hard": Some(host.fd_limit_hard).filter(|n| *n > 0),
+        "local_ports": Some(host.local_ports).filter(|n| *n > 0),
+        "calibration": (node.hello.node_kind() == v1::NodeKind::Agent).then(|| calibration(&host)),
         "clock": node.snapshots.first().map(clock),
     })
+}
+
+/// Bytes of a calibration that are believed.
+const MAX_CALIBRATION: usize = 64 << 10;
+
+/// What `tailcliff calibrate` found on an agent's host.
+pub fn calibration(host: &v1::HostFacts) -> Value {
+    let json = &host.calibration_json;
+    if json.is_empty() {
+        return json!("none: run `tailcliff calibrate` on this host");
+    }
+    let known = (json.len() <= MAX_CALIBRATION).then(|| serde_json::from_str(json).ok()).flatten();
+    known
+        .filter(Value::is_object)
+        .unwrap_or_else(|| json!("unreadable: run `tailcliff calibrate` on this host"))
 }
 
 fn gpu(gpu: &v1::GpuFacts) -> Value {

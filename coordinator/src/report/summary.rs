@@ -3,7 +3,9 @@
 
 use serde_json::{Map, Value, json};
 use tailcliff_proto::histogram::SIGNIFICANT_DIGITS;
+use tailcliff_proto::v1;
 
+use crate::certificate::Check;
 use crate::knee::{Cliff, Knee};
 use crate::levels::{Level, Metric};
 use crate::merge::Merged;
@@ -40,6 +42,7 @@ pub fn summary(merged: &Merged) -> Value {
         "knee": knee(&merged.knee, header.plan.cliff.gain_share),
         "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
         "nodes": merged.nodes.iter().map(|n| node(n, header.started_ref_ns)).collect::<Vec<_>>(),
+        "calibration": merged.calibrations.iter().map(calibration).collect::<Vec<_>>(),
         "gpu_to_token": alignment(merged),
         "causality": {
             "pairs": merged.causality.pairs,
@@ -127,12 +130,26 @@ fn certificate(level: &Level) -> Value {
         "verdict": c.verdict.as_str(),
         "reasons": c.reasons,
         "notes": c.notes,
-        "cpu_share": number(c.cpu_share, 4),
+        "checks": c.checks.iter().map(check).collect::<Vec<_>>(),
+        "cpu_share": number(c.value("cpu_share_busiest_shard"), 4),
         "send_lag_p99_ms": ms(c.send_lag_p99_ns),
         "scheduler_lag_p99_ms": ms(c.scheduler_lag_p99_ns),
         "probe_interval_ms": json_ms(c.probe_interval_ns.map(|ns| ns as f64)),
         "late_starts": c.late_starts,
         "lost_agents": c.lost_agents,
+    })
+}
+
+/// `ok` is null where nobody measured it.
+fn check(check: &Check) -> Value {
+    json!({
+        "name": check.name,
+        "value": number(check.value, 6),
+        "rule": if check.at_least { "at least" } else { "at most" },
+        "limit": number(Some(check.limit), 6),
+        "unit": check.unit,
+        "ok": check.ok,
+        "worst": Some(&check.worst).filter(|worst| !worst.is_empty()),
     })
 }
 
@@ -202,6 +219,10 @@ fn cliff(cliff: &Cliff, multiple: f64) -> Value {
         "skipped": skipped(&cliff.skipped),
         "words": cliff.words,
     })
+}
+
+fn calibration((agent, host): &(String, v1::HostFacts)) -> Value {
+    json!({ "agent": agent, "calibration": super::environment::calibration(host) })
 }
 
 fn alignment(merged: &Merged) -> Value {

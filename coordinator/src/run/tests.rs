@@ -287,3 +287,30 @@ fn what_a_server_closes_is_learned_once_for_all_agents() {
     let out = run.step(0, Event::Said(2, Said::PreflightDone(keeps)));
     assert!(shares_of(&out).values().all(|share| share.fresh_connections));
 }
+
+#[test]
+fn a_host_that_cannot_hold_the_highest_level_ends_the_run_before_any_load() {
+    let mut run = run_of(3, &[1, 1_000], None);
+    let mut asked = Vec::new();
+    for of in 1..=3 {
+        asked.extend(run.step(0, Event::Joined(of, v1::NodeKind::Agent)));
+        asked.extend(run.step(0, Event::Pinged(of, JOIN_BURST)));
+    }
+    let most = |c: &Command| match c {
+        Command::Send(_, Order::Preflight(order)) => Some(order.most_streams),
+        _ => None,
+    };
+    assert_eq!(asked.iter().filter_map(most).collect::<Vec<_>>(), [334; 3], "a third of 1,000, rounded up");
+    let warned =
+        v1::PreflightDone { ok: true, warnings: vec!["little memory".to_owned()], ..Default::default() };
+    let out = run.step(0, Event::Said(1, Said::PreflightDone(warned)));
+    assert!(out.iter().any(|c| matches!(c, Command::Say(line) if line.contains("little memory"))));
+    let short = v1::PreflightDone {
+        error_kind: HOST_LIMIT.to_owned(),
+        error: "try `ulimit`".to_owned(),
+        ..Default::default()
+    };
+    run.step(0, Event::Said(2, Said::PreflightDone(short)));
+    let out = leave(&mut run, S, &[1, 2, 3]);
+    assert!(matches!(finished(&out), Some(Ending::Broken(why)) if why.contains("try `ulimit`")), "{out:?}");
+}

@@ -33,6 +33,8 @@ fn main() -> anyhow::Result<()> {
         model: args.model,
         connections: args.connections,
         requests_each: args.requests_each,
+        duration_ns: None,
+        streaming: true,
         max_tokens: args.max_tokens,
     };
     let before = floor::cpu_ns()?;

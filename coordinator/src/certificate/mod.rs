@@ -1,29 +1,21 @@
 //! Whether a level's figures are the server's or the client's own, with the evidence. Every level carries one.
 
-use tailcliff_proto::histogram::{HIGHEST_NS, LatencyHistogram};
-use tailcliff_proto::v1;
+mod check;
+#[cfg(test)]
+mod tests;
 
 use crate::levels::Level;
 use crate::merge::window::Rule;
-use crate::stored::LevelLog;
+use crate::stored::{Incarnation, LevelLog};
 
-/// Share of its shards' time above which an agent is busy enough to be the queue itself: at 85 % a single server's
-/// waiting time is over five times its service time (M/M/1).
-pub const CPU_SHARE_MAX: f64 = 0.85;
-/// Send lag that no latency of interest hides, ns.
-pub const SEND_LAG_FLOOR_NS: u64 = 1_000_000;
-/// Send lag allowed as a share of the median TTFT: it is inside every latency counted from the intended send.
-pub const SEND_LAG_SHARE: f64 = 0.05;
-/// The client is the limit when more than this share of its sends are that late …
-pub const LATE_SENDS_SHARE: f64 = 0.01;
-/// … and at least so many: the one late send of a short level is an accident.
-pub const LATE_SENDS_MIN: u64 = 3;
-/// A scheduler lag p99 that makes a worker "hot", ns.
-pub const SCHEDULER_LAG_NS: u64 = 5_000_000;
+pub use check::*;
+
 /// Little's law misses by more than the edges of the window can explain.
 pub const LITTLE_RESIDUAL_MAX: f64 = 0.10;
 /// Completions below which a p95 is the largest value, one request.
 pub const THIN_BELOW: u64 = 20;
+/// Share of the streams that wait for a connection, from which on it is worth a note.
+pub const CONNECTING_SHARE: f64 = 0.02;
 
 /// What may be said of a level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,8 +52,8 @@ pub struct Certificate {
     pub reasons: Vec<String>,
     /// What a reader should know but that does not change the verdict.
     pub notes: Vec<String>,
-    /// Busiest agent's CPU time over its shards' wall time.
-    pub cpu_share: Option<f64>,
+    /// What was checked, with values and thresholds.
+    pub checks: Vec<Check>,
     /// p99 of send lag over all agents, ns.
     pub send_lag_p99_ns: Option<u64>,
     /// p99 of scheduler lag over all agents, ns.
@@ -74,20 +66,25 @@ pub struct Certificate {
     pub lost_agents: u64,
 }
 
-/// Judges a level from its merged figures, its log and the probe's resolution in its window.
-pub(crate) fn certify(level: &Level, log: &LevelLog, probe_interval_ns: Option<i64>) -> Certificate {
+/// Judges a level from its merged figures, its log and the probe's resolution in its window; `name` gives agents' names.
+pub(crate) fn certify(
+    level: &Level,
+    log: &LevelLog,
+    probe_interval_ns: Option<i64>,
+    name: &dyn Fn(Incarnation) -> String,
+) -> Certificate {
     let lost = log.shares.keys().filter(|of| !log.done.contains_key(of)).count() as u64;
     let mut c = Certificate {
-        cpu_share: log.done.values().filter_map(cpu_share).max_by(f64::total_cmp),
-        send_lag_p99_ns: p99(log, |h| h.send_lag.as_ref()),
-        scheduler_lag_p99_ns: p99(log, |h| h.scheduler_lag.as_ref()),
+        checks: check::Evidence { level, log, name }.checks(),
+        send_lag_p99_ns: check::pooled(log, |h| h.send_lag.as_ref()).quantile_ns(0.99),
+        scheduler_lag_p99_ns: check::pooled(log, |h| h.scheduler_lag.as_ref()).quantile_ns(0.99),
         probe_interval_ns,
         late_starts: log.started.values().filter(|s| s.was_late).count() as u64,
         lost_agents: lost,
         ..Certificate::default()
     };
     c.judge_void(level);
-    c.judge_client(level, log);
+    c.judge_client(log);
     c.judge_thin(level);
     c.note_books(level);
     c.note_outside(level);
@@ -110,27 +107,15 @@ impl Certificate {
         }
     }
 
-    fn judge_client(&mut self, level: &Level, log: &LevelLog) {
-        if let Some(share) = self.cpu_share.filter(|share| *share > CPU_SHARE_MAX) {
-            let text = format!(
-                "an agent's shards were {:.0} % busy (limit {:.0} %)",
-                share * 100.0,
-                CPU_SHARE_MAX * 100.0
-            );
-            self.because(Verdict::ClientBound, text);
-        }
-        let answer = level.latencies.ttft.percentile_ns(50.0).or(level.latencies.e2e.percentile_ns(50.0));
-        let allowed = SEND_LAG_FLOOR_NS.max((answer.unwrap_or(0) as f64 * SEND_LAG_SHARE) as u64);
-        let lags = pooled(log, |h| h.send_lag.as_ref());
-        let late = lags.hdr().count_between(allowed, HIGHEST_NS).saturating_add(lags.out_of_range());
-        if late >= LATE_SENDS_MIN && late as f64 > lags.len() as f64 * LATE_SENDS_SHARE {
-            let (n, p99) = (lags.len(), ms(self.send_lag_p99_ns.unwrap_or(0)));
-            let text = format!("{late} of {n} sends over {:.1} ms late (p99 {p99:.1} ms)", ms(allowed));
-            self.because(Verdict::ClientBound, text);
-        }
-        if let Some(lag) = self.scheduler_lag_p99_ns.filter(|lag| *lag >= SCHEDULER_LAG_NS) {
-            self.notes.push(format!("scheduler lag p99 {:.1} ms", ms(lag)));
-        }
+    /// The value of a check; `None` when it was not measured.
+    pub fn value(&self, name: &str) -> Option<f64> {
+        self.checks.iter().find(|check| check.name == name)?.value
+    }
+
+    fn judge_client(&mut self, log: &LevelLog) {
+        let failed: Vec<String> =
+            self.checks.iter().filter(|c| c.ok == Some(false)).map(|c| c.reason.clone()).collect();
+        failed.into_iter().for_each(|reason| self.because(Verdict::ClientBound, reason));
         if log.done.values().any(|done| done.health.is_none()) {
             self.notes.push("an agent said nothing of its own health".to_owned());
         }
@@ -151,6 +136,11 @@ impl Certificate {
         if level.throughput.is_some_and(|t| t.window.rule == Rule::Makespan) {
             let text = "throughput over the makespan, tail included: the steady part was too short";
             self.notes.push(text.to_owned());
+        }
+        if let Some(waiting) =
+            level.connecting.filter(|n| *n > f64::from(level.concurrency) * CONNECTING_SHARE)
+        {
+            self.notes.push(format!("{waiting:.1} streams on average were waiting for a connection"));
         }
         if self.late_starts > 0 {
             self.notes.push(format!("{} agents got their start order late", self.late_starts));
@@ -176,29 +166,4 @@ impl Certificate {
         ];
         self.notes.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
     }
-}
-
-fn ms(ns: u64) -> f64 {
-    ns as f64 / 1e6
-}
-
-fn cpu_share(done: &v1::LevelDone) -> Option<f64> {
-    let health = done.health.as_ref()?;
-    let available = health.wall_ns as f64 * f64::from(health.shards);
-    (available > 0.0).then(|| health.cpu_ns as f64 / available)
-}
-
-fn p99(log: &LevelLog, part: fn(&v1::ClientHealth) -> Option<&v1::Histogram>) -> Option<u64> {
-    pooled(log, part).quantile_ns(0.99)
-}
-
-/// Over all agents; one that cannot be read is left out.
-fn pooled(log: &LevelLog, part: fn(&v1::ClientHealth) -> Option<&v1::Histogram>) -> LatencyHistogram {
-    let mut all = LatencyHistogram::default();
-    for wire in log.done.values().filter_map(|done| part(done.health.as_ref()?)) {
-        if let Ok(histogram) = LatencyHistogram::try_from(wire) {
-            all.add(&histogram);
-        }
-    }
-    all
 }

@@ -1,11 +1,16 @@
-//! A pause of 724 ms at one token must come out as one gap of 724 ms, and no gap may be lost.
+//! A pause of 724 ms at one token, made by the simulated server, must come out as one gap of 724 ms, and no gap may be lost.
 
+use std::fs::File;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, ensure};
+use e2e::roles::Role;
 use e2e::truth_check;
 
-use crate::{TOKENS, say, server, sweep};
+use crate::say;
+
+const TOKENS: usize = 60;
 
 const STALL_MS: f64 = 724.0;
 const STALL_AT: usize = 20;
@@ -48,5 +53,32 @@ fn one_gap(id: &str, gaps_ms: &[f64], emissions: &[i64]) -> anyhow::Result<()> {
     );
     ensure!((long[0] - own).abs() <= NEAR_MS && long[0] >= STALL_MS - 1.0, "not the server's gap: {text}");
     say(&text);
+    Ok(())
+}
+
+/// A paced server with a truth log, and its address.
+fn server(binary: &Path, truth: &Path, more: &[&str]) -> anyhow::Result<(Role, String)> {
+    let truth = truth.to_str().context("odd path")?;
+    let mut args = vec!["--listen", "127.0.0.1:0", "--truth-log", truth, "--timing", "paced"];
+    args.extend(["--paced-ttft-ms", "50", "--paced-itl-ms", "10"]);
+    args.extend(more);
+    let server = Role::start(binary, "model-sim", &args)?;
+    let address = server.line("listening on ")?;
+    Ok((server, address))
+}
+
+/// One level of `tailcliff run` into `dir/run`; what it says goes to a file there.
+fn sweep(binary: &Path, address: &str, dir: &Path, streams: usize, requests: usize) -> anyhow::Result<()> {
+    let (streams, requests, tokens) = (streams.to_string(), requests.to_string(), TOKENS.to_string());
+    let out = dir.join("run");
+    let mut args =
+        vec!["run", "--url", address, "--model", "sim", "--input-len", "16", "--output-len", &tokens];
+    args.extend(["--concurrency", &streams, "--num-prompts", &requests]);
+    args.extend(["--output-dir", out.to_str().context("odd path")?]);
+    let said = dir.join("said");
+    let mut command = Command::new(binary);
+    command.stderr(File::create(&said)?);
+    let status = Role::start_with(command, "tailcliff", &args)?.wait()?;
+    ensure!(status.success(), "the run ended with {status}:\n{}", std::fs::read_to_string(&said)?);
     Ok(())
 }
