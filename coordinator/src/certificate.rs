@@ -128,6 +128,11 @@ impl Certificate {
             let text = format!("{late} of {n} sends over {:.1} ms late (p99 {p99:.1} ms)", ms(allowed));
             self.because(Verdict::ClientBound, text);
         }
+        if let Some(held) = level.held.as_ref().filter(|held| held.own_bound_hit) {
+            let (n, bound) = (held.requests.saturating_add(held.never_sent), held.bound.unwrap_or(0));
+            let text = format!("{n} requests held back at the {bound} in flight that the clients can hold");
+            self.because(Verdict::ClientBound, text);
+        }
         if let Some(lag) = self.scheduler_lag_p99_ns.filter(|lag| *lag >= SCHEDULER_LAG_NS) {
             self.notes.push(format!("scheduler lag p99 {:.1} ms", ms(lag)));
         }
@@ -148,7 +153,10 @@ impl Certificate {
             let percent = little.residual * 100.0;
             self.notes.push(format!("Little's law misses by {percent:+.0} %: gauge and records disagree"));
         }
-        if level.throughput.is_some_and(|t| t.window.rule == Rule::Makespan) {
+        self.note_bound(level);
+        if level.load.is_at_once() {
+            self.notes.push("all requests at once: throughput over the makespan".to_owned());
+        } else if level.throughput.is_some_and(|t| t.window.rule == Rule::Makespan) {
             let text = "throughput over the makespan, tail included: the steady part was too short";
             self.notes.push(text.to_owned());
         }
@@ -160,10 +168,24 @@ impl Certificate {
         }
     }
 
+    /// What the plan's own bound on requests in flight did: the load that it let through is not the one offered.
+    fn note_bound(&mut self, level: &Level) {
+        let Some(held) = level.held.as_ref().filter(|held| !held.own_bound_hit) else { return };
+        if let Some(p99) = held.waits.quantile_ns(0.99) {
+            let (n, p99) = (held.requests, ms(p99));
+            self.notes.push(format!("{n} requests held back by --max-concurrency (p99 {p99:.1} ms, in their latency)"));
+        }
+        if held.never_sent > 0 {
+            let n = held.never_sent;
+            self.notes.push(format!("{n} arrivals were never sent and are in no latency: the level ended first"));
+        }
+    }
+
     fn note_outside(&mut self, level: &Level) {
         let outside = &level.outside;
         let counts = [
             (level.measured.unreported, "requests unreported"),
+            (level.retried, "of the released are retries"),
             (outside.dropped_records, "records dropped by agents"),
             (outside.dropped_windows, "windows of histograms dropped by agents"),
             (outside.dropped_traces, "token traces left out"),

@@ -90,6 +90,7 @@ mod tests {
             done_ns: (i / 4 + 1) * 100 * MS - 1,
             outcome: Outcome::Completed,
             measured: true,
+            first: true,
             input_tokens: 0,
             output_tokens: 0,
         };

@@ -183,7 +183,7 @@ fn other_hdrhistogram_tools_read_the_log() {
         };
         let (tag, level) = (interval.tag().unwrap(), &merged.levels[seen / 4]);
         let (name, metric) = level.latencies.named()[seen % 4];
-        assert_eq!(tag.as_str(), format!("c{}-{name}", level.concurrency));
+        assert_eq!(tag.as_str(), format!("c{}-{name}", level.load));
         let bytes = base64(interval.encoded_histogram());
         let read: hdrhistogram::Histogram<u64> =
             Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
