@@ -285,11 +285,13 @@ async fn watch(
     samples: &mut Vec<v1::InFlightSample>,
     said: &mpsc::Sender<Say>,
 ) -> std::convert::Infallible {
-    let mut gauge = tokio::time::interval(GAUGE);
     let mut tell = tokio::time::interval(PROGRESS);
+    let mut next = tokio::time::Instant::now();
     loop {
         tokio::select! {
-            _ = gauge.tick() => {
+            () = tokio::time::sleep_until(next) => {
+                // Half to one and a half of the beat: in step with even arrivals, it would see the same moment of each.
+                next += GAUGE.mul_f64(0.5 + fastrand::f64());
                 let in_flight = progress(level, gauges).in_flight;
                 samples.push(v1::InFlightSample { level, raw_ns: HostClock.now(), in_flight });
                 if samples.len() >= GAUGE_BATCH {

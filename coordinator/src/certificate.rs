@@ -4,6 +4,7 @@ use tailcliff_proto::histogram::{HIGHEST_NS, LatencyHistogram};
 use tailcliff_proto::v1;
 
 use crate::levels::Level;
+use crate::little::Little;
 use crate::merge::window::Rule;
 use crate::stored::LevelLog;
 
@@ -149,7 +150,8 @@ impl Certificate {
     }
 
     fn note_books(&mut self, level: &Level) {
-        if let Some(little) = level.little.filter(|l| l.residual.abs() > LITTLE_RESIDUAL_MAX) {
+        let is_missed = |l: &Little| l.residual.abs() > LITTLE_RESIDUAL_MAX.max(l.chance);
+        if let Some(little) = level.little.filter(is_missed) {
             let percent = little.residual * 100.0;
             self.notes.push(format!("Little's law misses by {percent:+.0} %: gauge and records disagree"));
         }

@@ -27,6 +27,8 @@ pub struct Little {
     pub mean_s: f64,
     /// (L − λW) / L.
     pub residual: f64,
+    /// Two standard errors of L for its few samples, as a share of L: what chance alone explains of the residual.
+    pub chance: f64,
 }
 
 /// Checks a window. `None` when an agent's gauge, the requests or the length are too little to tell.
@@ -36,9 +38,11 @@ pub(crate) fn check(
     gauges: &BTreeMap<Incarnation, Vec<(i64, u32)>>,
     points: &[Point],
 ) -> Option<Little> {
-    let mut in_flight = 0.0;
+    let (mut in_flight, mut variance) = (0.0, 0.0);
     for of in agents {
-        in_flight += average(window, gauges.get(of)?)?;
+        let (mean, of_mean) = average(window, gauges.get(of)?)?;
+        in_flight += mean;
+        variance += of_mean;
     }
     if in_flight < MIN_IN_FLIGHT || points.iter().filter(|p| window.holds(p.done_ns)).count() < MIN_ENDED {
         return None;
@@ -54,11 +58,13 @@ pub(crate) fn check(
     }
     let (rate_per_s, mean_s) = (shares / window.seconds(), spent_s / shares);
     let residual = (in_flight - rate_per_s * mean_s) / in_flight;
-    mean_s.is_finite().then_some(Little { in_flight, rate_per_s, mean_s, residual })
+    let chance = 2.0 * variance.sqrt() / in_flight;
+    mean_s.is_finite().then_some(Little { in_flight, rate_per_s, mean_s, residual, chance })
 }
 
-/// Average over time of a gauge, each sample holding until the next.
-fn average(window: Window, samples: &[(i64, u32)]) -> Option<f64> {
+/// Average over time of a gauge, each sample holding until the next, and the variance of that average if the samples know
+/// nothing of one another.
+fn average(window: Window, samples: &[(i64, u32)]) -> Option<(f64, f64)> {
     let mut inside: Vec<_> = samples.iter().copied().filter(|(at, _)| window.holds(*at)).collect();
     inside.sort_unstable();
     if inside.len() < MIN_SAMPLES {
@@ -67,7 +73,10 @@ fn average(window: Window, samples: &[(i64, u32)]) -> Option<f64> {
     let next = inside.iter().skip(1).map(|(at, _)| *at).chain([window.end_ns]);
     let area: i128 =
         inside.iter().zip(next).map(|((at, n), next)| i128::from(next - at) * i128::from(*n)).sum();
-    Some(area as f64 / (window.end_ns - inside[0].0) as f64)
+    let mean = area as f64 / (window.end_ns - inside[0].0) as f64;
+    let squares: f64 = inside.iter().map(|(_, n)| (f64::from(*n) - mean).powi(2)).sum();
+    let n = inside.len() as f64;
+    Some((mean, squares / (n * (n - 1.0))))
 }
 
 #[cfg(test)]

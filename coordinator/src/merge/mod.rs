@@ -16,6 +16,8 @@ pub mod window;
 pub(crate) mod testrun;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_open;
 
 use std::collections::{BTreeMap, BTreeSet};
 

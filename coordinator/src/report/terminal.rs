@@ -301,6 +301,24 @@ mod tests {
     }
 
     #[test]
+    fn an_open_loop_is_told_by_its_rates() {
+        let mut data = testrun::run(11, 2, &[1, 2]);
+        for (log, rate) in data.levels.iter_mut().zip([2.5, 5.0]) {
+            log.load = Load::Rate(crate::axis::Rate(rate));
+        }
+        let merged = merge(&data);
+        let wide = render(&merged, 220);
+        let title = wide.lines().next().unwrap();
+        for column in ["rate", "offered/s", "sent/s", "held", "req/s", "verdict"] {
+            assert!(title.contains(column), "{column} in {title}");
+        }
+        assert!(!title.contains("conc") && wide.contains("over offered rate"), "{wide}");
+        for width in [40, 80, 100] {
+            assert!(widest_line(&render(&merged, width)) <= width);
+        }
+    }
+
+    #[test]
     fn an_empty_run_says_so() {
         let text = render(&merge(&RunData::default()), 80);
         assert!(text.contains("no usable level") && text.contains("the coordinator died"), "{text}");
