@@ -130,7 +130,7 @@ fn merge_level(
     let mut level = Level {
         level: log.level,
         load: log.load,
-        rates: window.and_then(|w| open::rates(log, w, &tally.points)),
+        rates: window.and_then(|w| open::rates(&data.header.plan, log, w, &tally.points)),
         held: open::held(log),
         retried: tally.retried,
         start_ref_ns: log.start_ref_ns,

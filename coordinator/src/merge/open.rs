@@ -3,22 +3,30 @@
 use tailcliff_proto::histogram::LatencyHistogram;
 
 use crate::levels::{Held, Rates};
+use crate::plan::Plan;
 use crate::stored::LevelLog;
 
 use super::tally::Point;
 use super::window::{Rule, Window};
 
-/// Rates in a window. What was never sent had arrived too: it counts as offered, where the window has the arrivals' end.
-pub(super) fn rates(log: &LevelLog, window: Window, points: &[Point]) -> Option<Rates> {
-    if !log.load.is_open() {
+/// Rates over the measured arrivals: until the window's end or the last of them, whichever comes first. What was never
+/// sent had arrived too. What comes all at once has no rate.
+pub(super) fn rates(plan: &Plan, log: &LevelLog, window: Window, points: &[Point]) -> Option<Rates> {
+    if !log.load.is_open() || log.load.is_at_once() {
         return None;
     }
-    let within = |at: fn(&Point) -> i64| {
-        points.iter().filter(|p| p.first && window.holds(at(p))).count() as f64 / window.seconds()
+    let from = log.start_ref_ns.checked_add(plan.warmup_of(log.load))?;
+    let arrived = || points.iter().filter(|p| p.first && p.measured);
+    let last = arrived().map(|p| p.intended_ns).max()?;
+    let (end, unsent) = match window.rule {
+        Rule::Duration => (window.end_ns, never_sent(log)),
+        _ => (window.end_ns.min(last), 0),
     };
-    let unsent = if window.rule == Rule::Duration { never_sent(log) } else { 0 };
-    let offered = within(|p| p.intended_ns) + unsent as f64 / window.seconds();
-    Some(Rates { offered, achieved: within(|p| p.issued_ns) })
+    let seconds = end.checked_sub(from).filter(|ns| *ns > 0)? as f64 / 1e9;
+    // By their phase and not by their stamps: an arrival at the very edge may be placed a ns to its other side.
+    let offered = arrived().filter(|p| p.intended_ns < end).count() as f64 + unsent as f64;
+    let sent = points.iter().filter(|p| p.first && (from..end).contains(&p.issued_ns)).count() as f64;
+    Some(Rates { offered: offered / seconds, achieved: sent / seconds })
 }
 
 fn never_sent(log: &LevelLog) -> u64 {

@@ -5,7 +5,8 @@
 //!
 //! In open loop a request counts where it ends. A server that does not keep up lets a queue grow, so that much of a life is
 //! waiting, and of those that end after the window a share would count as done within it: at twice a server's capacity
-//! that gives 1.4 times of what it can do.
+//! that gives 1.4 times of what it can do. And it is counted from the first end on: without a warm-up, a server that keeps
+//! up would lose the requests in flight at the end, the more of them the higher the rate, and that would pass for a knee.
 
 use crate::axis::Load;
 use crate::plan::Plan;
@@ -26,7 +27,7 @@ pub enum Rule {
     Duration,
     /// From the measured start until the first slot of any agent ran dry: every stream was busy.
     Steady,
-    /// Open loop: from the measured start to the last arrival, after which the load only falls.
+    /// Open loop: from the measured start, or the first end, to the last arrival, after which the load only falls.
     Arrivals,
     /// From the first intended send to the last completion, both of the measured phase: includes the tail.
     Makespan,
@@ -93,9 +94,14 @@ pub(crate) fn choose(
     cut_short: bool,
     points: &[Point],
 ) -> Option<Window> {
-    let from = start_ns.checked_add(plan.warmup_of(load))?;
+    let mut from = start_ns.checked_add(plan.warmup_of(load))?;
+    if load.is_open() && !load.is_at_once() {
+        // That first one marks the start, and does not count.
+        let first_end = points.iter().filter(|p| p.completed()).map(|p| p.done_ns).min();
+        from = from.max(first_end.map_or(from, |end| end.saturating_add(1)));
+    }
     if let Some(duration) = plan.duration_ns {
-        let planned = from.checked_add(duration)?;
+        let planned = start_ns.checked_add(plan.warmup_of(load))?.checked_add(duration)?;
         // In a closed loop every stream has a request under way until it is stopped; in an open one arrivals go on until then.
         let last = || points.iter().map(|p| if load.is_open() { p.intended_ns } else { p.done_ns }).max();
         let end = if cut_short { last().map_or(planned, |last| planned.min(last)) } else { planned };
@@ -109,8 +115,10 @@ pub(crate) fn choose(
     };
     if let Some(window) = steady {
         let inside = measured().filter(|p| window.holds(p.done_ns)).count();
-        // A window with the lesser part of the requests would speak for the few.
-        if inside > 0 && inside * 2 >= measured().count() {
+        // A window with the lesser part of the requests would speak for the few, unless they are many: the tail of an open
+        // loop is under another load.
+        let many = load.is_open() && inside as u64 >= MIN_FOR_BAR;
+        if many || inside > 0 && inside * 2 >= measured().count() {
             return Some(window);
         }
     }
