@@ -290,7 +290,8 @@ mod tests {
 
     #[test]
     fn streams_are_numbered_level_wide() {
-        let numbers: Vec<_> = slots(&load(3, Stop::Requests(4), 0)).iter().map(|(stream, _)| *stream).collect();
+        let numbers: Vec<_> =
+            slots(&load(3, Stop::Requests(4), 0)).iter().map(|(stream, _)| *stream).collect();
         assert_eq!(numbers, [5, 6, 7]);
     }
 

@@ -175,11 +175,14 @@ impl Certificate {
         let Some(held) = level.held.as_ref().filter(|held| !held.own_bound_hit) else { return };
         if let Some(p99) = held.waits.quantile_ns(0.99) {
             let (n, p99) = (held.requests, ms(p99));
-            self.notes.push(format!("{n} requests held back by --max-concurrency (p99 {p99:.1} ms, in their latency)"));
+            self.notes.push(format!(
+                "{n} requests held back by --max-concurrency (p99 {p99:.1} ms, in their latency)"
+            ));
         }
         if held.never_sent > 0 {
             let n = held.never_sent;
-            self.notes.push(format!("{n} arrivals were never sent and are in no latency: the level ended first"));
+            self.notes
+                .push(format!("{n} arrivals were never sent and are in no latency: the level ended first"));
         }
     }
 

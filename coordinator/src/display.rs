@@ -68,19 +68,15 @@ impl Display {
     }
 
     /// A level is about to start.
-    pub fn level(
-        &mut self,
-        index: u32,
-        load: Load,
-        shares: &BTreeMap<Incarnation, v1::LoadShare>,
-        now: i64,
-    ) {
+    pub fn level(&mut self, index: u32, load: Load, shares: &BTreeMap<Incarnation, v1::LoadShare>, now: i64) {
         let stops = shares.values().filter_map(|share| share.stop.map(|stop| (stop, share.warmup_ns)));
         let mut wanted = Wanted::Requests(0);
         for (stop, warmup_ns) in stops {
             wanted = match (stop, wanted) {
                 // In open loop every agent is told of the whole level's.
-                (v1::load_share::Stop::Requests(n), Wanted::Requests(_)) if load.is_open() => Wanted::Requests(n),
+                (v1::load_share::Stop::Requests(n), Wanted::Requests(_)) if load.is_open() => {
+                    Wanted::Requests(n)
+                }
                 (v1::load_share::Stop::Requests(n), Wanted::Requests(sum)) => Wanted::Requests(sum + n),
                 (v1::load_share::Stop::DurationNs(ns), _) => Wanted::Ns(warmup_ns + ns),
                 (_, wanted) => wanted,

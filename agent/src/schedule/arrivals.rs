@@ -170,10 +170,14 @@ mod tests {
     /// the long run for gamma gaps. A sum of thinned streams with seeds of their own would miss this.
     #[test]
     fn counts_in_cells_vary_as_the_law_says() {
-        for (pattern, ratio) in [(Pattern::Constant, 0.0), (Pattern::Poisson, 1.0), (Pattern::Gamma(4.0), 0.25)] {
+        for (pattern, ratio) in
+            [(Pattern::Constant, 0.0), (Pattern::Poisson, 1.0), (Pattern::Gamma(4.0), 0.25)]
+        {
             let mut cells = vec![0f64; 2_000];
             let all = Arrivals::paced(pattern, 50.0, 0, 9, 0);
-            all.map(|at| (at / S) as usize).take_while(|&cell| cell < 2_000).for_each(|cell| cells[cell] += 1.0);
+            all.map(|at| (at / S) as usize)
+                .take_while(|&cell| cell < 2_000)
+                .for_each(|cell| cells[cell] += 1.0);
             let (mean, variation) = mean_and_variation(&cells);
             let found = variation * variation * mean;
             assert!((mean / 50.0 - 1.0).abs() < 0.02, "{pattern:?}: {mean}");

@@ -63,8 +63,7 @@ impl Open {
 
     /// The arrivals of one of this agent's `shards`, each of which takes its turn among the agent's.
     pub fn releases(&self, shard: u32, shards: u32, warmup_ns: i64, stop: Stop) -> Releases {
-        let arrivals =
-            Arrivals::paced(self.pattern, self.rate_per_s, self.ramp_ns, self.seed, self.level);
+        let arrivals = Arrivals::paced(self.pattern, self.rate_per_s, self.ramp_ns, self.seed, self.level);
         // Of the agent's own arrivals, numbered j = (k − agent) / agents, the shard takes those with j mod shards = shard.
         let turn = u64::from(shard) * u64::from(self.agents) + u64::from(self.agent);
         let stride = u64::from(self.agents) * u64::from(shards.max(1));

@@ -78,7 +78,8 @@ mod tests {
             let of = |request| RequestRecord { request, ..failed(None) };
             (0..1_000).map(|request| retry.rest_ns(&of(request), attempt).unwrap()).collect()
         };
-        for (attempt, most) in [(0, 100_000_000), (1, 200_000_000), (4, 1_600_000_000), (60, LONGEST_REST_NS)] {
+        for (attempt, most) in [(0, 100_000_000), (1, 200_000_000), (4, 1_600_000_000), (60, LONGEST_REST_NS)]
+        {
             let all = rests(attempt);
             assert!(all.iter().all(|ns| (0..=most).contains(ns)), "{attempt}");
             let mean = all.iter().sum::<i64>() / 1_000;

@@ -160,9 +160,7 @@ impl Open {
                 continue;
             }
             self.write_ahead(due).await;
-            let place = async {
-                if full { self.freed.notified().await } else { timer.until(due).await }
-            };
+            let place = async { if full { self.freed.notified().await } else { timer.until(due).await } };
             tokio::select! {
                 () = place => {}
                 () = self.shared.work.stop.cancelled() => {}
@@ -237,7 +235,8 @@ impl Open {
         let is_due = |arrival: &Arrival| start.saturating_add(arrival.offset_ns) <= now;
         let written = queue.ahead.iter().filter(|(arrival, _)| is_due(arrival)).count();
         let all_written_due = written == queue.ahead.len();
-        let unwritten = queue.releases.by_ref().take(MOST_COUNTED).take_while(|a| all_written_due && is_due(a));
+        let unwritten =
+            queue.releases.by_ref().take(MOST_COUNTED).take_while(|a| all_written_due && is_due(a));
         (written + unwritten.count()) as u64
     }
 

@@ -96,7 +96,10 @@ mod tests {
     #[tokio::test]
     async fn a_wait_that_was_dropped_does_not_end_the_next_one() {
         let timer = Timer::new().unwrap();
-        let soon = tokio::time::timeout(std::time::Duration::from_millis(5), timer.until(HostClock.now() + 1_000_000));
+        let soon = tokio::time::timeout(
+            std::time::Duration::from_millis(5),
+            timer.until(HostClock.now() + 1_000_000),
+        );
         soon.await.unwrap();
         let dropped = timer.until(HostClock.now() + 2_000_000);
         assert!(tokio::time::timeout(std::time::Duration::from_millis(0), dropped).await.is_err());

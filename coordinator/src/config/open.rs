@@ -134,7 +134,9 @@ mod tests {
         let ramped = plan(|a| a.ramp = Some(Span(5)));
         assert_eq!((ramped.ramp_ns, ramped.warmup_ns), (5, 5));
         assert_eq!(plan(|a| (a.ramp, a.warmup) = (Some(Span(5)), Some(Span(9)))).warmup_ns, 9);
-        assert!(refused(|a| (a.ramp, a.warmup) = (Some(Span(5)), Some(Span(4)))).contains("leave --warmup out"));
+        assert!(
+            refused(|a| (a.ramp, a.warmup) = (Some(Span(5)), Some(Span(4)))).contains("leave --warmup out")
+        );
     }
 
     #[test]
@@ -166,7 +168,8 @@ mod tests {
 
     #[test]
     fn a_plan_file_takes_rates_as_numbers_and_words() {
-        for yaml in ["request-rate: [1, 2.5, inf]", "request-rate: 1,2.5,inf", "request-rate: [1, 2.5, .inf]"] {
+        for yaml in ["request-rate: [1, 2.5, inf]", "request-rate: 1,2.5,inf", "request-rate: [1, 2.5, .inf]"]
+        {
             let read: SweepArgs = serde_norway::from_str(yaml).unwrap();
             let Rates(rates) = read.request_rate.unwrap();
             assert_eq!(rates.iter().map(|r| r.0).collect::<Vec<_>>(), [1.0, 2.5, f64::INFINITY], "{yaml}");

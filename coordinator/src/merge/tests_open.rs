@@ -138,12 +138,34 @@ fn what_was_held_back_and_never_sent_is_told() {
     assert_eq!((held.requests, held.never_sent, held.bound), (4, 20, Some(64)));
     assert!((level.rates.unwrap().offered - 6.0).abs() < 0.05, "what was never sent had arrived");
     let notes = level.certificate.notes.join("; ");
-    assert!(notes.contains("4 requests held back by --max-concurrency (p99 200.") && notes.contains("20 arrivals"));
+    assert!(
+        notes.contains("4 requests held back by --max-concurrency (p99 200.")
+            && notes.contains("20 arrivals")
+    );
     assert_eq!(level.certificate.verdict, Verdict::Ok, "the bound is the plan's");
     data.levels[0].done.get_mut(&1).unwrap().own_bound = true;
     let level = &merge(&data).levels[0];
     assert_eq!(level.certificate.verdict, Verdict::ClientBound);
     assert!(level.certificate.reasons[0].contains("24 requests held back at the 64 in flight"));
+}
+
+/// Stopped in its sixth second, with two of three held back: 4 a second had arrived.
+#[test]
+fn what_an_interrupted_level_offered_ends_with_it() {
+    let mut data = FITS.data();
+    data.levels[0].voided = Some("interrupted".to_owned());
+    let start = data.levels[0].start_ref_ns + testrun::offset(1);
+    let batch = &mut data.nodes.get_mut(&1).unwrap().batches[0];
+    batch.records.truncate(8);
+    // The eight that were sent had been meant for the first two seconds, and were spread over six.
+    for (k, record) in batch.records.iter_mut().enumerate() {
+        record.issued_raw_ns = Some(start + k as i64 * 6 * S / 7);
+        record.done_raw_ns = start + (k as i64 + 1) * 6 * S / 7;
+    }
+    data.levels[0].done.get_mut(&1).unwrap().never_sent = 16;
+    let rates = merge(&data).levels[0].rates.unwrap();
+    assert!((rates.offered - 4.0).abs() < 0.1, "{rates:?}");
+    assert!((rates.achieved - 7.0 / 6.0).abs() < 0.2, "{rates:?}");
 }
 
 #[test]

@@ -102,8 +102,9 @@ pub(crate) fn choose(
     }
     if let Some(duration) = plan.duration_ns {
         let planned = start_ns.checked_add(plan.warmup_of(load))?.checked_add(duration)?;
-        // In a closed loop every stream has a request under way until it is stopped; in an open one arrivals go on until then.
-        let last = || points.iter().map(|p| if load.is_open() { p.intended_ns } else { p.done_ns }).max();
+        // In a closed loop every stream has a request under way until it is stopped; in an open one requests are sent until
+        // then, whenever they had been meant to.
+        let last = || points.iter().map(|p| if load.is_open() { p.issued_ns } else { p.done_ns }).max();
         let end = if cut_short { last().map_or(planned, |last| planned.min(last)) } else { planned };
         return Window::new(Rule::Duration, from, end);
     }

@@ -177,7 +177,10 @@ fn the_summary_says_null_for_what_is_unknown() {
 fn an_open_loop_is_told_by_its_rate_and_has_no_concurrency() {
     let mut data = sample();
     let closed = written(&data).1;
-    data.levels.iter_mut().zip([0.5, 2.0, f64::INFINITY]).for_each(|(log, rate)| log.load = Load::Rate(Rate(rate)));
+    data.levels
+        .iter_mut()
+        .zip([0.5, 2.0, f64::INFINITY])
+        .for_each(|(log, rate)| log.load = Load::Rate(Rate(rate)));
     let (dir, merged) = written(&data);
     let summary: serde_json::Value = serde_json::from_str(&read(&dir, "summary.json")).unwrap();
     let levels = summary["levels"].as_array().unwrap();
@@ -185,7 +188,8 @@ fn an_open_loop_is_told_by_its_rate_and_has_no_concurrency() {
     assert_eq!(levels[2]["request_rate"], "inf");
     assert!(levels.iter().all(|l| l["concurrency"].is_null() && l["held_back_requests"] == 0));
     assert!(levels[0]["request_rate_offered"].as_f64().unwrap() > 0.0);
-    let keys = |merged: &Merged| crate::report::summary::level(&merged.levels[0], 0).into_iter().map(|(key, _)| key);
+    let keys =
+        |merged: &Merged| crate::report::summary::level(&merged.levels[0], 0).into_iter().map(|(key, _)| key);
     assert!(keys(&merged).eq(keys(&closed)));
     let rows = csv(&read(&dir, "requests.csv"));
     assert!(column(&rows, "concurrency").iter().all(String::is_empty));
