@@ -155,7 +155,7 @@ fn part(load: &Load, bound: Option<Bound>, number: u32, shards: u32) -> Part {
             let in_flight = bound.map_or(1, |bound| bound.in_flight);
             let limit = in_flight / shards + u32::from(number < in_flight % shards);
             let drain_ns = matches!(load.stop, Stop::Requests(_)).then_some(load.drain_ns);
-            let releases = open.releases(number, shards, load.warmup_ns, load.stop);
+            let releases = open.part(open.arrivals(), number, shards, load.warmup_ns, load.stop);
             Part::Open(OpenPart { releases, limit, drain_ns })
         }
     }

@@ -61,9 +61,13 @@ impl Open {
         Ok(Open { rate_per_s, pattern, ramp_ns, seed, level, agents, agent, max_in_flight })
     }
 
-    /// The arrivals of one of this agent's `shards`, each of which takes its turn among the agent's.
-    pub fn releases(&self, shard: u32, shards: u32, warmup_ns: i64, stop: Stop) -> Releases {
-        let arrivals = Arrivals::paced(self.pattern, self.rate_per_s, self.ramp_ns, self.seed, self.level);
+    /// The arrivals of the whole level.
+    pub fn arrivals(&self) -> Arrivals {
+        Arrivals::paced(self.pattern, self.rate_per_s, self.ramp_ns, self.seed, self.level)
+    }
+
+    /// Of a whole level's arrivals, those of one of this agent's `shards`: each takes its turn among the agent's own.
+    pub fn part(&self, arrivals: Arrivals, shard: u32, shards: u32, warmup_ns: i64, stop: Stop) -> Releases {
         // Of the agent's own arrivals, numbered j = (k − agent) / agents, the shard takes those with j mod shards = shard.
         let turn = u64::from(shard) * u64::from(self.agents) + u64::from(self.agent);
         let stride = u64::from(self.agents) * u64::from(shards.max(1));
@@ -146,7 +150,7 @@ mod tests {
     }
 
     fn whole(open: Open, warmup_ns: i64, stop: Stop) -> Vec<Arrival> {
-        Open { agents: 1, agent: 0, ..open }.releases(0, 1, warmup_ns, stop).collect()
+        Open { agents: 1, agent: 0, ..open }.part(open.arrivals(), 0, 1, warmup_ns, stop).collect()
     }
 
     proptest! {
@@ -163,7 +167,7 @@ mod tests {
             let mut union = Vec::new();
             for agent in 0..agents {
                 for shard in 0..shards {
-                    let part = Open { agents, agent, ..all }.releases(shard, shards, warmup, stop);
+                    let part = Open { agents, agent, ..all }.part(all.arrivals(), shard, shards, warmup, stop);
                     let part: Vec<_> = part.collect();
                     let fair = expected.len() / (agents * shards) as usize;
                     prop_assert!(part.len() >= fair && part.len() <= fair + 1);
@@ -185,10 +189,25 @@ mod tests {
         ) {
             let wire = v1::OpenLoad { rate_per_s, pattern, burstiness, agents, agent, max_in_flight };
             if let Ok(open) = Open::parse(&wire, &v1::LoadShare::default(), ramp_ns, 0) {
-                let mut releases = open.releases(0, 1, 0, Stop::Requests(n));
+                let mut releases = open.part(open.arrivals(), 0, 1, 0, Stop::Requests(n));
                 prop_assert!(releases.by_ref().take(3).count() <= 3);
             }
         }
+    }
+
+    /// A trace that is replayed is shared out as any other source is.
+    #[test]
+    fn listed_arrivals_are_shared_by_turns_too() {
+        let listed = || Arrivals::listed([0, 5, 5, 9, 20].into(), 10.0);
+        let part = |agent, shard| -> Vec<_> {
+            let of = Open { agents: 2, agent, ..open(Pattern::Constant, 1.0) };
+            let arrivals = of.part(listed(), shard, 2, 60, Stop::Requests(2));
+            arrivals.map(|a| (a.number, a.offset_ns, a.phase == v1::Phase::Measured)).collect()
+        };
+        assert_eq!(part(0, 0), [(0, 0, false), (4, 200, true)]);
+        assert_eq!(part(0, 1), [(2, 50, false)]);
+        assert_eq!(part(1, 0), [(1, 50, false)]);
+        assert_eq!(part(1, 1), [(3, 90, true)]);
     }
 
     #[test]
