@@ -10,8 +10,8 @@ pub const ERROR_KIND: &str = "host_limit";
 
 /// File descriptors that are not streams: runtimes, gRPC, the binary itself.
 const FD_SLACK: u64 = 64;
-/// File descriptors of one shard's runtime: epoll twice, a wake-up, signals.
-const FD_SHARD: u64 = 4;
+/// File descriptors of one shard's runtime: epoll twice, a wake-up, signals, a timer.
+const FD_SHARD: u64 = 5;
 /// Memory that a stream may take, bytes: what the bench holds it to …
 const STREAM_BYTES: u64 = 24 << 10;
 /// … and its sockets' buffers in the kernel, as much again.
@@ -108,6 +108,13 @@ pub fn raise_descriptors() -> Option<(u64, u64)> {
         return Some((soft, hard));
     }
     Some((soft, soft))
+}
+
+/// Requests that this host can have in flight, one connection each, its limit of open files raised as far as may be.
+pub fn most_streams(shards: u64) -> u64 {
+    let files = raise_descriptors().map_or(u64::MAX, |(_, limit)| limit);
+    let files = files.saturating_sub(shards * FD_SHARD + FD_SLACK);
+    files.min(host::local_ports().unwrap_or(u64::MAX)).min(u64::from(MAX_AGENT_STREAMS))
 }
 
 /// Checks this host for a number of streams, raising its limit of open files where that is needed.

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::body::Bodies;
 use crate::host_check;
 use crate::pacer;
-use crate::schedule::Load;
-use crate::shard::{self, Gauges, Report, Work};
+use crate::schedule::{Load, MAX_STREAMS, Model, Stop};
+use crate::shard::{self, Gauges, OpenPart, Part, Report, Work};
 use crate::target::Target;
 
 const PROGRESS: Duration = Duration::from_millis(250);
@@ -35,12 +35,21 @@ const STOP_DRAIN: Duration = Duration::from_secs(2);
 pub(crate) struct Armed {
     level: u32,
     load: Load,
+    bound: Option<Bound>,
     outbox: Outbox,
     gauges: Vec<Arc<Gauges>>,
     ready: Vec<oneshot::Receiver<()>>,
     starts: Vec<oneshot::Sender<RawNs>>,
     reports: Vec<oneshot::Receiver<Report>>,
     ends: Ends,
+}
+
+/// Of an open loop: requests in flight at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bound {
+    in_flight: u32,
+    /// It is this host's, and not the plan's.
+    is_own: bool,
 }
 
 /// The two ways to end a level early.
@@ -63,21 +72,16 @@ pub(crate) fn arm(
     outbox: &Outbox,
 ) -> Result<Armed, String> {
     let share = order.load.as_ref().ok_or("the order has no load")?;
-    let load = Load::try_from(share).map_err(|e| e.to_string())?;
-    let shards = shards.clamp(1, load.streams);
-    let host = host_check::check(u64::from(load.streams), u64::from(shards), load.fresh_connections);
-    if let Some(refusal) = host.refusals.into_iter().next() {
-        return Err(refusal);
-    }
+    let load = Load::parse(share, order.level).map_err(|e| e.to_string())?;
     let target = order.target.as_ref().ok_or("the order has no target")?;
     let target = Arc::new(Target::parse(target).map_err(|e| e.to_string())?);
     let workload = order.workload.clone().unwrap_or_default();
     let bodies = Arc::new(Bodies::new(&target, &workload).map_err(|e| e.to_string())?);
-    check_memory(&bodies, &load)?;
-    let shards = shards as usize;
+    let (shards, bound) = room(&load, &bodies, shards)?;
     let mut armed = Armed {
         level: order.level,
         load,
+        bound,
         outbox: outbox.clone(),
         gauges: Vec::new(),
         ready: Vec::new(),
@@ -90,7 +94,8 @@ pub(crate) fn arm(
         let work = Work {
             level: order.level,
             incarnation,
-            slots: load.slots().skip(number).step_by(shards).collect(),
+            part: part(&load, bound, number, shards),
+            retry: load.retry,
             fresh_connections: load.fresh_connections,
             warmup_ns: load.warmup_ns,
             target: target.clone(),
@@ -102,7 +107,7 @@ pub(crate) fn arm(
         };
         let (start, started) = oneshot::channel();
         let (prepared, ready) = oneshot::channel();
-        let report = shard::spawn(number, work, prepared, started)
+        let report = shard::spawn(number as usize, work, prepared, started)
             .map_err(|e| format!("failed to start a shard: {e}"))?;
         armed.gauges.push(gauges);
         armed.ready.push(ready);
@@ -112,14 +117,57 @@ pub(crate) fn arm(
     Ok(armed)
 }
 
-fn check_memory(bodies: &Bodies, load: &Load) -> Result<(), String> {
-    let each = bodies.body(0, load.first_stream, 0).len() as u64;
-    let all = each * u64::from(load.streams);
+/// How many shards a level gets, and the bound on requests in flight of an open loop. Streams are a demand that this
+/// host meets or refuses; a bound is a ceiling, which what the host can hold lowers, and the level says so.
+fn room(load: &Load, bodies: &Bodies, shards: u32) -> Result<(u32, Option<Bound>), String> {
+    match &load.model {
+        Model::Closed(streams) => {
+            let shards = shards.clamp(1, streams.count);
+            let host = host_check::check(u64::from(streams.count), u64::from(shards), load.fresh_connections);
+            if let Some(refusal) = host.refusals.into_iter().next() {
+                return Err(refusal);
+            }
+            check_memory(bodies, streams.first, streams.count)?;
+            Ok((shards, None))
+        }
+        Model::Open(open) => {
+            let free = host_check::most_streams(u64::from(shards));
+            let each = bodies.body(0, 0, 0).len().max(1) as u64;
+            let own = free.min(MOST_BODY_BYTES / each).min(u64::from(MAX_STREAMS)) as u32;
+            if own == 0 {
+                return Err("this host has no file descriptor or port left for a request: raise its limits"
+                    .to_owned());
+            }
+            let asked = open.max_in_flight.filter(|&asked| asked <= own);
+            let bound = Bound { in_flight: asked.unwrap_or(own), is_own: asked.is_none() };
+            Ok((shards.clamp(1, bound.in_flight), Some(bound)))
+        }
+    }
+}
+
+/// A shard's part: each takes its turn of the streams or arrivals, and as even a part of the bound as can be.
+fn part(load: &Load, bound: Option<Bound>, number: u32, shards: u32) -> Part {
+    match &load.model {
+        Model::Closed(streams) => {
+            Part::Closed(streams.slots(load).skip(number as usize).step_by(shards as usize).collect())
+        }
+        Model::Open(open) => {
+            let in_flight = bound.map_or(1, |bound| bound.in_flight);
+            let limit = in_flight / shards + u32::from(number < in_flight % shards);
+            let drain_ns = matches!(load.stop, Stop::Requests(_)).then_some(load.drain_ns);
+            let releases = open.part(open.arrivals(), number, shards, load.warmup_ns, load.stop);
+            Part::Open(OpenPart { releases, limit, drain_ns })
+        }
+    }
+}
+
+fn check_memory(bodies: &Bodies, first_stream: u32, streams: u32) -> Result<(), String> {
+    let each = bodies.body(0, first_stream, 0).len() as u64;
+    let all = each * u64::from(streams);
     if all > MOST_BODY_BYTES {
         let gib = all >> 30;
         return Err(format!(
-            "{} requests of {each} bytes each in flight need {gib} GiB of memory: try a shorter input",
-            load.streams
+            "{streams} requests of {each} bytes each in flight need {gib} GiB of memory: try a shorter input"
         ));
     }
     Ok(())
@@ -144,7 +192,7 @@ impl Armed {
     /// Runs it from its start, on this agent's clock, to its last ended request; says `Started`, `Progress` and `Done`.
     /// A start that has passed is now: the delay is the level's, and no request's latency.
     pub(crate) async fn run(self, at: RawNs, said: mpsc::Sender<Say>) {
-        let Self { level, load, outbox, gauges, ready: _, starts, reports, ends } = self;
+        let Self { level, load, bound, outbox, gauges, ready: _, starts, reports, ends } = self;
         let now = HostClock.now();
         let start = at.max(now);
         let (told, actual) = oneshot::channel();
@@ -164,7 +212,8 @@ impl Armed {
             never = enforce(&load, start, &ends) => match never {},
         };
         hand_on(&outbox, &mut samples);
-        let done = sum_up(level, &gauges, &outbox, reports, (HostClock.now() - start).max(0));
+        let wall_ns = (HostClock.now() - start).max(0);
+        let done = sum_up(level, &gauges, &outbox, &reports, bound, wall_ns);
         let _gone = said.send(Say::Progress(progress(level, &gauges))).await;
         let _gone = said.send(Say::Done(done)).await;
     }
@@ -221,11 +270,13 @@ async fn watch(
     samples: &mut Vec<v1::InFlightSample>,
     said: &mpsc::Sender<Say>,
 ) -> std::convert::Infallible {
-    let mut gauge = tokio::time::interval(GAUGE);
     let mut tell = tokio::time::interval(PROGRESS);
+    let mut next = tokio::time::Instant::now();
     loop {
         tokio::select! {
-            _ = gauge.tick() => {
+            () = tokio::time::sleep_until(next) => {
+                // Half to one and a half of the beat: in step with even arrivals, it would see the same moment of each.
+                next += GAUGE.mul_f64(0.5 + fastrand::f64());
                 let in_flight = progress(level, gauges).in_flight;
                 samples.push(v1::InFlightSample { level, raw_ns: HostClock.now(), in_flight });
                 if samples.len() >= GAUGE_BATCH {
@@ -252,7 +303,8 @@ fn progress(level: u32, gauges: &[Arc<Gauges>]) -> v1::LevelProgress {
     let ended = counts.completed + counts.failed + counts.incomplete;
     let output_tokens = gauges.iter().map(|g| g.output_tokens.load(Relaxed)).sum();
     let in_flight = u32::try_from(counts.released.saturating_sub(ended)).unwrap_or(u32::MAX);
-    v1::LevelProgress { level, raw_ns: HostClock.now(), counts: Some(counts), in_flight, output_tokens }
+    let raw_ns = HostClock.now();
+    v1::LevelProgress { level, raw_ns, counts: Some(counts), in_flight, output_tokens }
 }
 
 fn total(gauges: &[Arc<Gauges>]) -> v1::LevelCounts {
@@ -262,6 +314,8 @@ fn total(gauges: &[Arc<Gauges>]) -> v1::LevelCounts {
         total.completed += counts.completed;
         total.failed += counts.failed;
         total.incomplete += counts.incomplete;
+        total.retried += counts.retried;
+        total.held_back += counts.held_back;
     }
     total
 }
@@ -270,21 +324,23 @@ fn sum_up(
     level: u32,
     gauges: &[Arc<Gauges>],
     outbox: &Outbox,
-    reports: Vec<Report>,
+    reports: &[Report],
+    bound: Option<Bound>,
     wall_ns: i64,
 ) -> v1::LevelDone {
-    let (mut send_lag, mut scheduler_lag) = (LatencyHistogram::default(), LatencyHistogram::default());
-    for report in &reports {
-        send_lag.add(&report.send_lag);
-        scheduler_lag.add(&report.scheduler_lag);
-    }
+    let pooled = |part: fn(&Report) -> &LatencyHistogram| {
+        let mut all = LatencyHistogram::default();
+        reports.iter().for_each(|report| all.add(part(report)));
+        all.to_wire()
+    };
     let health = v1::ClientHealth {
         cpu_ns: reports.iter().map(|r| r.cpu_ns).sum(),
         wall_ns,
         shards: gauges.len() as u32,
-        send_lag: Some(send_lag.to_wire()),
-        scheduler_lag: Some(scheduler_lag.to_wire()),
+        send_lag: Some(pooled(|r| &r.send_lag)),
+        scheduler_lag: Some(pooled(|r| &r.scheduler_lag)),
         shard_health: reports.iter().map(shard_health).collect(),
+        socket_wait: Some(pooled(|r| &r.socket_wait)),
         ..Default::default()
     };
     v1::LevelDone {
@@ -297,6 +353,10 @@ fn sum_up(
         dropped_windows: reports.iter().map(|r| r.dropped_windows).sum(),
         health: Some(health),
         given_up: String::new(),
+        held: bound.map(|_| pooled(|r| &r.held.waits)),
+        never_sent: reports.iter().map(|r| r.held.never_sent).sum(),
+        max_in_flight: bound.map(|bound| bound.in_flight),
+        own_bound: bound.is_some_and(|bound| bound.is_own),
     }
 }
 

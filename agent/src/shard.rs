@@ -1,7 +1,11 @@
 //! One shard: a thread with a runtime, connections and a recorder of its own. Nothing on its request path is shared with
 //! another shard but counters that only it writes.
 
-use std::cell::RefCell;
+mod closed;
+mod open;
+mod timer;
+
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
+use tailcliff_proto::arrivals;
 use tailcliff_proto::clock::{HostClock, RawNs};
 use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::outbox::Outbox;
@@ -22,15 +27,19 @@ use crate::cancel::Cancel;
 use crate::client::{Attempt, Client};
 use crate::connection;
 use crate::recorder::Recorder;
-use crate::schedule::{Slot, Turn};
+use crate::schedule::{Retry, Slot};
 use crate::target::Target;
+use timer::Timer;
+
+pub(crate) use open::Part as OpenPart;
 
 /// What a shard is to do in one level.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) level: u32,
     pub(crate) incarnation: u64,
-    pub(crate) slots: Vec<(u32, Slot)>,
+    pub(crate) part: Part,
+    pub(crate) retry: Retry,
     pub(crate) fresh_connections: bool,
     /// Left out of what the shard says of itself, as of every figure.
     pub(crate) warmup_ns: i64,
@@ -44,6 +53,15 @@ pub(crate) struct Work {
     pub(crate) cancel: CancellationToken,
 }
 
+/// What makes a shard's requests due.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Its streams, by number.
+    Closed(Vec<(u32, Slot)>),
+    /// Its arrivals.
+    Open(OpenPart),
+}
+
 /// Counters that the shard writes and others read; an allocation of its own keeps each on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -53,6 +71,8 @@ pub(crate) struct Gauges {
     pub(crate) failed: AtomicU64,
     pub(crate) incomplete: AtomicU64,
     pub(crate) output_tokens: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) held_back: AtomicU64,
 }
 
 impl Gauges {
@@ -61,14 +81,18 @@ impl Gauges {
         // Ends are read first: a request that ends in between must not make in-flight negative.
         let (completed, failed) = (self.completed.load(Relaxed), self.failed.load(Relaxed));
         let incomplete = self.incomplete.load(Relaxed);
-        v1::LevelCounts { released: self.released.load(Relaxed), completed, failed, incomplete }
+        let (retried, held_back) = (self.retried.load(Relaxed), self.held_back.load(Relaxed));
+        let released = self.released.load(Relaxed);
+        v1::LevelCounts { released, completed, failed, incomplete, retried, held_back }
     }
 }
 
 /// What a shard says when its part of a level is over.
 #[derive(Debug)]
 pub(crate) struct Report {
+    /// Which shard, from 0.
     pub(crate) number: u32,
+    /// Streams, or most requests in flight.
     pub(crate) streams: u32,
     pub(crate) dry: Option<RawNs>,
     pub(crate) dropped_traces: u64,
@@ -79,6 +103,10 @@ pub(crate) struct Report {
     pub(crate) wall_ns: i64,
     pub(crate) send_lag: LatencyHistogram,
     pub(crate) scheduler_lag: LatencyHistogram,
+    /// How long bytes lay in the socket before they were read.
+    pub(crate) socket_wait: LatencyHistogram,
+    /// Of an open loop: what the bound on requests in flight held back, and how long.
+    pub(crate) held: open::Held,
 }
 
 const FLUSH: Duration = Duration::from_millis(500);
@@ -96,11 +124,15 @@ pub(crate) fn spawn(
     start: oneshot::Receiver<RawNs>,
 ) -> io::Result<oneshot::Receiver<Report>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let timer = {
+        let _within = runtime.enter();
+        Timer::new()?
+    };
     let (out, report) = oneshot::channel();
     std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
         let tasks = tokio::task::LocalSet::new();
         let ended = tasks.block_on(&runtime, async {
-            let streams = work.first_requests();
+            let first = work.prepare(timer);
             let target = work.target.clone();
             // A failure shows in the requests, each of which asks again.
             tokio::task::spawn_local(async move { drop(connection::addresses(&target).await) });
@@ -109,7 +141,7 @@ pub(crate) fn spawn(
                 start = start => start.ok()?,
                 () = work.cancel.cancelled() => return None,
             };
-            Some(Report { number: number as u32, ..drive(work, streams, start).await })
+            Some(drive(number, work, first, start).await)
         });
         if let Some(report) = ended {
             // The level may have been given up.
@@ -119,119 +151,162 @@ pub(crate) fn spawn(
     Ok(report)
 }
 
-/// What the slots of a shard share.
+/// What the tasks of a shard share.
 #[derive(Debug)]
 struct Shared {
     work: Work,
-    cancel: Cancel,
     start: RawNs,
+    /// Gives up what is in flight: with the level, or earlier when this shard's drain is over. A flag of the shard's own:
+    /// its streams look at it at every wake-up.
+    cancel: Cancel,
     recorder: RefCell<Recorder>,
     send_lag: RefCell<LatencyHistogram>,
-    dry: std::cell::Cell<Option<RawNs>>,
+    socket_wait: RefCell<LatencyHistogram>,
+    dry: Cell<Option<RawNs>>,
 }
 
-/// A stream with the body of its first request: written before the start, as it is no part of any latency.
-struct Stream {
-    number: u32,
-    slot: Slot,
+/// What was made before the start.
+enum First {
+    Closed(Vec<closed::Stream>),
+    Open(Timer, open::Prepared),
+}
+
+/// A request to send.
+struct Due {
+    stream: u32,
+    request: u64,
+    phase: v1::Phase,
+    intended: RawNs,
+    /// How long the bound on requests in flight kept it waiting.
+    held_ns: Option<i64>,
     body: Bytes,
 }
 
 impl Work {
-    fn first_requests(&mut self) -> Vec<Stream> {
-        let slots = std::mem::take(&mut self.slots);
-        let first = |(number, slot): (u32, Slot)| {
-            let body = self.bodies.body(self.level, number, slot.next_request());
-            Stream { number, slot, body }
-        };
-        slots.into_iter().map(first).collect()
+    fn prepare(&mut self, timer: Timer) -> First {
+        match std::mem::replace(&mut self.part, Part::Closed(Vec::new())) {
+            Part::Closed(slots) => First::Closed(closed::prepare(self, slots)),
+            Part::Open(part) => First::Open(timer, open::prepare(self, part)),
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.target.clone(), self.fresh_connections)
+    }
+
+    fn attempt(&self, due: &mut Due, attempt: u32) -> Attempt {
+        // Kept only for another try: the usual single one takes it without a copy's bookkeeping.
+        let body = if attempt < self.retry.tries { due.body.clone() } else { std::mem::take(&mut due.body) };
+        let (level, stream, request) = (self.level, due.stream, due.request);
+        let again = if attempt > 0 { format!("-r{attempt}") } else { String::new() };
+        Attempt {
+            level,
+            stream,
+            request,
+            phase: due.phase,
+            intended_raw_ns: due.intended,
+            request_id: format!("{:x}-{level}-{stream}-{request}{again}", self.incarnation),
+            body,
+        }
     }
 }
 
-async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
-    let (cpu_before, began, count) = (thread_cpu_ns(), HostClock.now(), first.len() as u32);
+async fn drive(number: usize, work: Work, first: First, start: RawNs) -> Report {
+    let (cpu_before, began, streams) = (thread_cpu_ns(), HostClock.now(), first.streams());
     let recorder = RefCell::new(Recorder::new(work.level, start, work.outbox.clone()));
-    let (send_lag, dry) = (RefCell::default(), std::cell::Cell::default());
-    let shared = Rc::new(Shared { work, cancel: Cancel::new(), start, recorder, send_lag, dry });
-    let lag = Rc::new(RefCell::new(LatencyHistogram::default()));
-    // A flag of this shard's own: streams look at it at every wake-up.
-    let (told, cancel) = (shared.work.cancel.clone(), shared.cancel.clone());
-    let giving_up = tokio::task::spawn_local(async move {
-        told.cancelled().await;
-        cancel.cancel();
+    let shared = Rc::new(Shared {
+        work,
+        start,
+        cancel: Cancel::new(),
+        recorder,
+        send_lag: RefCell::default(),
+        socket_wait: RefCell::default(),
+        dry: Cell::default(),
     });
+    let lag = Rc::new(RefCell::new(LatencyHistogram::default()));
     let beats = [
         tokio::task::spawn_local(flush_each_beat(shared.clone())),
         tokio::task::spawn_local(watch_scheduler(lag.clone(), start + shared.work.warmup_ns)),
+        tokio::task::spawn_local(give_up_with_the_level(shared.work.cancel.clone(), shared.cancel.clone())),
     ];
-    let mut streams = tokio::task::JoinSet::new();
-    for stream in first {
-        streams.spawn_local(serve_slot(shared.clone(), stream));
-    }
-    while streams.join_next().await.is_some() {}
+    let held = match first {
+        First::Closed(streams) => {
+            closed::drive(&shared, streams).await;
+            open::Held::default()
+        }
+        First::Open(timer, prepared) => open::drive(&shared, timer, prepared).await,
+    };
     beats.iter().for_each(tokio::task::JoinHandle::abort);
-    giving_up.abort();
     let empty = Recorder::new(shared.work.level, start, shared.work.outbox.clone());
     let mut recorder = shared.recorder.replace(empty);
     recorder.finish().await;
     Report {
-        number: 0,
-        streams: count,
-        wall_ns: HostClock.now() - began,
+        number: number as u32,
+        streams,
         dry: shared.dry.get(),
         dropped_traces: recorder.dropped_traces,
         dropped_records: recorder.dropped_records,
         dropped_windows: recorder.dropped_windows,
         cpu_ns: thread_cpu_ns() - cpu_before,
+        wall_ns: HostClock.now() - began,
         send_lag: shared.send_lag.take(),
         scheduler_lag: lag.take(),
+        socket_wait: shared.socket_wait.take(),
+        held,
     }
 }
 
-/// A stream's slot from its first request to its last.
-async fn serve_slot(shared: Rc<Shared>, first: Stream) {
-    let work = &shared.work;
-    let Stream { number: stream, mut slot, mut body } = first;
-    let mut client = Client::new(work.target.clone(), work.fresh_connections);
-    // The first request is meant for the start itself, however late this task comes to it.
-    let mut free = shared.start;
-    while !work.stop.is_cancelled() {
-        let (request, phase) = match slot.turn(free - shared.start) {
-            Turn::Release { request, phase } => (request, phase),
-            Turn::Dry => return shared.went_dry(free),
-            Turn::Over => return,
-        };
-        let attempt = Attempt {
-            level: work.level,
-            stream,
-            request,
-            phase,
-            intended_raw_ns: free,
-            request_id: format!("{:x}-{}-{stream}-{request}", work.incarnation, work.level),
-            body,
-        };
-        work.gauges.released.fetch_add(1, Relaxed);
-        let record = client.request(attempt, &shared.cancel).await;
-        let failed = record.outcome() == Outcome::Failed;
-        shared.took(record);
-        // Made before the slot counts as free: writing a prompt is no part of any latency.
-        body = work.bodies.body(work.level, stream, slot.next_request());
-        let pause = slot.pause_ns(failed);
-        if pause > 0 {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_nanos(pause.unsigned_abs())) => {}
-                () = work.stop.cancelled() => {}
-            }
+async fn give_up_with_the_level(level: CancellationToken, shard: Cancel) {
+    level.cancelled().await;
+    shard.cancel();
+}
+
+impl First {
+    fn streams(&self) -> u32 {
+        match self {
+            First::Closed(streams) => streams.len() as u32,
+            First::Open(_, prepared) => prepared.limit(),
         }
-        free = HostClock.now();
     }
 }
 
 impl Shared {
+    /// Sends a request, and again if it failed and the plan says so; true when the last try failed. Every try counts
+    /// from the first one's intended send, and is a record.
+    async fn send(&self, client: &mut Client, mut due: Due) -> bool {
+        let work = &self.work;
+        let mut attempt = 0;
+        loop {
+            work.gauges.released.fetch_add(1, Relaxed);
+            let mut record = client.request(work.attempt(&mut due, attempt), &self.cancel).await;
+            (record.attempt, record.held_ns) = (attempt, due.held_ns);
+            let failed = record.outcome() == Outcome::Failed;
+            let rest = work.retry.rest_ns(&record, attempt);
+            self.took(record);
+            let Some(rest_ns) = rest else { return failed };
+            self.rest(rest_ns).await;
+            if work.stop.is_cancelled() || self.cancel.is_cancelled() {
+                return failed;
+            }
+            attempt += 1;
+            work.gauges.retried.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Waits, unless the level is being stopped.
+    async fn rest(&self, ns: i64) {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_nanos(ns.unsigned_abs())) => {}
+            () = self.work.stop.cancelled() => {}
+            () = self.cancel.cancelled() => {}
+        }
+    }
+
+    /// The one place through which every ended try goes.
     fn took(&self, record: v1::RequestRecord) {
         // As every figure, without the warm-up: all streams start at once there, as they never do again.
         if record.phase() != Phase::Warmup {
-            self.note_send_lag(&record);
+            self.note_own_lag(&record);
         }
         let gauges = &self.work.gauges;
         gauges.output_tokens.fetch_add(record.output_tokens.unwrap_or(0), Relaxed);
@@ -244,13 +319,22 @@ impl Shared {
         self.recorder.borrow_mut().record(record);
     }
 
-    fn note_send_lag(&self, record: &v1::RequestRecord) {
-        if let Some(sent) = record.sent_raw_ns.filter(|_| record.reused_connection) {
-            self.send_lag.borrow_mut().record(sent - record.intended_raw_ns);
-        } else if let Some(issued) = record.issued_raw_ns {
-            // Connecting is the network's and the server's time: our own lag ends where it begins.
-            self.send_lag.borrow_mut().record(issued - record.intended_raw_ns);
+    fn note_own_lag(&self, record: &v1::RequestRecord) {
+        // The bound's doing is told beside, and a retry is meant for no moment.
+        let due = record.intended_raw_ns + record.held_ns.unwrap_or(0);
+        // Connecting is the network's and the server's time: our own lag ends where it begins.
+        let sent = record.sent_raw_ns.filter(|_| record.reused_connection).or(record.issued_raw_ns);
+        if let Some(sent) = sent.filter(|_| record.attempt == 0) {
+            self.send_lag.borrow_mut().record(sent - due);
         }
+        let mut waits = self.socket_wait.borrow_mut();
+        for wait in arrivals::decode_waits(&record.socket_waits).flatten() {
+            waits.record(i64::try_from(wait).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn note_held(&self) {
+        self.work.gauges.held_back.fetch_add(1, Relaxed);
     }
 
     fn went_dry(&self, at: RawNs) {
@@ -265,7 +349,7 @@ async fn flush_each_beat(shared: Rc<Shared>) {
     }
 }
 
-/// How late this runtime gets to what is due: one timer each 10 ms, which itself ticks in milliseconds.
+/// How late this runtime gets to what is due, from a moment on: one timer each 10 ms, which itself ticks in milliseconds.
 async fn watch_scheduler(lag: Rc<RefCell<LatencyHistogram>>, from: RawNs) {
     loop {
         let due = HostClock.now() + LAG_TICK_NS;

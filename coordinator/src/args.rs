@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
+use crate::axis::Rate;
 use crate::local::StubArgs;
 
 /// Finds the p95 cliff of an LLM inference server, and gives every number its error bar.
@@ -129,6 +130,27 @@ pub struct SweepArgs {
     /// Streams in flight at each level, ascending [default: 1,2,4,8,16].
     #[arg(long, value_name = "N,N,…")]
     pub concurrency: Option<Levels>,
+    /// Open loop instead: requests per second that arrive at each level, ascending; inf sends all at once.
+    #[arg(long, value_name = "R,R,…")]
+    pub request_rate: Option<Rates>,
+    /// Law of an open loop's arrivals [default: poisson, or gamma with a --burstiness].
+    #[arg(long, value_name = "LAW", value_parser = ["constant", "poisson", "gamma"])]
+    pub arrival_pattern: Option<String>,
+    /// Shape of gamma gaps between arrivals, as in vLLM: 1 is Poisson, below it is burstier [default: 1].
+    #[arg(long, value_name = "SHAPE")]
+    pub burstiness: Option<f64>,
+    /// Requests of an open loop in flight at most; what it holds back is counted [default: what the hosts can hold].
+    #[arg(long, value_name = "N")]
+    pub max_concurrency: Option<u32>,
+    /// Time over which a level's load rises, within its warm-up [default: 0s].
+    #[arg(long, value_name = "TIME")]
+    pub ramp: Option<Span>,
+    /// Times to try a request again that failed before a reply or with HTTP 429, 502, 503 or 504 [default: 0].
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
+    /// Longest rest before the first retry; it doubles with each, up to 10s, and is drawn evenly from 0 [default: 100ms].
+    #[arg(long, value_name = "TIME")]
+    pub retry_backoff: Option<Span>,
     /// Requests of each level [default: 80, when no --duration].
     #[arg(long, value_name = "N")]
     pub num_prompts: Option<u64>,
@@ -174,7 +196,7 @@ pub struct SweepArgs {
     /// Sampling temperature, sent when given.
     #[arg(long)]
     pub temperature: Option<f64>,
-    /// Seed of the synthetic prompts [default: 0].
+    /// Seed of the synthetic prompts and of arrivals [default: 0].
     #[arg(long)]
     pub seed: Option<u64>,
     /// JSON object merged into each request body.
@@ -213,6 +235,7 @@ impl SweepArgs {
     /// These flags, with what they leave open taken from `file`.
     pub fn over(self, file: Self) -> Self {
         let list = |flags: Vec<String>, file| if flags.is_empty() { file } else { flags };
+        let closed = self.concurrency.is_some();
         Self {
             plan: self.plan,
             url: self.url.or(file.url),
@@ -220,7 +243,15 @@ impl SweepArgs {
             endpoint_type: self.endpoint_type.or(file.endpoint_type),
             endpoint: self.endpoint.or(file.endpoint),
             no_streaming: self.no_streaming.or(file.no_streaming),
-            concurrency: self.concurrency.or(file.concurrency),
+            // Either kind of load on the command line replaces both of the file.
+            concurrency: self.concurrency.or(file.concurrency.filter(|_| self.request_rate.is_none())),
+            request_rate: self.request_rate.or(file.request_rate.filter(|_| !closed)),
+            arrival_pattern: self.arrival_pattern.or(file.arrival_pattern.filter(|_| !closed)),
+            burstiness: self.burstiness.or(file.burstiness.filter(|_| !closed)),
+            max_concurrency: self.max_concurrency.or(file.max_concurrency.filter(|_| !closed)),
+            ramp: self.ramp.or(file.ramp),
+            retries: self.retries.or(file.retries),
+            retry_backoff: self.retry_backoff.or(file.retry_backoff),
             // Either way of ending a level on the command line replaces both of the file.
             num_prompts: self.num_prompts.or(file.num_prompts.filter(|_| self.duration.is_none())),
             duration: self.duration.or(file.duration.filter(|_| self.num_prompts.is_none())),
@@ -309,14 +340,38 @@ impl TryFrom<serde_norway::Value> for Levels {
     type Error = String;
 
     fn try_from(value: serde_norway::Value) -> Result<Self, String> {
-        let wrong = || "not a list of levels: try [1, 2, 4, 8]".to_owned();
-        let text = match &value {
-            serde_norway::Value::Sequence(levels) => {
-                levels.iter().map(scalar).collect::<Option<Vec<_>>>().ok_or_else(wrong)?.join(",")
-            }
-            one => scalar(one).ok_or_else(wrong)?,
-        };
-        text.parse()
+        listed(&value).ok_or("not a list of levels: try [1, 2, 4, 8]")?.parse()
+    }
+}
+
+/// Rates of a sweep: `1,2.5,inf`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "serde_norway::Value")]
+pub struct Rates(pub Vec<Rate>);
+
+impl FromStr for Rates {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl TryFrom<serde_norway::Value> for Rates {
+    type Error = String;
+
+    fn try_from(value: serde_norway::Value) -> Result<Self, String> {
+        listed(&value).ok_or("not a list of rates: try [1, 2, inf]")?.parse()
+    }
+}
+
+/// A scalar, or a sequence of them with commas between.
+fn listed(value: &serde_norway::Value) -> Option<String> {
+    match value {
+        serde_norway::Value::Sequence(all) => {
+            Some(all.iter().map(scalar).collect::<Option<Vec<_>>>()?.join(","))
+        }
+        one => scalar(one),
     }
 }
 

@@ -127,7 +127,7 @@ fn command() -> Vec<String> {
 
 async fn drive(config: Config, listen: &str, setup: Setup, announce: bool) -> Result<Outcome, RunError> {
     let listeners = Listeners::bind(listen)?;
-    let mut display = Display::stderr(config.plan.concurrency.len());
+    let mut display = Display::stderr(config.plan.levels().len());
     if announce {
         let (agents, probes) = (config.plan.agents, config.plan.probes);
         display.say(&format!(
@@ -190,7 +190,7 @@ fn completed(merged: Option<&Merged>) -> i32 {
     let failed = |level: &&Level| level.certificate.verdict != Verdict::Void && level.measured.completed == 0;
     match levels.iter().find(failed) {
         Some(level) => {
-            let line = format!("no request completed at concurrency {}", level.concurrency);
+            let line = format!("no request completed at {}", level.load.words());
             fail(&line, EXIT_NOTHING_COMPLETED)
         }
         None => EXIT_OK,

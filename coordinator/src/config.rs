@@ -1,11 +1,14 @@
 //! From what was typed to what is meant: flags and plan file validated into one [`Config`]. Secrets stay out of the
 //! [`Plan`], which is stored.
 
+mod open;
+
 use std::path::{Path, PathBuf};
 
 use tailcliff_proto::{MAX_AGENT_STREAMS, MAX_INPUT_WORDS, v1};
 
-use crate::args::{Span, SweepArgs};
+use crate::args::{Rates, Span, SweepArgs};
+
 use crate::plan::{CliffRule, Plan};
 use crate::redact::{redacted, redacted_json, redacted_query};
 
@@ -120,10 +123,22 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         endpoint_type,
         model: args.model.clone().unwrap_or_default(),
         streaming: !args.no_streaming.unwrap_or(false),
-        concurrency: args.concurrency.clone().map_or_else(|| vec![1, 2, 4, 8, 16], |levels| levels.0),
+        concurrency: match (&args.concurrency, &args.request_rate) {
+            (Some(levels), _) => levels.0.clone(),
+            (None, Some(_)) => Vec::new(),
+            (None, None) => vec![1, 2, 4, 8, 16],
+        },
+        request_rate: args.request_rate.clone().map_or_else(Vec::new, |Rates(rates)| rates),
+        arrival_pattern: open::pattern(args)?,
+        burstiness: args.burstiness,
+        max_concurrency: args.max_concurrency,
+        ramp_ns: ns(args.ramp, 0),
+        retries: args.retries.unwrap_or(0),
+        retry_backoff_ns: args.retry_backoff.map_or(100_000_000, |s| s.0),
         num_prompts: args.num_prompts.or((args.duration.is_none()).then_some(80)),
         duration_ns: args.duration.map(|s| s.0),
-        warmup_ns: ns(args.warmup, 0),
+        // A ramp is warm-up, so that it asks for one.
+        warmup_ns: args.warmup.or(args.ramp).map_or(0, |s| s.0),
         drain_ns: args.drain.map_or(request_timeout_ns, |s| s.0),
         request_timeout_ns,
         read_timeout_ns: args.read_timeout.map(|s| s.0),
@@ -158,13 +173,17 @@ fn check(plan: &Plan) -> Result<(), ConfigError> {
     if !plan.path.starts_with('/') {
         return Err(bad("--endpoint", format!("{:?} is not a path: it must start with /", plan.path)));
     }
-    check_levels(&plan.concurrency)?;
+    open::check(plan)?;
+    if plan.request_rate.is_empty() {
+        check_levels(&plan.concurrency)?;
+    }
     let most = plan.concurrency.last().copied().unwrap_or(1);
     match (plan.num_prompts, plan.duration_ns) {
         (Some(_), Some(_)) => {
             return Err(bad("--duration", "a level ends by --num-prompts or by --duration: give one"));
         }
-        (Some(n), None) if n < u64::from(most) => {
+        (Some(0), None) => return Err(bad("--num-prompts", "a level of no request measures nothing")),
+        (Some(n), None) if plan.request_rate.is_empty() && n < u64::from(most) => {
             let reason = format!("{n} requests cannot keep {most} streams busy: give at least {most}");
             return Err(bad("--num-prompts", reason));
         }

@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::v1;
 
+use crate::axis::Load;
 use crate::knee::duration;
 use crate::stored::Incarnation;
 
@@ -29,7 +30,7 @@ impl std::fmt::Debug for Display {
 #[derive(Debug)]
 struct Level {
     index: u32,
-    concurrency: u32,
+    load: Load,
     began_ns: i64,
     wanted: Wanted,
     progress: BTreeMap<Incarnation, v1::LevelProgress>,
@@ -67,17 +68,15 @@ impl Display {
     }
 
     /// A level is about to start.
-    pub fn level(
-        &mut self,
-        index: u32,
-        concurrency: u32,
-        shares: &BTreeMap<Incarnation, v1::LoadShare>,
-        now: i64,
-    ) {
+    pub fn level(&mut self, index: u32, load: Load, shares: &BTreeMap<Incarnation, v1::LoadShare>, now: i64) {
         let stops = shares.values().filter_map(|share| share.stop.map(|stop| (stop, share.warmup_ns)));
         let mut wanted = Wanted::Requests(0);
         for (stop, warmup_ns) in stops {
             wanted = match (stop, wanted) {
+                // In open loop every agent is told of the whole level's.
+                (v1::load_share::Stop::Requests(n), Wanted::Requests(_)) if load.is_open() => {
+                    Wanted::Requests(n)
+                }
                 (v1::load_share::Stop::Requests(n), Wanted::Requests(sum)) => Wanted::Requests(sum + n),
                 (v1::load_share::Stop::DurationNs(ns), _) => Wanted::Ns(warmup_ns + ns),
                 (_, wanted) => wanted,
@@ -85,7 +84,7 @@ impl Display {
         }
         let (ttft, e2e) = (LatencyHistogram::default(), LatencyHistogram::default());
         let progress = BTreeMap::new();
-        self.level = Some(Level { index, concurrency, began_ns: now, wanted, progress, ttft, e2e });
+        self.level = Some(Level { index, load, began_ns: now, wanted, progress, ttft, e2e });
         self.last_plain_ns = now;
     }
 
@@ -171,6 +170,14 @@ impl Level {
         if failed > 0 {
             parts.push(format!("{failed} failed"));
         }
+        let held = sum(|p| p.counts.map_or(0, |c| c.held_back));
+        if held > 0 {
+            parts.push(format!("{held} held back"));
+        }
+        let retried = sum(|p| p.counts.map_or(0, |c| c.retried));
+        if retried > 0 {
+            parts.push(format!("{retried} retried"));
+        }
         // Of the whole level, warm-up included: the table that follows has the rates of the window.
         if is_live {
             parts.push(format!("{:.1} req/s", completed as f64 / elapsed_s));
@@ -184,7 +191,11 @@ impl Level {
             parts.push(format!("{in_flight} in flight"));
             parts.push(format!("{:.0} tok/s", tokens as f64 / elapsed_s));
         }
-        let head = format!("level {}/{levels}: {} streams {} ", self.index + 1, self.concurrency, bar(done));
+        let load = match self.load {
+            Load::Streams(streams) => format!("{streams} streams"),
+            Load::Rate(_) => self.load.words(),
+        };
+        let head = format!("level {}/{levels}: {load} {} ", self.index + 1, bar(done));
         fitted(head, &parts, width)
     }
 }

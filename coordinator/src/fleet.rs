@@ -9,6 +9,7 @@ use tailcliff_proto::{BUILD, PROTOCOL};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
+use crate::axis::Load;
 use crate::clock::online::Online;
 use crate::display::Display;
 use crate::journal::{Entry, Exchanges, Fact, Journal, JournalError, LevelPlanned, LevelShare, StoredBatch};
@@ -56,7 +57,7 @@ pub struct Fleet {
     peers: BTreeMap<Incarnation, Peer>,
     /// Away for longer than their lease; one that comes back still has what it measured.
     lost: BTreeMap<Incarnation, Peer>,
-    planned: Option<(u32, BTreeMap<Incarnation, v1::LoadShare>)>,
+    planned: Option<(Load, BTreeMap<Incarnation, v1::LoadShare>)>,
     voided: BTreeMap<u32, String>,
     started: Vec<u32>,
     interrupted: bool,
@@ -342,9 +343,9 @@ impl Fleet {
         match command {
             Command::Send(of, order) => self.send(of, order),
             Command::Burst(of, pings) => self.pinger.burst(of, pings),
-            Command::LevelPlanned { level, concurrency, shares } => {
-                self.display.level(level, concurrency, &shares, HostClock.now());
-                self.planned = Some((concurrency, shares));
+            Command::LevelPlanned { level, load, shares } => {
+                self.display.level(level, load, &shares, HostClock.now());
+                self.planned = Some((load, shares));
             }
             Command::Start { level, at_ref_ns, agents } => self.start(level, at_ref_ns, &agents)?,
             Command::LevelSettled(level) => self.display.settled(level, HostClock.now()),
@@ -362,8 +363,8 @@ impl Fleet {
 
     fn start(&mut self, level: u32, at_ref_ns: i64, agents: &[Incarnation]) -> Result<(), JournalError> {
         // Ordered again for one that may have missed it: the level itself is known.
-        if let Some((concurrency, shares)) = self.planned.take() {
-            self.append(0, Fact::Level(LevelPlanned { level, concurrency, start_ref_ns: at_ref_ns }))?;
+        if let Some((load, shares)) = self.planned.take() {
+            self.append(0, Fact::Level(LevelPlanned::new(level, load, at_ref_ns)))?;
             self.display.started(at_ref_ns);
             self.started.push(level);
             for (of, share) in shares {

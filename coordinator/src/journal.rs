@@ -11,6 +11,8 @@ use prost::Message;
 use tailcliff_proto::v1;
 use tokio::sync::oneshot;
 
+use crate::axis::{Load, Rate};
+
 /// File name inside the run directory.
 pub const FILE_NAME: &str = "journal.tcj";
 /// First bytes of the file: name and version of the format.
@@ -104,12 +106,29 @@ pub struct LevelPlanned {
     /// Index in the plan.
     #[prost(uint32, tag = "1")]
     pub level: u32,
-    /// Streams, all agents together.
+    /// Closed loop: streams, all agents together; 0 in open loop.
     #[prost(uint32, tag = "2")]
     pub concurrency: u32,
     /// Common start, ns.
     #[prost(sfixed64, tag = "3")]
     pub start_ref_ns: i64,
+    /// Open loop: requests per second, all agents together; infinite for all at once.
+    #[prost(double, optional, tag = "4")]
+    pub rate_per_s: Option<f64>,
+}
+
+impl LevelPlanned {
+    /// A level of this load.
+    pub fn new(level: u32, load: Load, start_ref_ns: i64) -> Self {
+        let (concurrency, rate) = (load.concurrency(), load.request_rate());
+        let concurrency = concurrency.unwrap_or_default();
+        Self { level, concurrency, start_ref_ns, rate_per_s: rate.map(|rate| rate.0) }
+    }
+
+    /// What it asks for.
+    pub fn load(&self) -> Load {
+        self.rate_per_s.map_or(Load::Streams(self.concurrency), |rate| Load::Rate(Rate(rate)))
+    }
 }
 
 /// One agent's part of a level.

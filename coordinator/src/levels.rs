@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tailcliff_proto::histogram::LatencyHistogram;
 
+use crate::axis::Load;
 use crate::certificate::Certificate;
 use crate::little::Little;
 use crate::merge::interval;
@@ -145,13 +146,43 @@ pub struct ClockBound {
     pub worst_ns: i64,
 }
 
+/// Rates of an open loop in its window, requests per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// That arrived, by their intended times: the law's, which only on average is the rate asked for.
+    pub offered: f64,
+    /// That were sent, not counting retries.
+    pub achieved: f64,
+}
+
+/// What the bound on requests in flight did to an open loop.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// Requests of every phase that had to wait for one to end.
+    pub requests: u64,
+    /// How long each of them waited for that.
+    pub waits: LatencyHistogram,
+    /// Arrivals that still waited when the level ended; they are no released requests.
+    pub never_sent: u64,
+    /// Requests in flight at most, all agents together; `None` when an agent did not tell.
+    pub bound: Option<u64>,
+    /// At least one agent's bound was what its host can hold, and it was hit.
+    pub own_bound_hit: bool,
+}
+
 /// One level, merged.
 #[derive(Clone, Debug, Default)]
 pub struct Level {
     /// Index in the plan.
     pub level: u32,
-    /// Streams asked for, all agents together.
-    pub concurrency: u32,
+    /// What was asked for, of all agents together.
+    pub load: Load,
+    /// Of an open loop: the rates that it came to; `None` when no window can be named.
+    pub rates: Option<Rates>,
+    /// Of an open loop: what the bound on requests in flight held back.
+    pub held: Option<Held>,
+    /// Second and later tries among the requests of the measured phase.
+    pub retried: u64,
     /// Common start on the coordinator's clock, ns.
     pub start_ref_ns: i64,
     /// Requests intended in the measured phase. The phase of an unreported one is unknown; all count here.

@@ -1,6 +1,7 @@
 //! The command a person types: plans, schedules, corrects clocks, merges, judges, reports.
 
 pub mod args;
+pub mod axis;
 pub mod calibrate;
 pub mod certificate;
 pub mod cli;

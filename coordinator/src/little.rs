@@ -27,6 +27,8 @@ pub struct Little {
     pub mean_s: f64,
     /// (L − λW) / L.
     pub residual: f64,
+    /// Two standard errors of L for its few samples, as a share of L: what chance alone explains of the residual.
+    pub chance: f64,
 }
 
 /// Checks a window. `None` when an agent's gauge, the requests or the length are too little to tell.
@@ -36,7 +38,7 @@ pub(crate) fn check(
     gauges: &BTreeMap<Incarnation, Vec<(i64, u32)>>,
     points: &[Point],
 ) -> Option<Little> {
-    let in_flight = in_flight(window, agents, gauges)?;
+    let (in_flight, variance) = gauged(window, agents, gauges)?;
     if in_flight < MIN_IN_FLIGHT || points.iter().filter(|p| window.holds(p.done_ns)).count() < MIN_ENDED {
         return None;
     }
@@ -51,7 +53,8 @@ pub(crate) fn check(
     }
     let (rate_per_s, mean_s) = (shares / window.seconds(), spent_s / shares);
     let residual = (in_flight - rate_per_s * mean_s) / in_flight;
-    mean_s.is_finite().then_some(Little { in_flight, rate_per_s, mean_s, residual })
+    let chance = 2.0 * variance.sqrt() / in_flight;
+    mean_s.is_finite().then_some(Little { in_flight, rate_per_s, mean_s, residual, chance })
 }
 
 /// Streams in flight, averaged over a window, all agents together; `None` when an agent's gauge is too little to tell.
@@ -60,11 +63,26 @@ pub(crate) fn in_flight(
     agents: &[Incarnation],
     gauges: &BTreeMap<Incarnation, Vec<(i64, u32)>>,
 ) -> Option<f64> {
-    agents.iter().map(|of| average(window, gauges.get(of)?)).sum()
+    gauged(window, agents, gauges).map(|(mean, _)| mean)
 }
 
-/// Average over time of a gauge, each sample holding until the next.
-fn average(window: Window, samples: &[(i64, u32)]) -> Option<f64> {
+fn gauged(
+    window: Window,
+    agents: &[Incarnation],
+    gauges: &BTreeMap<Incarnation, Vec<(i64, u32)>>,
+) -> Option<(f64, f64)> {
+    let (mut mean, mut variance) = (0.0, 0.0);
+    for of in agents {
+        let (of_mean, of_variance) = average(window, gauges.get(of)?)?;
+        mean += of_mean;
+        variance += of_variance;
+    }
+    Some((mean, variance))
+}
+
+/// Average over time of a gauge, each sample holding until the next, and the variance of that average if the samples know
+/// nothing of one another.
+fn average(window: Window, samples: &[(i64, u32)]) -> Option<(f64, f64)> {
     let mut inside: Vec<_> = samples.iter().copied().filter(|(at, _)| window.holds(*at)).collect();
     inside.sort_unstable();
     if inside.len() < MIN_SAMPLES {
@@ -73,7 +91,10 @@ fn average(window: Window, samples: &[(i64, u32)]) -> Option<f64> {
     let next = inside.iter().skip(1).map(|(at, _)| *at).chain([window.end_ns]);
     let area: i128 =
         inside.iter().zip(next).map(|((at, n), next)| i128::from(next - at) * i128::from(*n)).sum();
-    Some(area as f64 / (window.end_ns - inside[0].0) as f64)
+    let mean = area as f64 / (window.end_ns - inside[0].0) as f64;
+    let squares: f64 = inside.iter().map(|(_, n)| (f64::from(*n) - mean).powi(2)).sum();
+    let n = inside.len() as f64;
+    Some((mean, squares / (n * (n - 1.0))))
 }
 
 #[cfg(test)]
@@ -97,6 +118,7 @@ mod tests {
             done_ns: (i / 4 + 1) * 100 * MS - 1,
             outcome: Outcome::Completed,
             measured: true,
+            first: true,
             input_tokens: 0,
             output_tokens: 0,
         };

@@ -29,7 +29,7 @@ fn take(data: &mut RunData, entry: Entry) {
         Some(Fact::Hello(hello)) => join(data, of, hello),
         Some(Fact::Level(planned)) => data.levels.push(LevelLog {
             level: planned.level,
-            concurrency: planned.concurrency,
+            load: planned.load(),
             start_ref_ns: planned.start_ref_ns,
             ..LevelLog::default()
         }),

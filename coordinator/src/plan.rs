@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::axis::{Load, Rate};
+
 /// A validated plan. Serialised into the journal, so it holds no secret.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -16,8 +18,22 @@ pub struct Plan {
     pub model: String,
     /// Ask for a stream.
     pub streaming: bool,
-    /// Streams in flight at each level, all agents together; ascending.
+    /// Closed loop: streams in flight at each level, all agents together; ascending. Empty in open loop.
     pub concurrency: Vec<u32>,
+    /// Open loop: requests per second that arrive at each level, all agents together; ascending. Empty in closed loop.
+    pub request_rate: Vec<Rate>,
+    /// Law of an open loop's arrivals: `constant`, `poisson` or `gamma`.
+    pub arrival_pattern: String,
+    /// Shape of gamma gaps between arrivals.
+    pub burstiness: Option<f64>,
+    /// Requests of an open loop in flight at most, all agents together; `None` for what the hosts can hold.
+    pub max_concurrency: Option<u32>,
+    /// Within the warm-up: the rate rises over it, or streams start evenly spread over it, ns.
+    pub ramp_ns: i64,
+    /// Times that a failed request is tried again.
+    pub retries: u32,
+    /// Longest rest before the first retry, ns.
+    pub retry_backoff_ns: i64,
     /// Requests of each level's measured window.
     pub num_prompts: Option<u64>,
     /// Length of each level's measured window, ns.
@@ -46,7 +62,7 @@ pub struct Plan {
     pub ignore_eos: bool,
     /// Sent when set.
     pub temperature: Option<f64>,
-    /// Seed of prompts.
+    /// Seed of prompts, arrivals and the rests before retries.
     pub seed: u64,
     /// JSON object merged into each body.
     pub extra_body: Option<serde_json::Value>,
@@ -64,6 +80,19 @@ pub struct Plan {
     pub metadata: Vec<(String, String)>,
 }
 
+impl Plan {
+    /// What each level asks for.
+    pub fn levels(&self) -> Vec<Load> {
+        let streams = self.concurrency.iter().map(|&streams| Load::Streams(streams));
+        streams.chain(self.request_rate.iter().map(|&rate| Load::Rate(rate))).collect()
+    }
+
+    /// Warm-up of a level, ns: what comes all at once comes without one.
+    pub fn warmup_of(&self, load: Load) -> i64 {
+        if load.is_at_once() { 0 } else { self.warmup_ns }
+    }
+}
+
 /// Thresholds of the cliff search, all flags.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -74,7 +103,7 @@ pub struct CliffRule {
     pub percentile: f64,
     /// The cliff is the first level whose percentile exceeds this multiple of the lowest level's.
     pub multiple: f64,
-    /// The knee is the last level before the throughput gain falls below this share of the concurrency gain.
+    /// The knee is the last level before the throughput gain falls below this share of the gain in load.
     pub gain_share: f64,
 }
 

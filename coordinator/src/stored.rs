@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tailcliff_proto::v1;
 
+use crate::axis::Load;
 use crate::clock::Exchange;
 use crate::plan::Plan;
 
@@ -74,8 +75,8 @@ pub struct Node {
 pub struct LevelLog {
     /// Index in the plan.
     pub level: u32,
-    /// Streams asked for, all agents together.
-    pub concurrency: u32,
+    /// What was asked for, of all agents together.
+    pub load: Load,
     /// What each agent was asked.
     pub shares: BTreeMap<Incarnation, v1::LoadShare>,
     /// Common start on the coordinator's clock.

@@ -88,6 +88,26 @@ fn wrong_flags_are_one_line_and_exit_2() {
     for (args, says) in [
         (vec!["run", "--url", "h:1", "--model", "m", "--concurrency", "0,1"], "start at 1"),
         (vec!["run", "--url", "h:1", "--model", "m", "--concurrency", "4,2"], "try 2,4"),
+        (
+            vec!["run", "--url", "h:1", "--model", "m", "--request-rate", "2", "--concurrency", "2"],
+            "--max-concurrency bounds",
+        ),
+        (
+            vec![
+                "run",
+                "--url",
+                "h:1",
+                "--model",
+                "m",
+                "--request-rate",
+                "2",
+                "--ramp",
+                "2s",
+                "--warmup",
+                "1s",
+            ],
+            "--ramp",
+        ),
         (vec!["run", "--url", "h:1"], "--model"),
         (vec!["run", "--model", "m"], "--url"),
         (vec!["run", "--url", "h:1", "--model", "m", "--input-len", "0"], "--input-len"),
@@ -101,8 +121,13 @@ fn wrong_flags_are_one_line_and_exit_2() {
         assert_eq!(code, 2, "{args:?}: {line}");
         assert!(line.contains(says), "{args:?}: {line}");
     }
-    for args in [vec!["run", "--concurrency", "one"], vec!["run", "--duration", "soon"], vec!["fly"], vec![]]
-    {
+    for args in [
+        vec!["run", "--concurrency", "one"],
+        vec!["run", "--request-rate", "0"],
+        vec!["run", "--duration", "soon"],
+        vec!["fly"],
+        vec![],
+    ] {
         assert_eq!(tailcliff(dir.path(), &args).status.code(), Some(2), "{args:?}");
     }
     assert!(left_behind(dir.path()).is_empty());

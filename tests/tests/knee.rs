@@ -8,6 +8,7 @@ use std::path::Path;
 
 use e2e::roles::Role;
 use model_sim::Params;
+use tailcliff::axis::Load;
 use tailcliff::knee::{Rung, knee};
 use tailcliff::plan::CliffRule;
 
@@ -37,12 +38,13 @@ fn implied_and_found(params: &Params) -> (Option<u32>, Option<u32>) {
     let implied = model_sim::implied_knee(params, &LEVELS, PROMPT, OUTPUT, rule.gain_share);
     let sweep = model_sim::virtual_sweep(params, &LEVELS, PROMPT, OUTPUT, 600).unwrap();
     let rung = |level: &model_sim::VirtualLevel| Rung {
-        concurrency: level.concurrency as u32,
+        load: Load::Streams(level.concurrency as u32),
         throughput: Some(level.throughput),
         ..Rung::default()
     };
     let rungs: Vec<Rung> = sweep.iter().map(rung).collect();
-    (implied.map(|at| LEVELS[at] as u32), knee(&rule, &rungs).at)
+    let found = knee(&rule, &rungs).at.and_then(|load| load.concurrency());
+    (implied.map(|at| LEVELS[at] as u32), found)
 }
 
 #[test]

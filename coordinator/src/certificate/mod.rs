@@ -5,6 +5,7 @@ mod check;
 mod tests;
 
 use crate::levels::Level;
+use crate::little::Little;
 use crate::merge::window::Rule;
 use crate::stored::{Incarnation, LevelLog};
 
@@ -84,7 +85,7 @@ pub(crate) fn certify(
         ..Certificate::default()
     };
     c.judge_void(level);
-    c.judge_client(log);
+    c.judge_client(level, log);
     c.judge_thin(level);
     c.note_books(level);
     c.note_outside(level);
@@ -112,10 +113,15 @@ impl Certificate {
         self.checks.iter().find(|check| check.name == name)?.value
     }
 
-    fn judge_client(&mut self, log: &LevelLog) {
+    fn judge_client(&mut self, level: &Level, log: &LevelLog) {
         let failed: Vec<String> =
             self.checks.iter().filter(|c| c.ok == Some(false)).map(|c| c.reason.clone()).collect();
         failed.into_iter().for_each(|reason| self.because(Verdict::ClientBound, reason));
+        if let Some(held) = level.held.as_ref().filter(|held| held.own_bound_hit) {
+            let (n, bound) = (held.requests.saturating_add(held.never_sent), held.bound.unwrap_or(0));
+            let text = format!("{n} requests held back at the {bound} in flight that the clients can hold");
+            self.because(Verdict::ClientBound, text);
+        }
         if log.done.values().any(|done| done.health.is_none()) {
             self.notes.push("an agent said nothing of its own health".to_owned());
         }
@@ -129,17 +135,20 @@ impl Certificate {
     }
 
     fn note_books(&mut self, level: &Level) {
-        if let Some(little) = level.little.filter(|l| l.residual.abs() > LITTLE_RESIDUAL_MAX) {
+        let is_missed = |l: &Little| l.residual.abs() > LITTLE_RESIDUAL_MAX.max(l.chance);
+        if let Some(little) = level.little.filter(is_missed) {
             let percent = little.residual * 100.0;
             self.notes.push(format!("Little's law misses by {percent:+.0} %: gauge and records disagree"));
         }
-        if level.throughput.is_some_and(|t| t.window.rule == Rule::Makespan) {
+        self.note_bound(level);
+        if level.load.is_at_once() {
+            self.notes.push("all requests at once: throughput over the makespan".to_owned());
+        } else if level.throughput.is_some_and(|t| t.window.rule == Rule::Makespan) {
             let text = "throughput over the makespan, tail included: the steady part was too short";
             self.notes.push(text.to_owned());
         }
-        if let Some(waiting) =
-            level.connecting.filter(|n| *n > f64::from(level.concurrency) * CONNECTING_SHARE)
-        {
+        let streams = level.load.concurrency().map(f64::from).or(level.in_flight).unwrap_or(0.0);
+        if let Some(waiting) = level.connecting.filter(|n| *n > streams * CONNECTING_SHARE) {
             self.notes.push(format!("{waiting:.1} streams on average were waiting for a connection"));
         }
         if self.late_starts > 0 {
@@ -150,10 +159,27 @@ impl Certificate {
         }
     }
 
+    /// What the plan's own bound on requests in flight did: the load that it let through is not the one offered.
+    fn note_bound(&mut self, level: &Level) {
+        let Some(held) = level.held.as_ref().filter(|held| !held.own_bound_hit) else { return };
+        if let Some(p99) = held.waits.quantile_ns(0.99) {
+            let (n, p99) = (held.requests, ms(p99));
+            self.notes.push(format!(
+                "{n} requests held back by --max-concurrency (p99 {p99:.1} ms, in their latency)"
+            ));
+        }
+        if held.never_sent > 0 {
+            let n = held.never_sent;
+            self.notes
+                .push(format!("{n} arrivals were never sent and are in no latency: the level ended first"));
+        }
+    }
+
     fn note_outside(&mut self, level: &Level) {
         let outside = &level.outside;
         let counts = [
             (level.measured.unreported, "requests unreported"),
+            (level.retried, "of the released are retries"),
             (outside.dropped_records, "records dropped by agents"),
             (outside.dropped_windows, "windows of histograms dropped by agents"),
             (outside.dropped_traces, "token traces left out"),

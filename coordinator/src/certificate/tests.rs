@@ -3,6 +3,7 @@
 use tailcliff_proto::v1;
 
 use super::*;
+use crate::axis::Load;
 use crate::merge::testrun::{self, MS, S};
 use crate::merge::{Merged, merge};
 use crate::stored::RunData;
@@ -156,8 +157,9 @@ fn knee_and_cliff_pass_over_a_level_that_the_client_could_not_drive() {
     let merged = sweep();
     assert_eq!(merged.levels[1].certificate.verdict, Verdict::ClientBound);
     let steps: Vec<_> = merged.knee.steps.iter().map(|s| (s.from, s.to)).collect();
-    assert_eq!(steps, [(1, 4)]);
-    assert_eq!(merged.cliff.tails.iter().map(|t| t.concurrency).collect::<Vec<_>>(), [1, 4]);
+    assert_eq!(steps, [(Load::Streams(1), Load::Streams(4))]);
+    let tails: Vec<_> = merged.cliff.tails.iter().map(|t| t.load).collect();
+    assert_eq!(tails, [Load::Streams(1), Load::Streams(4)]);
     for words in [&merged.knee.words, &merged.cliff.words] {
         assert!(words.contains("2 skipped (client-bound"), "{words}");
     }

@@ -6,6 +6,7 @@
 
 pub mod interval;
 pub mod nodes;
+mod open;
 pub(crate) mod record;
 pub(crate) mod tally;
 pub mod timeline;
@@ -15,6 +16,8 @@ pub mod window;
 pub(crate) mod testrun;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_open;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +46,7 @@ pub struct Merged {
     pub torn_bytes: u64,
     /// Levels in ascending order of their index.
     pub levels: Vec<Level>,
-    /// Where throughput stops growing with concurrency.
+    /// Where throughput stops growing with load.
     pub knee: Knee,
     /// Where the tail leaves its baseline.
     pub cliff: Cliff,
@@ -119,7 +122,7 @@ fn merge_level(
     let dry =
         log.done.iter().filter_map(|(&of, done)| timeline.place(of, done.dry_raw_ns?)).map(|d| d.ns).min();
     let cut_short = log.voided.is_some() || log.shares.keys().any(|of| !log.done.contains_key(of));
-    let window = window::choose(&data.header.plan, log.start_ref_ns, dry, cut_short, &tally.points);
+    let window = window::choose(&data.header.plan, log.load, log.start_ref_ns, dry, cut_short, &tally.points);
     let agents: Vec<_> = log.shares.keys().copied().collect();
     let mut outside = tally.outside;
     for (_, metric) in tally.latencies.named() {
@@ -135,11 +138,14 @@ fn merge_level(
     let median = nodes::median(std::mem::take(&mut tally.bounds_ns));
     let mut level = Level {
         level: log.level,
-        concurrency: log.concurrency,
+        load: log.load,
+        rates: window.and_then(|w| open::rates(&data.header.plan, log, w, &tally.points)),
+        held: open::held(log),
+        retried: tally.retried,
         start_ref_ns: log.start_ref_ns,
         measured,
         all_phases,
-        throughput: window.map(|w| window::throughput(w, &tally.points)),
+        throughput: window.map(|w| window::throughput(w, log.load, &tally.points)),
         little: window.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
         in_flight: window.and_then(|w| little::in_flight(w, &agents, &tally.gauges)),
         connecting: window.map(|w| tally.connecting(w)),
@@ -197,7 +203,8 @@ fn rung(data: &RunData, level: &Level) -> Rung {
         _ => None,
     };
     Rung {
-        concurrency: level.concurrency,
+        load: level.load,
+        offered: level.rates.map(|rates| rates.offered),
         throughput: level.throughput.map(|t| t.requests.per_s).filter(|x| *x > 0.0),
         judged_ns: level.latencies.judged(&rule.metric).percentile_ns(rule.percentile),
         skip,

@@ -27,6 +27,8 @@ pub(crate) struct Point {
     pub(crate) done_ns: i64,
     pub(crate) outcome: Outcome,
     pub(crate) measured: bool,
+    /// The first try of its request.
+    pub(crate) first: bool,
     pub(crate) input_tokens: u64,
     pub(crate) output_tokens: u64,
 }
@@ -42,6 +44,8 @@ impl Point {
 pub(crate) struct Tally {
     /// Records of the measured phase.
     pub(crate) measured: Counts,
+    /// Second and later tries among them.
+    pub(crate) retried: u64,
     /// Records of every phase, by agent.
     pub(crate) by_agent: BTreeMap<Incarnation, Counts>,
     /// When each of them was issued, raw ns.
@@ -102,6 +106,7 @@ impl Tally {
         self.issued_raw_ns.entry(of).or_default().push(issued);
         if measured {
             count(&mut self.measured, outcome);
+            self.retried += u64::from(record.attempt > 0);
             self.measured_record(record, outcome);
         }
         self.host_limit(record);
@@ -217,6 +222,7 @@ fn point(
         done_ns: done.ns,
         outcome,
         measured,
+        first: record.attempt == 0,
         input_tokens: record.prompt_tokens.unwrap_or(0),
         output_tokens: record.output_tokens.unwrap_or(0),
     };

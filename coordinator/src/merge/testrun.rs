@@ -7,6 +7,7 @@ use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::v1::{self, Outcome, Phase, TokenSource};
 
 use super::record;
+use crate::axis::Load;
 use crate::clock::Exchange;
 use crate::plan::Plan;
 use crate::stored::{Incarnation, LevelLog, Node, RunData, RunEnd, RunHeader};
@@ -33,7 +34,7 @@ pub(crate) fn run(seed: u64, agents: u64, levels: &[u32]) -> RunData {
     for (index, &concurrency) in levels.iter().enumerate() {
         let mut log = LevelLog {
             level: index as u32,
-            concurrency,
+            load: Load::Streams(concurrency),
             start_ref_ns: ORIGIN + S + index as i64 * LEVEL_LENGTH,
             ..LevelLog::default()
         };

@@ -6,6 +6,7 @@ use tailcliff_proto::v1::{self, Outcome, Phase};
 use super::testrun::{self, MS, gaps};
 use super::window::Rule;
 use super::*;
+use crate::axis::Load;
 use crate::stored::Incarnation;
 
 fn measured(data: &RunData, level: u32) -> Vec<&v1::RequestRecord> {
@@ -131,6 +132,7 @@ fn streams_in_step_lose_no_work_at_the_windows_edges() {
                     done_ns,
                     outcome,
                     measured,
+                    first: true,
                     input_tokens: 0,
                     output_tokens: 10,
                 });
@@ -139,7 +141,7 @@ fn streams_in_step_lose_no_work_at_the_windows_edges() {
             dry = dry.min(at);
         }
         let window = window::Window { rule: Rule::Steady, start_ns: 0, end_ns: dry };
-        let found = window::throughput(window, &points);
+        let found = window::throughput(window, Load::Streams(1), &points);
         let off = found.requests.per_s / streams as f64 - 1.0;
         assert!(off.abs() < 0.01, "{streams} streams, {requests} requests: {} /s", found.requests.per_s);
         assert!((found.output_tokens.per_s / found.requests.per_s - 10.0).abs() < 1e-9);
@@ -160,6 +162,7 @@ fn closed_loop(random: &mut fastrand::Rng, streams: u64, mean_s: f64, until_ns: 
                 done_ns,
                 outcome: Outcome::Completed,
                 measured: true,
+                first: true,
                 input_tokens: 0,
                 output_tokens: 1,
             });
@@ -179,7 +182,7 @@ fn nineteen_of_twenty_bars_of_a_rate_cover_the_truth() {
             let points = closed_loop(&mut random, streams, mean_s, 80 * testrun::S);
             let window =
                 window::Window { rule: Rule::Duration, start_ns: 40 * testrun::S, end_ns: 60 * testrun::S };
-            let rate = window::throughput(window, &points).requests;
+            let rate = window::throughput(window, Load::Streams(1), &points).requests;
             let truth = streams as f64 / mean_s;
             rate.interval.is_none_or(|(low, high)| low <= truth && truth <= high)
         });
@@ -193,7 +196,8 @@ fn nineteen_of_twenty_bars_of_a_rate_cover_the_truth() {
 fn with_lost_agent() -> RunData {
     let mut data = testrun::run(3, 2, &[2]);
     data.levels[0].done.remove(&2);
-    let counts = Some(v1::LevelCounts { released: 500, completed: 480, failed: 2, incomplete: 0 });
+    let counts = v1::LevelCounts { released: 500, completed: 480, failed: 2, ..Default::default() };
+    let counts = Some(counts);
     let node = data.nodes.get_mut(&2).unwrap();
     node.batches[0].records.truncate(40);
     let raw_ns = node.batches[0].records[29].issued_raw_ns.unwrap();
@@ -224,7 +228,7 @@ proptest! {
     #[test]
     fn the_identity_survives_lies(claims in proptest::collection::vec(any::<u64>(), 3), done: bool) {
         let mut data = RunData::default();
-        let mut log = LevelLog { concurrency: 3, ..LevelLog::default() };
+        let mut log = LevelLog { load: Load::Streams(3), ..LevelLog::default() };
         for (of, &released) in (1u64..).zip(&claims) {
             log.shares.insert(of, v1::LoadShare::default());
             let counts = Some(v1::LevelCounts { released, ..Default::default() });
@@ -257,7 +261,7 @@ fn nothing_completed_is_no_number() {
     );
     assert_eq!(level.measured.error_rate(), Some(1.0));
     assert_eq!(level.throughput.unwrap().requests.per_s, 0.0);
-    assert_eq!(merged.knee.skipped, [(1, "no completed request".to_owned())]);
+    assert_eq!(merged.knee.skipped, [(Load::Streams(1), "no completed request".to_owned())]);
     assert_eq!(level.certificate.verdict, Verdict::Thin);
     assert!(level.sample_error.is_some());
 }

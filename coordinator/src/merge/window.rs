@@ -1,8 +1,14 @@
-//! Over which time throughput is counted, and what it comes to. A completed request counts by the share of its life that
-//! lies in the window, and so do its tokens. Counting ends instead would be wrong by up to one request a stream: streams
-//! that start together and are cut together have all their unfinished work thrown away at one edge, and none brought in
-//! at the other.
+//! Over which time throughput is counted, and what it comes to. In closed loop a completed request counts by the share of
+//! its life that lies in the window, and so do its tokens. Counting ends instead would be wrong by up to one request a
+//! stream: streams that start together and are cut together have all their unfinished work thrown away at one edge, and
+//! none brought in at the other.
+//!
+//! In open loop a request counts where it ends. A server that does not keep up lets a queue grow, so that much of a life is
+//! waiting, and of those that end after the window a share would count as done within it: at twice a server's capacity
+//! that gives 1.4 times of what it can do. And it is counted from the first end on: without a warm-up, a server that keeps
+//! up would lose the requests in flight at the end, the more of them the higher the rate, and that would pass for a knee.
 
+use crate::axis::Load;
 use crate::plan::Plan;
 
 use super::tally::Point;
@@ -21,6 +27,8 @@ pub enum Rule {
     Duration,
     /// From the measured start until the first slot of any agent ran dry: every stream was busy.
     Steady,
+    /// Open loop: from the measured start, or the first end, to the last arrival, after which the load only falls.
+    Arrivals,
     /// From the first intended send to the last completion, both of the measured phase: includes the tail.
     Makespan,
 }
@@ -31,6 +39,7 @@ impl Rule {
         match self {
             Rule::Duration => "duration",
             Rule::Steady => "steady",
+            Rule::Arrivals => "arrivals",
             Rule::Makespan => "makespan",
         }
     }
@@ -79,25 +88,38 @@ impl Window {
 /// with its last request.
 pub(crate) fn choose(
     plan: &Plan,
+    load: Load,
     start_ns: i64,
     dry_ns: Option<i64>,
     cut_short: bool,
     points: &[Point],
 ) -> Option<Window> {
-    let from = start_ns.checked_add(plan.warmup_ns)?;
+    let mut from = start_ns.checked_add(plan.warmup_of(load))?;
+    if load.is_open() && !load.is_at_once() {
+        // That first one marks the start, and does not count.
+        let first_end = points.iter().filter(|p| p.completed()).map(|p| p.done_ns).min();
+        from = from.max(first_end.map_or(from, |end| end.saturating_add(1)));
+    }
     if let Some(duration) = plan.duration_ns {
-        let planned = from.checked_add(duration)?;
-        // In a closed loop every stream has a request under way until it is stopped.
-        let last = || points.iter().map(|p| p.done_ns).max();
+        let planned = start_ns.checked_add(plan.warmup_of(load))?.checked_add(duration)?;
+        // In a closed loop every stream has a request under way until it is stopped; in an open one requests are sent until
+        // then, whenever they had been meant to.
+        let last = || points.iter().map(|p| if load.is_open() { p.issued_ns } else { p.done_ns }).max();
         let end = if cut_short { last().map_or(planned, |last| planned.min(last)) } else { planned };
         return Window::new(Rule::Duration, from, end);
     }
     let measured = || points.iter().filter(|p| p.measured && p.completed());
-    let steady = dry_ns.and_then(|dry| Window::new(Rule::Steady, from, dry));
+    let last_arrival = || points.iter().filter(|p| p.measured).map(|p| p.intended_ns).max();
+    let steady = match load {
+        Load::Streams(_) => dry_ns.and_then(|dry| Window::new(Rule::Steady, from, dry)),
+        Load::Rate(_) => last_arrival().and_then(|last| Window::new(Rule::Arrivals, from, last)),
+    };
     if let Some(window) = steady {
         let inside = measured().filter(|p| window.holds(p.done_ns)).count();
-        // A window with the lesser part of the requests would speak for the few.
-        if inside > 0 && inside * 2 >= measured().count() {
+        // A window with the lesser part of the requests would speak for the few, unless they are many: the tail of an open
+        // loop is under another load.
+        let many = load.is_open() && inside as u64 >= MIN_FOR_BAR;
+        if many || inside > 0 && inside * 2 >= measured().count() {
             return Some(window);
         }
     }
@@ -122,7 +144,7 @@ pub struct Throughput {
     pub window: Window,
     /// Requests that ended inside and completed.
     pub completed: u64,
-    /// Completed requests, each by its share in the window.
+    /// Completed requests: in closed loop each by its share in the window, in open loop those that ended in it.
     pub requests: Rate,
     /// Output tokens of them.
     pub output_tokens: Rate,
@@ -131,9 +153,10 @@ pub struct Throughput {
 }
 
 /// What was done inside a window.
-pub(crate) fn throughput(window: Window, points: &[Point]) -> Throughput {
+pub(crate) fn throughput(window: Window, load: Load, points: &[Point]) -> Throughput {
     let completed: Vec<&Point> = points.iter().filter(|p| p.completed()).collect();
-    let rate = |weight: &dyn Fn(&Point) -> u64| rate(window, &completed, weight);
+    let share = if load.is_open() { by_end } else { by_life };
+    let rate = |weight: &dyn Fn(&Point) -> u64| rate(window, &completed, share, weight);
     Throughput {
         window,
         completed: completed.iter().filter(|p| window.holds(p.done_ns)).count() as u64,
@@ -143,7 +166,10 @@ pub(crate) fn throughput(window: Window, points: &[Point]) -> Throughput {
     }
 }
 
-fn rate(window: Window, completed: &[&Point], weight: &dyn Fn(&Point) -> u64) -> Rate {
+/// How much of a request counts as done within a window.
+type Share = fn(Window, &Point) -> f64;
+
+fn rate(window: Window, completed: &[&Point], share: Share, weight: &dyn Fn(&Point) -> u64) -> Rate {
     // Folded from 0: the sum of no floats is −0.
     let credit = completed.iter().map(|p| weight(p) as f64 * share(window, p)).fold(0.0, |a, b| a + b);
     let per_s = credit / window.seconds();
@@ -175,11 +201,16 @@ fn life(point: &Point) -> i64 {
     point.done_ns.saturating_sub(point.intended_ns)
 }
 
+/// All of it where it ends.
+fn by_end(window: Window, point: &Point) -> f64 {
+    if window.holds(point.done_ns) { 1.0 } else { 0.0 }
+}
+
 /// Share of a request's life, from its intended send to its end, that lies inside.
-fn share(window: Window, point: &Point) -> f64 {
+fn by_life(window: Window, point: &Point) -> f64 {
     let life = life(point);
     if life <= 0 {
-        return if window.holds(point.done_ns) { 1.0 } else { 0.0 };
+        return by_end(window, point);
     }
     window.overlap_ns(point.intended_ns, point.done_ns) as f64 / life as f64
 }

@@ -5,6 +5,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use tailcliff_proto::v1::{self, Outcome};
 
 use super::*;
+use crate::axis::{Load, Rate};
 use crate::merge::testrun;
 
 fn sample() -> RunData {
@@ -171,6 +172,32 @@ fn the_summary_says_null_for_what_is_unknown() {
     assert_eq!(Some(cell), level(0)["p95_e2el_ms_ci"][1].as_f64());
 }
 
+/// A level of an open loop has no concurrency, and every key of a closed one's all the same.
+#[test]
+fn an_open_loop_is_told_by_its_rate_and_has_no_concurrency() {
+    let mut data = sample();
+    let closed = written(&data).1;
+    data.levels
+        .iter_mut()
+        .zip([0.5, 2.0, f64::INFINITY])
+        .for_each(|(log, rate)| log.load = Load::Rate(Rate(rate)));
+    let (dir, merged) = written(&data);
+    let summary: serde_json::Value = serde_json::from_str(&read(&dir, "summary.json")).unwrap();
+    let levels = summary["levels"].as_array().unwrap();
+    assert_eq!(levels[1]["request_rate"].as_f64(), Some(2.0));
+    assert_eq!(levels[2]["request_rate"], "inf");
+    assert!(levels.iter().all(|l| l["concurrency"].is_null() && l["held_back_requests"] == 0));
+    assert!(levels[0]["request_rate_offered"].as_f64().unwrap() > 0.0);
+    let keys =
+        |merged: &Merged| crate::report::summary::level(&merged.levels[0], 0).into_iter().map(|(key, _)| key);
+    assert!(keys(&merged).eq(keys(&closed)));
+    let rows = csv(&read(&dir, "requests.csv"));
+    assert!(column(&rows, "concurrency").iter().all(String::is_empty));
+    assert_eq!(column(&rows, "request_rate")[0], "0.5");
+    assert_eq!((column(&rows, "attempt")[0].as_str(), column(&rows, "held_ms")[0].as_str()), ("0", ""));
+    assert!(read(&dir, "histograms.hlog").contains("Tag=r0.5-ttft"));
+}
+
 #[test]
 fn other_hdrhistogram_tools_read_the_log() {
     let (dir, merged) = written(&sample());
@@ -183,7 +210,7 @@ fn other_hdrhistogram_tools_read_the_log() {
         };
         let (tag, level) = (interval.tag().unwrap(), &merged.levels[seen / 4]);
         let (name, metric) = level.latencies.named()[seen % 4];
-        assert_eq!(tag.as_str(), format!("c{}-{name}", level.concurrency));
+        assert_eq!(tag.as_str(), format!("c{}-{name}", level.load));
         let bytes = base64(interval.encoded_histogram());
         let read: hdrhistogram::Histogram<u64> =
             Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();

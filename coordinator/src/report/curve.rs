@@ -1,5 +1,7 @@
 //! A small chart of braille dots: one line over the rungs of the sweep, evenly spaced, since sweeps double.
 
+use std::fmt::Display;
+
 /// Rows of a chart's plot.
 const ROWS: usize = 6;
 /// Dots of a braille cell.
@@ -11,7 +13,7 @@ const BITS: [[u32; WIDE]; HIGH] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x
 
 /// Draws `points` (label of the rung, value from 0 up) under a title, `width` columns wide. A rung without a value
 /// breaks the line. Empty when there is nothing to draw.
-pub fn draw(title: &str, points: &[(u32, Option<f64>)], top_label: &str, width: usize) -> String {
+pub fn draw(title: &str, points: &[(impl Display, Option<f64>)], top_label: &str, width: usize) -> String {
     let top = points.iter().filter_map(|(_, v)| *v).fold(0.0, f64::max);
     let margin = top_label.chars().count().max(1) + 2;
     if points.len() < 2 || top <= 0.0 || width < margin + 2 * points.len() {
@@ -47,7 +49,7 @@ pub fn draw(title: &str, points: &[(u32, Option<f64>)], top_label: &str, width: 
 }
 
 /// The rungs' names under their places; one that would touch its neighbour is left out.
-fn axis(points: &[(u32, Option<f64>)], margin: usize, columns: usize) -> String {
+fn axis(points: &[(impl Display, Option<f64>)], margin: usize, columns: usize) -> String {
     let mut line = " ".repeat(margin);
     for (i, (label, _)) in points.iter().enumerate() {
         let label = label.to_string();

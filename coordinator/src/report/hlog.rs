@@ -1,5 +1,5 @@
 //! `histograms.hlog`: the merged histogram of every level and metric as an HdrHistogram interval log, for that family's
-//! own tools. Values are ns; tags name level and metric, such as `c8-ttft`.
+//! own tools. Values are ns; tags name level and metric, such as `c8-ttft`, or `r2.5-ttft` in open loop.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, IntervalLogWriterError, Tag};
 
+use crate::axis::Load;
 use crate::levels::Level;
 use crate::merge::Merged;
 
@@ -32,7 +33,7 @@ pub fn write(out: &mut impl Write, merged: &Merged) -> io::Result<()> {
     for level in &merged.levels {
         let (start, length) = interval(level, merged.header.started_ref_ns);
         for (name, metric) in level.latencies.named() {
-            let tag = format!("c{}-{name}", level.concurrency);
+            let tag = format!("{}-{name}", of(level.load));
             let histogram = metric.histogram.hdr();
             log.write_histogram(histogram, start, length, Tag::new(&tag)).map_err(|e| match e {
                 IntervalLogWriterError::IoError(e) => e,
@@ -41,6 +42,14 @@ pub fn write(out: &mut impl Write, merged: &Merged) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A level in a tag.
+fn of(load: Load) -> String {
+    match load {
+        Load::Streams(streams) => format!("c{streams}"),
+        Load::Rate(rate) => format!("r{rate}"),
+    }
 }
 
 /// Start since the run's start, and length, of what the histograms cover.

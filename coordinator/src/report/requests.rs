@@ -18,7 +18,8 @@ use super::text::{cell, micros, millis, quoted, seconds};
 pub const REQUEST_COLUMNS: &str = "t_s,unc_us,agent,level,concurrency,stream,request,request_id,phase,outcome,\
     error_kind,error_detail,http_status,reused_connection,issued_s,connected_s,sent_s,headers_s,first_chunk_s,\
     first_token_s,last_token_s,done_s,ttft_ms,tpot_ms,e2el_ms,longest_gap_ms,prompt_tokens,output_tokens,\
-    token_source,content_chunks,text_len,trace,finish_reason,last_chunk_s,socket_wait_max_ms,socket_wait_ms";
+    token_source,content_chunks,text_len,trace,finish_reason,last_chunk_s,socket_wait_max_ms,socket_wait_ms,\
+    request_rate,attempt,held_ms";
 
 /// Columns of `token_trace.csv`: `text_len` is the request's characters so far; `socket_wait_us` is how long a chunk's bytes
 /// had lain in the client's socket when they were read, empty where the kernel dated none of them.
@@ -86,7 +87,8 @@ fn write_request(
     record: &v1::RequestRecord,
 ) -> io::Result<()> {
     let (t_s, unc_us) = agent.time(record.intended_raw_ns).unwrap_or_default();
-    let concurrency = data.levels.iter().find(|l| l.level == record.level).map(|l| l.concurrency);
+    let load = data.levels.iter().find(|l| l.level == record.level).map(|l| l.load);
+    let concurrency = load.and_then(|load| load.concurrency());
     let outcome = record::outcome(record);
     let e2e = record::e2e_ns(record).filter(|_| outcome == Outcome::Completed).map(millis);
     write!(out, "{t_s},{unc_us},{},{},{},", quoted(&agent.node.hello.name), record.level, cell(concurrency))?;
@@ -114,7 +116,9 @@ fn write_request(
     write!(out, "{},{},{},", token_source(record), record.content_chunks, record.text_len)?;
     write!(out, "{},{},", trace(record), quoted(&record.finish_reason))?;
     let waits = [record.socket_wait_max_ns, record.socket_wait_sum_ns].map(|ns| cell(ns.map(millis)));
-    writeln!(out, "{},{},{}", agent.seconds(record.last_chunk_raw_ns), waits[0], waits[1])
+    write!(out, "{},{},{},", agent.seconds(record.last_chunk_raw_ns), waits[0], waits[1])?;
+    let rate = load.and_then(|load| load.request_rate());
+    writeln!(out, "{},{},{}", cell(rate), record.attempt, cell(record.held_ns.map(millis)))
 }
 
 fn phase(record: &v1::RequestRecord) -> &'static str {

@@ -5,12 +5,14 @@ use serde_json::{Map, Value, json};
 use tailcliff_proto::histogram::SIGNIFICANT_DIGITS;
 use tailcliff_proto::v1;
 
+use crate::axis::Load;
 use crate::certificate::Check;
 use crate::knee::{Cliff, Knee};
 use crate::levels::{Level, Metric};
 use crate::merge::Merged;
 use crate::merge::nodes::NodeSummary;
 use crate::merge::window::Rate;
+use crate::plan::Plan;
 
 use super::text::{json_ms, json_us, number};
 
@@ -32,6 +34,7 @@ pub fn summary(merged: &Merged) -> Value {
             "path": header.plan.path,
             "model": header.plan.model,
             "streaming": header.plan.streaming,
+            "load": load(&header.plan),
             "torn_bytes": merged.torn_bytes,
             "stray_records": merged.stray,
         },
@@ -54,17 +57,37 @@ pub fn summary(merged: &Merged) -> Value {
     })
 }
 
+/// How the load was made, as far as the levels do not say.
+fn load(plan: &Plan) -> Value {
+    let is_open = !plan.request_rate.is_empty();
+    json!({
+        "loop": if is_open { "open" } else { "closed" },
+        "arrival_pattern": is_open.then_some(&plan.arrival_pattern),
+        "burstiness": plan.burstiness,
+        "max_concurrency": plan.max_concurrency,
+        "ramp_s": number(Some(plan.ramp_ns as f64 / 1e9), 9),
+        "retries": plan.retries,
+        "retry_backoff_ms": (plan.retries > 0).then(|| json_ms(Some(plan.retry_backoff_ns as f64))),
+        "seed": plan.seed,
+    })
+}
+
 /// One level; every level has the same keys in the same order.
 pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     let mut out = Map::new();
     let mut put = |key: &str, value: Value| out.insert(key.to_owned(), value);
     let counts = &level.measured;
-    put("concurrency", json!(level.concurrency));
+    put("concurrency", json!(level.load.concurrency()));
+    put("request_rate", json!(level.load.request_rate()));
+    put("request_rate_offered", number(level.rates.map(|r| r.offered), 6));
+    put("request_rate_achieved", number(level.rates.map(|r| r.achieved), 6));
     put("released", json!(counts.released()));
     put("completed", json!(counts.completed));
     put("failed", json!(counts.failed));
     put("incomplete", json!(counts.incomplete));
     put("unreported", json!(counts.unreported));
+    put("retried", json!(level.retried));
+    held(&mut put, level);
     put("error_rate", number(counts.error_rate(), 6));
     let throughput = level.throughput.as_ref();
     let window = throughput.map(|t| t.window);
@@ -91,6 +114,17 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     put("all_phases", all_phases(level));
     put("voided", json!(level.voided));
     out
+}
+
+fn held<T>(put: &mut impl FnMut(&str, Value) -> T, level: &Level) {
+    let held = level.held.as_ref();
+    put("held_back_requests", json!(held.map(|h| h.requests)));
+    for (key, percent) in PERCENTILES {
+        let wait = held.and_then(|h| h.waits.quantile_ns(percent / 100.0));
+        put(&format!("{key}_held_ms"), json_ms(wait.map(|ns| ns as f64)));
+    }
+    put("never_sent_requests", json!(held.map(|h| h.never_sent)));
+    put("max_in_flight", json!(held.and_then(|h| h.bound)));
 }
 
 fn rate<T>(put: &mut impl FnMut(&str, Value) -> T, key: &str, rate: Option<Rate>) {
@@ -179,46 +213,52 @@ fn all_phases(level: &Level) -> Value {
     })
 }
 
-fn skipped(levels: &[(u32, String)]) -> Value {
-    levels.iter().map(|(concurrency, why)| json!({ "concurrency": concurrency, "why": why })).collect()
+/// A level's name: one of the two is null.
+fn place(load: Option<Load>, mut rest: Value) -> Value {
+    let mut named = Map::new();
+    named.insert("concurrency".to_owned(), json!(load.and_then(|load| load.concurrency())));
+    named.insert("request_rate".to_owned(), json!(load.and_then(|load| load.request_rate())));
+    rest.as_object_mut().into_iter().for_each(|rest| named.append(rest));
+    Value::Object(named)
+}
+
+fn skipped(levels: &[(Load, String)]) -> Value {
+    levels.iter().map(|(load, why)| place(Some(*load), json!({ "why": why }))).collect()
 }
 
 fn knee(knee: &Knee, gain_share: f64) -> Value {
     let step = |s: &crate::knee::Step| {
         json!({
-            "from": s.from,
-            "to": s.to,
+            "from": s.from.json(),
+            "to": s.to.json(),
             "request_throughput": [number(Some(s.throughput.0), 6), number(Some(s.throughput.1), 6)],
             "gain_share": number(Some(s.gain_share), 6),
         })
     };
-    json!({
-        "concurrency": knee.at,
-        "searched_to": knee.searched_to,
+    let rest = json!({
+        "searched_to": knee.searched_to.map(|load| load.json()),
         "gain_share_threshold": gain_share,
         "steps": knee.steps.iter().map(step).collect::<Vec<_>>(),
         "skipped": skipped(&knee.skipped),
         "words": knee.words,
-    })
+    });
+    place(knee.at, rest)
 }
 
 fn cliff(cliff: &Cliff, multiple: f64) -> Value {
     let tail = |t: &crate::knee::Tail| {
-        json!({
-            "concurrency": t.concurrency,
-            "judged_ms": json_ms(Some(t.judged_ns as f64)),
-            "multiple": number(Some(t.multiple), 4),
-        })
+        let judged_ms = json_ms(Some(t.judged_ns as f64));
+        place(Some(t.load), json!({ "judged_ms": judged_ms, "multiple": number(Some(t.multiple), 4) }))
     };
-    json!({
-        "concurrency": cliff.at,
-        "searched_to": cliff.searched_to,
+    let rest = json!({
+        "searched_to": cliff.searched_to.map(|load| load.json()),
         "judged": cliff.judged,
         "multiple_threshold": multiple,
         "levels": cliff.tails.iter().map(tail).collect::<Vec<_>>(),
         "skipped": skipped(&cliff.skipped),
         "words": cliff.words,
-    })
+    });
+    place(cliff.at, rest)
 }
 
 fn calibration((agent, host): &(String, v1::HostFacts)) -> Value {

@@ -1,6 +1,7 @@
 //! The table that ends a run, fitted to the terminal: columns are dropped in a stated order until it fits; nothing is
 //! ever cut in the middle.
 
+use crate::axis::Load;
 use crate::certificate::Verdict;
 use crate::knee::duration;
 use crate::levels::{Level, Metric};
@@ -17,6 +18,7 @@ const SIDE_BY_SIDE: usize = 100;
 /// A chart wider than this is no clearer.
 const CHART_WIDEST: usize = 60;
 
+#[derive(Clone, Copy)]
 struct Column {
     title: &'static str,
     /// The higher, the longer it stays.
@@ -26,7 +28,7 @@ struct Column {
 
 /// In the order printed. The tail of E2E and the verdict stay to the last.
 const COLUMNS: [Column; 16] = [
-    Column { title: "conc", rank: 16, cell: |l| l.concurrency.to_string() },
+    Column { title: "conc", rank: 16, cell: |l| l.load.to_string() },
     Column { title: "ttft p50", rank: 8, cell: |l| percentile(&l.latencies.ttft, 50.0) },
     Column { title: "ttft p95", rank: 11, cell: |l| with_bar(&l.latencies.ttft, 95.0) },
     Column { title: "ttft p99", rank: 4, cell: |l| percentile(&l.latencies.ttft, 99.0) },
@@ -47,6 +49,27 @@ const COLUMNS: [Column; 16] = [
     Column { title: "clock ±", rank: 9, cell: |l| l.clock.map_or(dash(), |c| time(c.worst_ns)) },
     Column { title: "verdict", rank: 13, cell: |l| l.certificate.verdict.as_str().to_owned() },
 ];
+
+/// In place of the first, in open loop.
+const OPEN_COLUMNS: [Column; 4] = [
+    Column { title: "rate", rank: 16, cell: |l| l.load.to_string() },
+    Column { title: "offered/s", rank: 9, cell: |l| rate(l.rates.map(|r| r.offered)) },
+    Column { title: "sent/s", rank: 9, cell: |l| rate(l.rates.map(|r| r.achieved)) },
+    Column {
+        title: "held",
+        rank: 10,
+        cell: |l| l.held.as_ref().map_or(dash(), |h| h.requests.saturating_add(h.never_sent).to_string()),
+    },
+];
+
+/// All columns of a run.
+fn columns(levels: &[Level]) -> Vec<Column> {
+    if levels.iter().any(|level| level.load.is_open()) {
+        OPEN_COLUMNS.into_iter().chain(COLUMNS.into_iter().skip(1)).collect()
+    } else {
+        COLUMNS.to_vec()
+    }
+}
 
 /// The whole report, lines of at most `width` columns but for words that are longer.
 pub fn render(merged: &Merged, width: usize) -> String {
@@ -76,7 +99,8 @@ pub fn render(merged: &Merged, width: usize) -> String {
 }
 
 fn table(levels: &[Level], width: usize) -> String {
-    let mut columns: Vec<&Column> = COLUMNS.iter().collect();
+    let all = columns(levels);
+    let mut columns: Vec<&Column> = all.iter().collect();
     loop {
         let rows: Vec<Vec<String>> = std::iter::once(columns.iter().map(|c| c.title.to_owned()).collect())
             .chain(levels.iter().map(|level| columns.iter().map(|c| (c.cell)(level)).collect()))
@@ -88,16 +112,16 @@ fn table(levels: &[Level], width: usize) -> String {
             Some(least) if total > width && columns.len() > 1 => drop(columns.remove(least)),
             _ => {
                 let table: String = rows.iter().map(|row| line(row, &widths)).collect();
-                return table + &unshown(&columns, width);
+                return table + &unshown(&all, &columns, width);
             }
         }
     }
 }
 
 /// Names the columns that the terminal has no room for.
-fn unshown(shown: &[&Column], width: usize) -> String {
+fn unshown(all: &[Column], shown: &[&Column], width: usize) -> String {
     let is_shown = |column: &&Column| !shown.iter().any(|s| s.title == column.title);
-    let missing: Vec<&str> = COLUMNS.iter().filter(is_shown).map(|c| c.title).collect();
+    let missing: Vec<&str> = all.iter().filter(is_shown).map(|c| c.title).collect();
     if missing.is_empty() {
         return String::new();
     }
@@ -118,21 +142,22 @@ fn charts(merged: &Merged, width: usize) -> String {
     let each = if wide { (width - 4) / 2 } else { width }.min(CHART_WIDEST);
     let tail = |level: &Level| {
         let tails = &merged.cliff.tails;
-        Some(tails.iter().find(|t| t.concurrency == level.concurrency)?.judged_ns as f64)
+        Some(tails.iter().find(|t| t.load == level.load)?.judged_ns as f64)
     };
     let rate = |level: &Level| level.throughput.map(|t| t.requests.per_s);
-    let points = |value: &dyn Fn(&Level) -> Option<f64>| -> Vec<(u32, Option<f64>)> {
-        merged.levels.iter().map(|l| (l.concurrency, value(l))).collect()
+    let points = |value: &dyn Fn(&Level) -> Option<f64>| -> Vec<(Load, Option<f64>)> {
+        merged.levels.iter().map(|l| (l.load, value(l))).collect()
     };
-    let top = |points: &[(u32, Option<f64>)]| points.iter().filter_map(|(_, v)| *v).fold(0.0, f64::max);
+    let axis = merged.levels.first().map_or_else(Load::default, |level| level.load).axis();
+    let top = |points: &[(Load, Option<f64>)]| points.iter().filter_map(|(_, v)| *v).fold(0.0, f64::max);
     let (tails, rates) = (points(&tail), points(&rate));
     let left = curve::draw(
-        &format!("{} over concurrency", merged.cliff.judged),
+        &format!("{} over {axis}", merged.cliff.judged),
         &tails,
         &duration(top(&tails) as u64),
         each,
     );
-    let right = curve::draw("req/s over concurrency", &rates, &self::rate(Some(top(&rates))), each);
+    let right = curve::draw(&format!("req/s over {axis}"), &rates, &self::rate(Some(top(&rates))), each);
     let both = if wide && !left.is_empty() && !right.is_empty() {
         beside(&left, &right, each)
     } else {
@@ -156,10 +181,10 @@ fn remarks(level: &Level, width: usize, out: &mut String) {
     let all: Vec<&str> = c.reasons.iter().chain(&c.notes).map(String::as_str).collect();
     if !all.is_empty() {
         let text = format!("{verdict}{}", all.join("; "));
-        out.push_str(&wrap(&format!("at {}: ", level.concurrency), &printable(&text), width));
+        out.push_str(&wrap(&format!("at {}: ", level.load), &printable(&text), width));
     }
     if let Some(error) = &level.sample_error {
-        out.push_str(&wrap(&format!("at {}: error such as ", level.concurrency), &printable(error), width));
+        out.push_str(&wrap(&format!("at {}: error such as ", level.load), &printable(error), width));
     }
 }
 
@@ -273,6 +298,24 @@ mod tests {
         assert!(COLUMNS.iter().all(|c| wide.lines().next().unwrap().contains(c.title)), "{wide}");
         assert!(wide.contains("±") && wide.contains("cliff") && wide.contains("simulated"), "{wide}");
         assert!(render(&merged, 80).lines().next().unwrap().contains("ttft p95"));
+    }
+
+    #[test]
+    fn an_open_loop_is_told_by_its_rates() {
+        let mut data = testrun::run(11, 2, &[1, 2]);
+        for (log, rate) in data.levels.iter_mut().zip([2.5, 5.0]) {
+            log.load = Load::Rate(crate::axis::Rate(rate));
+        }
+        let merged = merge(&data);
+        let wide = render(&merged, 220);
+        let title = wide.lines().next().unwrap();
+        for column in ["rate", "offered/s", "sent/s", "held", "req/s", "verdict"] {
+            assert!(title.contains(column), "{column} in {title}");
+        }
+        assert!(!title.contains("conc") && wide.contains("over offered rate"), "{wide}");
+        for width in [40, 80, 100] {
+            assert!(widest_line(&render(&merged, width)) <= width);
+        }
     }
 
     #[test]

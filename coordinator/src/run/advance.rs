@@ -10,6 +10,7 @@ use super::{
     PREFLIGHT_PATIENCE_NS, Phase, Run, SETTLE_PATIENCE_NS, START_BURST, START_BURST_PATIENCE_NS,
     START_LEAD_NS,
 };
+use crate::axis::{Load, Rate};
 use crate::pinger::JOIN_BURST;
 use crate::split::{shares, weighted};
 use crate::stored::Incarnation;
@@ -92,30 +93,79 @@ impl Run {
     /// Arms a level, or ends the run when there is none left.
     fn arm(&mut self, now: i64, index: u32, out: &mut Vec<Command>) -> bool {
         let cut = self.cut_short.clone();
-        let next = self.plan.concurrency.get(index as usize).copied().filter(|_| cut.is_none());
-        let Some(concurrency) = next else {
+        let next = self.plan.levels().get(index as usize).copied().filter(|_| cut.is_none());
+        let Some(load) = next else {
             self.end(now, cut.map_or(Ending::Complete, Ending::Interrupted), out);
             return true;
         };
-        let shares = self.shares(index, concurrency);
-        out.push(Command::LevelPlanned { level: index, concurrency, shares: shares.clone() });
+        let shares = self.shares(index, load);
+        out.push(Command::LevelPlanned { level: index, load, shares: shares.clone() });
         for (&of, share) in &shares {
             out.push(self.arm_order(index, of, share));
             out.push(Command::Burst(of, START_BURST));
         }
         let idle = self.agents().len() - shares.len();
         if idle > 0 {
-            out.push(Command::Say(format!("level {concurrency}: {idle} agents have no share and stay idle")));
+            out.push(Command::Say(format!("level {load}: {idle} agents have no share and stay idle")));
         }
         let pings = self.members.iter().map(|(&of, m)| (of, m.pings)).collect();
         self.enter(now, Phase::Arm(Level::new(index, shares, pings)));
         true
     }
 
+    fn shares(&self, index: u32, load: Load) -> BTreeMap<Incarnation, v1::LoadShare> {
+        match load {
+            Load::Streams(concurrency) => self.streams(index, concurrency),
+            Load::Rate(rate) => self.arrivals(index, rate),
+        }
+    }
+
+    /// What the shares of a level have in common.
+    fn common(&self, load: Load) -> v1::LoadShare {
+        let plan = &self.plan;
+        v1::LoadShare {
+            warmup_ns: plan.warmup_of(load),
+            ramp_ns: plan.ramp_ns.min(plan.warmup_of(load)),
+            drain_ns: plan.drain_ns,
+            fresh_connections: self.fresh_connections,
+            retries: plan.retries,
+            retry_backoff_ns: plan.retry_backoff_ns,
+            seed: plan.seed,
+            ..Default::default()
+        }
+    }
+
+    /// Every agent takes its turn of the same arrivals, and as even a part of the bound on requests in flight as can be;
+    /// an agent that may have none in flight has no share, and no turn.
+    fn arrivals(&self, index: u32, rate: Rate) -> BTreeMap<Incarnation, v1::LoadShare> {
+        let mut agents = self.agents();
+        let bound = self.plan.max_concurrency;
+        agents.truncate(bound.map_or(usize::MAX, |bound| bound as usize));
+        let bounds = bound.map(|bound| shares(u64::from(bound), agents.len(), index as usize));
+        let stop = match self.plan.num_prompts {
+            Some(requests) => v1::load_share::Stop::Requests(requests),
+            None => v1::load_share::Stop::DurationNs(self.plan.duration_ns.unwrap_or_default()),
+        };
+        let common = v1::LoadShare { stop: Some(stop), ..self.common(Load::Rate(rate)) };
+        let share = |(i, &of): (usize, &Incarnation)| {
+            let open = v1::OpenLoad {
+                rate_per_s: rate.0,
+                pattern: pattern(&self.plan.arrival_pattern) as i32,
+                burstiness: self.plan.burstiness.unwrap_or(1.0),
+                agents: agents.len() as u32,
+                agent: i as u32,
+                max_in_flight: bounds.as_ref().map_or(0, |bounds| bounds[i] as u32),
+            };
+            (of, v1::LoadShare { open: Some(open), ..common })
+        };
+        agents.iter().enumerate().map(share).collect()
+    }
+
     /// Streams evenly over agents, requests in proportion to streams; an agent with no stream has no share.
-    fn shares(&self, index: u32, concurrency: u32) -> BTreeMap<Incarnation, v1::LoadShare> {
+    fn streams(&self, index: u32, all_streams: u32) -> BTreeMap<Incarnation, v1::LoadShare> {
         let agents = self.agents();
-        let streams = shares(u64::from(concurrency), agents.len(), index as usize);
+        let common = self.common(Load::Streams(all_streams));
+        let streams = shares(u64::from(all_streams), agents.len(), index as usize);
         let requests = self.plan.num_prompts.map(|total| weighted(total, &streams));
         let mut first_stream = 0;
         let mut all = BTreeMap::new();
@@ -127,10 +177,9 @@ impl Run {
             let share = v1::LoadShare {
                 concurrency: concurrency as u32,
                 first_stream,
+                all_streams,
                 stop: Some(stop),
-                warmup_ns: self.plan.warmup_ns,
-                drain_ns: self.plan.drain_ns,
-                fresh_connections: self.fresh_connections,
+                ..common
             };
             first_stream += concurrency as u32;
             if concurrency > 0 {
@@ -181,5 +230,13 @@ impl Run {
         }
         out.push(Command::LevelSettled(index));
         self.arm(now, index + 1, out)
+    }
+}
+
+fn pattern(name: &str) -> v1::ArrivalPattern {
+    match name {
+        "constant" => v1::ArrivalPattern::Constant,
+        "gamma" => v1::ArrivalPattern::Gamma,
+        _ => v1::ArrivalPattern::Poisson,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
 
+use crate::axis::Load;
 use crate::stored::Incarnation;
 
 /// Something that happened.
@@ -49,8 +50,8 @@ pub enum Command {
     LevelPlanned {
         /// Index in the plan.
         level: u32,
-        /// Streams of all agents together.
-        concurrency: u32,
+        /// What all agents together are asked for.
+        load: Load,
         /// Who does what.
         shares: BTreeMap<Incarnation, v1::LoadShare>,
     },

@@ -1,6 +1,7 @@
 //! A sweep from hello to end, and what interrupts it.
 
 use super::*;
+use crate::axis::Rate;
 
 const S: i64 = 1_000_000_000;
 
@@ -51,6 +52,54 @@ fn finish(run: &mut Run, now: i64, level: u32, of: u64, seq: u64) -> Vec<Command
 
 fn finished(out: &[Command]) -> Option<&Ending> {
     out.iter().find_map(|c| if let Command::Finish(ending) = c { Some(ending) } else { None })
+}
+
+fn open_run(agents: u32, rates: &[f64], max_concurrency: Option<u32>) -> Run {
+    let plan = Plan {
+        agents,
+        request_rate: rates.iter().map(|&rate| Rate(rate)).collect(),
+        arrival_pattern: "gamma".to_owned(),
+        burstiness: Some(0.5),
+        max_concurrency,
+        num_prompts: Some(90),
+        warmup_ns: 2 * S,
+        ramp_ns: S,
+        seed: 5,
+        ..Plan::default()
+    };
+    Run::new(plan, v1::Target::default(), v1::Workload::default(), 60 * S, 0)
+}
+
+#[test]
+fn agents_of_an_open_loop_get_turns_of_the_same_arrivals() {
+    let mut run = open_run(3, &[2.0, f64::INFINITY], Some(7));
+    let shares = shares_of(&ready(&mut run, 3));
+    let open = |share: &v1::LoadShare| share.open.unwrap();
+    let turns: Vec<_> = shares.values().map(|s| (open(s).agent, open(s).agents)).collect();
+    assert_eq!(turns, [(0, 3), (1, 3), (2, 3)]);
+    assert_eq!(shares.values().map(|s| open(s).max_in_flight).sum::<u32>(), 7);
+    let all = v1::load_share::Stop::Requests(90);
+    for share in shares.values() {
+        assert_eq!((share.concurrency, share.stop, share.seed), (0, Some(all), 5));
+        assert_eq!((share.ramp_ns, share.warmup_ns), (S, 2 * S));
+        assert_eq!((open(share).rate_per_s, open(share).burstiness), (2.0, 0.5));
+        assert_eq!(open(share).pattern(), v1::ArrivalPattern::Gamma);
+    }
+    arm(&mut run, 0, &[1, 2, 3]);
+    let out: Vec<_> = (1..=3).flat_map(|of| finish(&mut run, 3 * S, 0, of, 0)).collect();
+    let shares = shares_of(&out);
+    assert!(shares.values().all(|s| (s.warmup_ns, s.ramp_ns) == (0, 0)), "all at once has neither");
+}
+
+#[test]
+fn an_agent_that_may_have_nothing_in_flight_gets_no_turn() {
+    let mut run = open_run(3, &[2.0], Some(2));
+    let shares = shares_of(&ready(&mut run, 3));
+    let open: Vec<_> = shares.values().map(|s| s.open.unwrap()).collect();
+    assert_eq!(open.iter().map(|o| (o.agents, o.max_in_flight)).collect::<Vec<_>>(), [(2, 1), (2, 1)]);
+    let mut free = open_run(2, &[2.0], None);
+    let shares = shares_of(&ready(&mut free, 2));
+    assert!(shares.values().all(|s| s.open.unwrap().max_in_flight == 0), "each as many as its host can hold");
 }
 
 fn leave(run: &mut Run, now: i64, agents: &[u64]) -> Vec<Command> {

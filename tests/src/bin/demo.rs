@@ -129,7 +129,7 @@ fn report(outcome: &Outcome, truth: &Path, implied: usize) -> anyhow::Result<i32
     let ends = merged.levels.iter().map(|level| level.all_phases);
     believable(&error, ends.map(|c| c.failed + c.incomplete + c.unreported).sum())?;
     match &outcome.ending {
-        Ending::Complete => say(&judge(merged.knee.at, implied)?),
+        Ending::Complete => say(&judge(merged.knee.at.and_then(|load| load.concurrency()), implied)?),
         ending => say(&format!("{}; what was measured is kept", why(ending))),
     }
     Ok(code(&outcome.ending))

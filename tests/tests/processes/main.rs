@@ -9,6 +9,7 @@
 mod clock;
 mod death;
 mod network;
+mod open;
 mod scene;
 
 use scene::{PACED, SHORT, Scene, count, levels};

@@ -1,0 +1,279 @@
+//! Open loop: requests are sent when they arrive, whatever became of those before. One task waits for each arrival and
+//! hands it to a worker that is free, the one that was busy last, since its connection is the warmest; a worker is a task
+//! with a client, and is made when none is free. At the bound on requests in flight, arrivals wait in the schedule itself,
+//! which takes no memory, and each worker that ends takes the oldest that is due.
+//!
+//! Of all requests the stream is 0 and the number that of the arrival, level-wide: it names the prompt, however many
+//! agents and shards there are.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tailcliff_proto::clock::{HostClock, RawNs};
+use tailcliff_proto::histogram::LatencyHistogram;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::timer::Timer;
+use super::{Due, Shared, Work};
+use crate::schedule::{Arrival, Releases};
+
+/// Arrivals whose bodies are written ahead, in time that nothing else needs.
+const AHEAD: usize = 64;
+/// A body is not begun when an arrival is this near, ns.
+const NEAR_NS: i64 = 200_000;
+/// Arrivals held back to the end that are counted; the count is a lower bound beyond.
+const MOST_COUNTED: usize = 10_000_000;
+
+/// A shard's part of an open loop.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Its arrivals.
+    pub(crate) releases: Releases,
+    /// Requests in flight at most; at least 1.
+    pub(crate) limit: u32,
+    /// After the last request was sent, those in flight get this long, ns; `None` where the level's deadline ends them.
+    pub(crate) drain_ns: Option<i64>,
+}
+
+/// The part and what its first arrivals send.
+pub(super) struct Prepared {
+    part: Part,
+    ahead: VecDeque<(Arrival, Bytes)>,
+}
+
+/// What the bound on requests in flight did.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// How long each request that was held back waited for its place.
+    pub(crate) waits: LatencyHistogram,
+    /// Arrivals that were due and still waited when the level ended.
+    pub(crate) never_sent: u64,
+}
+
+/// Writes the bodies of the first arrivals: those that can go out at once, since nothing is paced before the start.
+pub(super) fn prepare(work: &Work, mut part: Part) -> Prepared {
+    let first = part.releases.by_ref().take(AHEAD.max(part.limit.min(1 << 16) as usize));
+    let with_body = |arrival: Arrival| (arrival, work.bodies.body(work.level, 0, arrival.number));
+    let mut ahead = VecDeque::new();
+    for arrival in first {
+        ahead.push_back(with_body(arrival));
+        if ahead.len() >= AHEAD && arrival.offset_ns > NEAR_NS {
+            break;
+        }
+    }
+    Prepared { part, ahead }
+}
+
+impl Prepared {
+    /// Most requests in flight.
+    pub(super) fn limit(&self) -> u32 {
+        self.part.limit.max(1)
+    }
+}
+
+/// Sends every arrival and waits for the last to end.
+pub(super) async fn drive(shared: &Rc<Shared>, timer: Timer, prepared: Prepared) -> Held {
+    let Prepared { part, ahead } = prepared;
+    let drain_ns = part.drain_ns;
+    let open = Rc::new(Open {
+        shared: shared.clone(),
+        queue: RefCell::new(Queue { releases: part.releases, ahead }),
+        limit: part.limit.max(1),
+        idle: RefCell::default(),
+        busy: Cell::new(0),
+        full_since: Cell::new(RawNs::MIN),
+        freed: Notify::new(),
+        held: RefCell::default(),
+    });
+    let mut workers = JoinSet::new();
+    open.release_all(&timer, &mut workers).await;
+    let never_sent = open.due_by(HostClock.now());
+    open.wind_up(drain_ns).await;
+    // Every worker that is left is parked.
+    workers.abort_all();
+    while workers.join_next().await.is_some() {}
+    let mut held = open.held.take();
+    held.never_sent = never_sent;
+    held
+}
+
+struct Open {
+    shared: Rc<Shared>,
+    queue: RefCell<Queue>,
+    limit: u32,
+    /// The one parked last is taken first.
+    idle: RefCell<Vec<Rc<Worker>>>,
+    busy: Cell<u32>,
+    /// When the last place was taken, raw ns.
+    full_since: Cell<RawNs>,
+    /// A place became free.
+    freed: Notify,
+    held: RefCell<Held>,
+}
+
+/// Arrivals that are still to come, the next few with their bodies.
+struct Queue {
+    releases: Releases,
+    ahead: VecDeque<(Arrival, Bytes)>,
+}
+
+impl Queue {
+    /// Writes one more body ahead; false when there are enough, or no more to write.
+    fn fill(&mut self, work: &Work) -> bool {
+        self.ahead.len() < AHEAD && self.fill_one(work)
+    }
+
+    fn fill_one(&mut self, work: &Work) -> bool {
+        let Some(arrival) = self.releases.next() else { return false };
+        self.ahead.push_back((arrival, work.bodies.body(work.level, 0, arrival.number)));
+        true
+    }
+}
+
+/// A task that sends one request at a time.
+#[derive(Default)]
+struct Worker {
+    next: RefCell<Option<Due>>,
+    wake: Notify,
+}
+
+impl Open {
+    /// When the next arrival is due; `None` when there is none left.
+    fn next_due(&self) -> Option<RawNs> {
+        let mut queue = self.queue.borrow_mut();
+        if queue.ahead.is_empty() && !queue.fill_one(&self.shared.work) {
+            return None;
+        }
+        let (arrival, _) = queue.ahead.front()?;
+        Some(self.shared.start.saturating_add(arrival.offset_ns))
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.work.stop.is_cancelled() || self.shared.cancel.is_cancelled()
+    }
+
+    async fn release_all(self: &Rc<Self>, timer: &Timer, workers: &mut JoinSet<()>) {
+        while let Some(due) = self.next_due() {
+            if self.is_over() {
+                return;
+            }
+            let full = self.busy.get() >= self.limit;
+            if !full && due <= HostClock.now() {
+                self.start_next(workers);
+                continue;
+            }
+            self.write_ahead(due).await;
+            let place = async { if full { self.freed.notified().await } else { timer.until(due).await } };
+            tokio::select! {
+                () = place => {}
+                () = self.shared.work.stop.cancelled() => {}
+                () = self.shared.cancel.cancelled() => {}
+            }
+        }
+    }
+
+    /// Writes bodies while no arrival is near, and lets the replies that came be read in between.
+    async fn write_ahead(&self, due: RawNs) {
+        while due - HostClock.now() > NEAR_NS && self.queue.borrow_mut().fill(&self.shared.work) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Gives the next arrival to a worker.
+    fn start_next(self: &Rc<Self>, workers: &mut JoinSet<()>) {
+        let Some(next) = self.pop() else { return };
+        self.busy.set(self.busy.get() + 1);
+        if self.busy.get() >= self.limit {
+            self.full_since.set(HostClock.now());
+        }
+        if let Some(worker) = self.idle.borrow_mut().pop() {
+            worker.next.replace(Some(next));
+            worker.wake.notify_one();
+        } else {
+            let worker = Rc::new(Worker::default());
+            worker.next.replace(Some(next));
+            workers.spawn_local(work(self.clone(), worker));
+        }
+    }
+
+    fn pop(&self) -> Option<Due> {
+        let (arrival, body) = self.queue.borrow_mut().ahead.pop_front()?;
+        let intended = self.shared.start.saturating_add(arrival.offset_ns);
+        let (request, phase) = (arrival.number, arrival.phase);
+        Some(Due { stream: 0, request, phase, intended, held_ns: None, body })
+    }
+
+    /// What a worker that has ended takes over: the oldest arrival that is due. If every place was taken, it was held
+    /// back, since then or since it came, whichever was later.
+    fn take_due(&self) -> Option<Due> {
+        let due = self.next_due()?;
+        let now = HostClock.now();
+        if due > now || self.is_over() {
+            return None;
+        }
+        let mut next = self.pop()?;
+        if self.busy.get() >= self.limit {
+            let waited = (now - due.max(self.full_since.get())).max(0);
+            next.held_ns = Some(waited);
+            self.held.borrow_mut().waits.record(waited);
+            self.shared.note_held();
+        }
+        if self.next_due().is_none() {
+            // It was the last: the drain begins.
+            self.freed.notify_one();
+        }
+        Some(next)
+    }
+
+    fn park(&self, worker: &Rc<Worker>) {
+        self.busy.set(self.busy.get() - 1);
+        self.idle.borrow_mut().push(worker.clone());
+        self.freed.notify_one();
+    }
+
+    /// Arrivals that are due by `now` and were not sent.
+    fn due_by(&self, now: RawNs) -> u64 {
+        let mut queue = self.queue.borrow_mut();
+        let start = self.shared.start;
+        let is_due = |arrival: &Arrival| start.saturating_add(arrival.offset_ns) <= now;
+        let written = queue.ahead.iter().filter(|(arrival, _)| is_due(arrival)).count();
+        let all_written_due = written == queue.ahead.len();
+        let unwritten =
+            queue.releases.by_ref().take(MOST_COUNTED).take_while(|a| all_written_due && is_due(a));
+        (written + unwritten.count()) as u64
+    }
+
+    /// Waits for the requests in flight, for `drain_ns` at most.
+    async fn wind_up(&self, drain_ns: Option<i64>) {
+        let ended = async {
+            while self.busy.get() > 0 {
+                self.freed.notified().await;
+            }
+        };
+        tokio::pin!(ended);
+        if let Some(ns) = drain_ns {
+            tokio::select! {
+                () = &mut ended => return,
+                () = tokio::time::sleep(Duration::from_nanos(ns.unsigned_abs())) => self.shared.cancel.cancel(),
+            }
+        }
+        ended.await;
+    }
+}
+
+async fn work(open: Rc<Open>, worker: Rc<Worker>) {
+    let mut client = open.shared.work.client();
+    loop {
+        let mut next = worker.next.take();
+        while let Some(due) = next {
+            open.shared.send(&mut client, due).await;
+            next = open.take_due();
+        }
+        open.park(&worker);
+        worker.wake.notified().await;
+    }
+}
