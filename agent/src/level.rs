@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Bodies;
+use crate::corpus::Corpus;
 use crate::pacer;
 use crate::schedule::Load;
 use crate::shard::{self, Gauges, Report, Work};
@@ -62,6 +63,7 @@ pub(crate) struct Ends {
 /// One line for the user: a share or target that makes no sense, or too few file descriptors or threads.
 pub(crate) fn arm(
     order: &v1::ArmLevel,
+    corpus: Option<Arc<Corpus>>,
     shards: u32,
     incarnation: u64,
     outbox: &Outbox,
@@ -73,8 +75,8 @@ pub(crate) fn arm(
     let target = order.target.as_ref().ok_or("the order has no target")?;
     let target = Arc::new(Target::parse(target).map_err(|e| e.to_string())?);
     let workload = order.workload.clone().unwrap_or_default();
-    let bodies = Arc::new(Bodies::new(&target, &workload).map_err(|e| e.to_string())?);
-    check_memory(&bodies, &load)?;
+    let bodies = Arc::new(Bodies::new(&target, &workload, corpus).map_err(|e| e.to_string())?);
+    check_memory(bodies.typical_bytes(), &load)?;
     let shards = shards as usize;
     let mut armed = Armed {
         level: order.level,
@@ -123,13 +125,12 @@ fn check_descriptors(streams: u64, shards: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn check_memory(bodies: &Bodies, load: &Load) -> Result<(), String> {
-    let each = bodies.body(0, load.first_stream, 0).len() as u64;
-    let all = each * u64::from(load.streams);
+fn check_memory(each: u64, load: &Load) -> Result<(), String> {
+    let all = each.saturating_mul(u64::from(load.streams));
     if all > MOST_BODY_BYTES {
         let gib = all >> 30;
         return Err(format!(
-            "{} requests of {each} bytes each in flight need {gib} GiB of memory: try a shorter input",
+            "{} requests of about {each} bytes each in flight need {gib} GiB of memory: try a shorter input",
             load.streams
         ));
     }

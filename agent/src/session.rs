@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::corpus::{Intake, Taken};
 use crate::level::{self, Armed, Ends};
 use crate::preflight::preflight;
 
@@ -47,6 +48,8 @@ pub(crate) struct Session {
     /// The level that was given up when the lease lapsed.
     given_up: Option<u32>,
     preflight: Option<AbortHandle>,
+    /// The dataset, as far as it has come.
+    corpus: Intake,
     /// The newest level that was ordered.
     level: Option<u32>,
     /// Said by levels and the preflight, to be passed on.
@@ -72,6 +75,7 @@ impl Session {
             running: None,
             given_up: None,
             preflight: None,
+            corpus: Intake::default(),
             level: None,
             inbox,
             levels,
@@ -231,6 +235,7 @@ impl Session {
 
     fn obey(&mut self, order: Order, link: &ControlLink) {
         match order {
+            Order::Corpus(part) => self.take_part(part, link),
             Order::Preflight(order) => self.preflight(order),
             Order::Arm(order) => self.arm(&order, link),
             Order::Start(start) => self.start(&start, link),
@@ -239,13 +244,30 @@ impl Session {
         }
     }
 
+    fn take_part(&mut self, part: v1::CorpusPart, link: &ControlLink) {
+        match self.corpus.take(part) {
+            Taken::Held(held) => say(link, Say::CorpusHeld(held)),
+            Taken::Complete(make) => {
+                let levels = self.levels.clone();
+                // A large tokenizer takes longer than a lease to load.
+                tokio::task::spawn_blocking(move || drop(levels.blocking_send(Say::CorpusHeld(make()))));
+            }
+        }
+    }
+
     fn preflight(&mut self, order: v1::Preflight) {
         self.newest.clear();
         self.level = None;
         let levels = self.levels.clone();
+        let (target, workload) = (order.target.unwrap_or_default(), order.workload.unwrap_or_default());
+        let corpus = self.corpus.of(&workload);
         let task = tokio::spawn(async move {
-            let (target, workload) = (order.target.unwrap_or_default(), order.workload.unwrap_or_default());
-            let done = preflight(&target, &workload).await;
+            let done = match corpus {
+                Ok(corpus) => preflight(&target, &workload, corpus).await,
+                Err(error) => {
+                    v1::PreflightDone { error_kind: "rejected".to_owned(), error, ..Default::default() }
+                }
+            };
             let _over = levels.send(Say::PreflightDone(done)).await;
         });
         // Only the newest order's answer is waited for.
@@ -260,7 +282,10 @@ impl Session {
         self.newest.clear();
         self.level = Some(order.level);
         self.given_up = None;
-        match level::arm(order, self.config.shards, self.incarnation, &self.outbox) {
+        let corpus = self.corpus.of(&order.workload.clone().unwrap_or_default());
+        let armed = corpus
+            .and_then(|corpus| level::arm(order, corpus, self.config.shards, self.incarnation, &self.outbox));
+        match armed {
             Ok(mut armed) => {
                 tokio::spawn(tell_when_ready(order.level, armed.ready(), self.levels.clone()));
                 self.armed = Some(armed);

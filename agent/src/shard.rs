@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
 use tailcliff_proto::clock::{HostClock, RawNs};
 use tailcliff_proto::histogram::LatencyHistogram;
@@ -17,7 +16,7 @@ use tailcliff_proto::v1::{self, Outcome};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::body::Bodies;
+use crate::body::{Bodies, Prepared, Script};
 use crate::client::{Attempt, Client};
 use crate::connection;
 use crate::recorder::Recorder;
@@ -122,19 +121,21 @@ struct Shared {
     dry: std::cell::Cell<Option<RawNs>>,
 }
 
-/// A stream with the body of its first request: written before the start, as it is no part of any latency.
+/// A stream with its first request: written before the start, as it is no part of any latency.
 struct Stream {
     number: u32,
     slot: Slot,
-    body: Bytes,
+    script: Script,
+    first: Prepared,
 }
 
 impl Work {
     fn first_requests(&mut self) -> Vec<Stream> {
         let slots = std::mem::take(&mut self.slots);
         let first = |(number, slot): (u32, Slot)| {
-            let body = self.bodies.body(self.level, number, slot.next_request());
-            Stream { number, slot, body }
+            let mut script = self.bodies.script(self.level, number);
+            let first = script.next(None);
+            Stream { number, slot, script, first }
         };
         slots.into_iter().map(first).collect()
     }
@@ -173,7 +174,7 @@ async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
 /// A stream's slot from its first request to its last.
 async fn serve_slot(shared: Rc<Shared>, first: Stream) {
     let work = &shared.work;
-    let Stream { number: stream, mut slot, mut body } = first;
+    let Stream { number: stream, mut slot, mut script, first: mut prepared } = first;
     let mut client = Client::new(work.target.clone(), work.fresh_connections);
     // The first request is meant for the start itself, however late this task comes to it.
     let mut free = shared.start;
@@ -190,15 +191,17 @@ async fn serve_slot(shared: Rc<Shared>, first: Stream) {
             phase,
             intended_raw_ns: free,
             request_id: format!("{:x}-{}-{stream}-{request}", work.incarnation, work.level),
-            body,
+            body: prepared.body,
         };
         work.gauges.released.fetch_add(1, Relaxed);
-        let record = client.request(attempt, &work.cancel).await;
+        let mut record = client.request(attempt, &work.cancel).await;
+        prepared.about.mark(&mut record);
         let failed = record.outcome() == Outcome::Failed;
         shared.took(record);
         // Made before the slot counts as free: writing a prompt is no part of any latency.
-        body = work.bodies.body(work.level, stream, slot.next_request());
-        let pause = slot.pause_ns(failed);
+        // The server's own answer is not kept: a session's history has the dataset's, or synthetic words.
+        prepared = script.next(None);
+        let pause = slot.pause_ns(failed).max(prepared.delay_ns);
         if pause > 0 {
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_nanos(pause.unsigned_abs())) => {}

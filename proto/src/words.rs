@@ -17,9 +17,8 @@ impl Alphabet {
         if words.is_empty() {
             return Some(Self::default());
         }
-        let plain = |w: &String| {
-            !w.is_empty() && w.len() <= LONGEST && w.bytes().all(|b| b.is_ascii_alphanumeric())
-        };
+        let plain =
+            |w: &String| !w.is_empty() && w.len() <= LONGEST && w.bytes().all(|b| b.is_ascii_alphanumeric());
         let fine = words.len() <= MOST && words.iter().all(plain);
         fine.then(|| Self(words.iter().map(|w| w.as_str().into()).collect()))
     }
@@ -117,7 +116,8 @@ mod tests {
 
     #[test]
     fn only_plain_words_make_an_alphabet() {
-        let alphabet = |words: &[&str]| Alphabet::new(&words.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let alphabet =
+            |words: &[&str]| Alphabet::new(&words.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(alphabet(&["a", "b"]).unwrap().text(0x0100, 3), "a b a");
         for bad in [&["a b"][..], &["\""], &[""], &["é"], &["x"; 257]] {
             assert!(alphabet(bad).is_none(), "{bad:?}");
