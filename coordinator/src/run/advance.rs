@@ -21,6 +21,7 @@ impl Run {
         match &mut self.phase {
             Phase::Gather => self.gather(now, waited, out),
             Phase::Clocks => self.await_clocks(now, waited, out),
+            Phase::Corpus => self.await_corpus(now, waited, out),
             Phase::Preflight => self.await_preflight(now, waited, out),
             Phase::Arm(_) => self.await_armed(now, waited, out),
             Phase::Run(level) => {
@@ -71,8 +72,8 @@ impl Run {
             let text = "a node's clock connection does not answer; its stamps may stay unaligned";
             out.push(Command::Say(text.to_owned()));
         }
-        self.enter(now, Phase::Preflight);
-        out.extend(self.agents().into_iter().map(|of| self.preflight(of)));
+        self.enter(now, Phase::Corpus);
+        self.agents().into_iter().for_each(|of| self.send_corpus(of, out));
         true
     }
 
@@ -98,6 +99,10 @@ impl Run {
             return true;
         };
         let shares = self.shares(index, concurrency);
+        if shares.is_empty() {
+            self.end(now, Ending::Broken("no agent holds the dataset".to_owned()), out);
+            return true;
+        }
         out.push(Command::LevelPlanned { level: index, concurrency, shares: shares.clone() });
         for (&of, share) in &shares {
             out.push(self.arm_order(index, of, share));
@@ -114,7 +119,7 @@ impl Run {
 
     /// Streams evenly over agents, requests in proportion to streams; an agent with no stream has no share.
     fn shares(&self, index: u32, concurrency: u32) -> BTreeMap<Incarnation, v1::LoadShare> {
-        let agents = self.agents();
+        let agents = self.ready_agents();
         let streams = shares(u64::from(concurrency), agents.len(), index as usize);
         let requests = self.plan.num_prompts.map(|total| weighted(total, &streams));
         let mut first_stream = 0;
