@@ -60,6 +60,8 @@ pub struct Reading<'a> {
     pub default_output_len: u32,
     /// Entries to read.
     pub limit: usize,
+    /// Bytes of entries at most, [`MAX_CORPUS_BYTES`] but in tests.
+    pub most_bytes: usize,
     /// Leave out broken lines.
     pub skip_broken: bool,
     /// Counts tokens; words without it.
@@ -176,7 +178,7 @@ pub fn read(path: &Path, reading: &Reading<'_>) -> Result<Dataset, DatasetError>
             Ok(None) => size += element.len(),
             Err(flaw) => dataset.leave_out(path, line, flaw, reading.skip_broken)?,
         }
-        if size > MAX_CORPUS_BYTES || dataset.entries.len() > MAX_ENTRIES {
+        if size > reading.most_bytes || dataset.entries.len() > MAX_ENTRIES {
             let fits = dataset.entries.len() - 1;
             return Err(DatasetError::TooLarge { path: path.to_owned(), fits });
         }

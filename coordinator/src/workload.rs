@@ -169,6 +169,7 @@ fn read<'a>(
         output_len: args.output_len,
         default_output_len: plan.output_len,
         limit: args.dataset_limit.unwrap_or(usize::MAX),
+        most_bytes: MAX_CORPUS_BYTES,
         skip_broken: args.dataset_errors.as_deref() == Some("skip"),
         counter,
         extra_body: extra_body.as_ref(),
@@ -223,6 +224,31 @@ fn tell(facts: &mut DatasetFacts, path: &Path, dataset: &Dataset) {
     facts.mean_output_len = mean(|turn| turn.max_tokens);
     facts.has_times = dataset.entries.iter().all(|entry| entry.at_ns.is_some());
     facts.labelled = dataset.entries.iter().all(|entry| !entry.label.is_empty());
+}
+
+/// One line for the user about what was read from a file.
+pub(crate) fn words(plan: &Plan) -> Option<String> {
+    let facts = plan.dataset.as_ref()?;
+    let mut text = format!("dataset {}: {} entries", facts.file.as_ref()?, facts.entries);
+    if facts.turns > facts.entries {
+        text.push_str(&format!(" of {} turns", facts.turns));
+    }
+    let unit = &plan.input_len_unit;
+    for (what, mean, unit) in [
+        ("input", facts.mean_input_len, unit.as_str()),
+        ("output", facts.mean_output_len, "tokens asked for"),
+    ] {
+        text.push_str(&mean.map_or_else(String::new, |mean| format!(", mean {what} {mean:.1} {unit}")));
+    }
+    for (lines, what) in [(facts.broken_lines, "broken"), (facts.unfit_lines, "unfit")] {
+        if lines > 0 {
+            text.push_str(&format!(", {lines} {what} lines left out"));
+        }
+    }
+    if let Some(example) = facts.left_out_examples.first() {
+        text.push_str(&format!(" ({example})"));
+    }
+    Some(text)
 }
 
 fn checksum(crc32c: u32) -> String {

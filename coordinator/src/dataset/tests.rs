@@ -13,6 +13,7 @@ fn reading(format: Format) -> Reading<'static> {
         output_len: None,
         default_output_len: 128,
         limit: usize::MAX,
+        most_bytes: MAX_CORPUS_BYTES,
         skip_broken: false,
         counter: None,
         extra_body: None,
@@ -260,7 +261,9 @@ fn broken_trace_lines_are_named() {
 
 #[test]
 fn too_much_says_how_much_would_fit() {
-    let line = format!("{{\"prompt\":\"{}\"}}\n", "x".repeat(7 << 20));
-    let error = read_bytes(line.repeat(40).as_bytes(), &reading(Format::Jsonl)).unwrap_err();
+    let line = format!("{{\"prompt\":\"{}\"}}\n", "x".repeat(7_000));
+    let small = Reading { most_bytes: 256_000, ..reading(Format::Jsonl) };
+    let error = read_bytes(line.repeat(40).as_bytes(), &small).unwrap_err();
     assert!(error.contains("try --dataset-limit 36"), "{error}");
+    assert_eq!(entries(&line.repeat(36), &small).len(), 36);
 }

@@ -14,11 +14,12 @@ use crate::stored::{Incarnation, Node, RunData};
 use super::text::{cell, micros, millis, quoted, seconds};
 
 /// Columns of `requests.csv`. `t_s` is the intended send; it and the other times are empty when the agent has no clock
-/// track; durations come from the agent's own clock and are always there.
+/// track; durations come from the agent's own clock and are always there. From `label` on, what was asked: `entry` and
+/// `turn` count from 0, `session` is the dataset's own name for it, `input_len` is in the plan's unit.
 pub const REQUEST_COLUMNS: &str = "t_s,unc_us,agent,level,concurrency,stream,request,request_id,phase,outcome,\
     error_kind,error_detail,http_status,reused_connection,issued_s,connected_s,sent_s,headers_s,first_chunk_s,\
     first_token_s,last_token_s,done_s,ttft_ms,tpot_ms,e2el_ms,longest_gap_ms,prompt_tokens,output_tokens,\
-    token_source,content_chunks,text_len,trace,finish_reason";
+    token_source,content_chunks,text_len,trace,finish_reason,label,entry,session,turn,asked_tokens,input_len";
 
 /// Columns of `token_trace.csv`: `text_len` is the request's characters so far.
 pub const TRACE_COLUMNS: &str = "t_s,event,text_len,request_id,agent,level,stream,unc_us";
@@ -111,7 +112,10 @@ fn write_request(
     write!(out, "{},", cell(record.longest_gap_ns.map(millis)))?;
     write!(out, "{},{},", cell(record.prompt_tokens), cell(record.output_tokens))?;
     write!(out, "{},{},{},", token_source(record), record.content_chunks, record.text_len)?;
-    writeln!(out, "{},{}", trace(record), quoted(&record.finish_reason))
+    write!(out, "{},{},", trace(record), quoted(&record.finish_reason))?;
+    write!(out, "{},{},", quoted(&record.label), cell(record.entry))?;
+    write!(out, "{},{},", quoted(&record.session), cell(record.turn))?;
+    writeln!(out, "{},{}", cell(record.asked_tokens), cell(record.input_len))
 }
 
 fn phase(record: &v1::RequestRecord) -> &'static str {
@@ -136,6 +140,7 @@ fn token_source(record: &v1::RequestRecord) -> &'static str {
         Ok(TokenSource::Usage) => "usage",
         Ok(TokenSource::Chunks) => "chunks",
         Ok(TokenSource::Words) => "words",
+        Ok(TokenSource::Tokenizer) => "tokenizer",
         _ => "",
     }
 }
