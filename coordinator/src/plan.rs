@@ -70,16 +70,31 @@ pub struct Plan {
     pub metadata: Vec<(String, String)>,
 }
 
-/// What a dataset was, without its texts.
+impl Plan {
+    /// The dataset's file, if there is one.
+    pub fn file(&self) -> Option<&FileFacts> {
+        self.dataset.as_ref().and_then(|dataset| dataset.file.as_ref())
+    }
+}
+
+/// Where prompts came from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DatasetFacts {
     /// As `--dataset-name` has it.
     pub name: String,
-    /// File name, without its directory; `None` for a synthetic one, and so are the counts below.
-    pub file: Option<String>,
+    /// What was read; `None` for a synthetic one.
+    pub file: Option<FileFacts>,
+}
+
+/// What a dataset's file held, without its texts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FileFacts {
+    /// File name, without its directory.
+    pub name: String,
     /// Checksum of the file, `crc32c:…`.
-    pub checksum: Option<String>,
+    pub checksum: String,
     /// Requests and sessions.
     pub entries: u64,
     /// Requests, each turn of a session one.

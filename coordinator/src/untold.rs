@@ -17,7 +17,7 @@ const ASKED: [(&str, &str); 5] = [
 /// (metadata key, what it is) of each fact that is unknown.
 pub fn untold(data: &RunData) -> Vec<(&'static str, &'static str)> {
     let plan = &data.header.plan;
-    let is_labelled = plan.prompt_label.is_some() || plan.dataset.as_ref().is_some_and(|d| d.labelled);
+    let is_labelled = plan.prompt_label.is_some() || plan.file().is_some_and(|file| file.labelled);
     let told = |key: &str| {
         (key == "prompt_label" && is_labelled) || plan.metadata.iter().any(|(k, v)| k == key && !v.is_empty())
     };

@@ -10,7 +10,7 @@ use tailcliff_proto::{MAX_CORPUS_BYTES, MAX_INPUT_WORDS, v1};
 use crate::args::SweepArgs;
 use crate::config::{ConfigError, bad};
 use crate::dataset::{self, Corpus, Dataset, Format, MAX_LABEL, Reading, one_token_words};
-use crate::plan::{DatasetFacts, Plan, SamplingPlan, SyntheticPlan, TokenizerFacts};
+use crate::plan::{DatasetFacts, FileFacts, Plan, SamplingPlan, SyntheticPlan, TokenizerFacts};
 
 /// Turns of a synthetic session unless told, and at most.
 const USUAL_TURNS: u32 = 3;
@@ -29,14 +29,13 @@ pub(crate) fn of(
     let counter = tokenizer.as_ref().map(|tokenizer| &tokenizer.counter);
     plan.input_len_unit = if counter.is_some() { "tokens" } else { "words" }.to_owned();
     let format = format(name);
-    let order = args.dataset_order.clone().unwrap_or_else(|| {
-        if format == Some(Format::Mooncake) { "sequential" } else { "shuffled" }.to_owned()
-    });
     let mut entries = Vec::new();
-    let mut facts = DatasetFacts { name: name.to_owned(), order, ..DatasetFacts::default() };
+    let mut file = None;
     if let Some(format) = format {
         let (path, dataset) = read(args, plan, format, counter)?;
-        tell(&mut facts, path, &dataset);
+        let usual = if format == Format::Mooncake { "sequential" } else { "shuffled" };
+        let order = args.dataset_order.as_deref().unwrap_or(usual).to_owned();
+        file = Some(FileFacts { order, ..facts(path, &dataset) });
         entries = dataset.entries;
     } else if let Some(unread) = first_of_a_file(args) {
         return Err(bad(unread, format!("{name} has no file: give --dataset-name {}", FILES.join(", "))));
@@ -50,15 +49,12 @@ pub(crate) fn of(
         None => Vec::new(),
     };
     plan.tokenizer = tokenizer.as_ref().map(|tokenizer| tokenizer.facts(words.len()));
-    plan.dataset = plan.prompt.is_none().then_some(facts);
+    let sequential = file.as_ref().is_some_and(|file| file.order == "sequential");
+    plan.dataset = plan.prompt.is_none().then(|| DatasetFacts { name: name.to_owned(), file });
     let corpus = (!entries.is_empty() || tokenizer.is_some())
         .then(|| Arc::new(Corpus::cut(entries, tokenizer.as_ref().map_or(&[], |t| t.json.as_slice()))));
-    let pick = corpus.as_ref().map(|corpus| v1::Pick {
-        corpus_id: corpus.id,
-        sequential: plan.dataset.as_ref().is_some_and(|dataset| dataset.order == "sequential"),
-        streams: 1,
-        first: 0,
-    });
+    let pick = |corpus: &Arc<Corpus>| v1::Pick { corpus_id: corpus.id, sequential, streams: 1, first: 0 };
+    let pick = corpus.as_ref().map(pick);
     Ok((wire(plan, words, pick), corpus))
 }
 
@@ -207,29 +203,33 @@ fn bodies_bring_their_own(args: &SweepArgs, plan: &Plan) -> Result<(), ConfigErr
     }
 }
 
-fn tell(facts: &mut DatasetFacts, path: &Path, dataset: &Dataset) {
+fn facts(path: &Path, dataset: &Dataset) -> FileFacts {
     let turns = || dataset.entries.iter().flat_map(|entry| &entry.turns);
     let mean = |length: fn(&v1::Turn) -> u32| {
         let known: Vec<u32> = turns().map(length).filter(|n| *n > 0).collect();
         let sum: u64 = known.iter().map(|&n| u64::from(n)).sum();
         (!known.is_empty()).then(|| sum as f64 / known.len() as f64)
     };
-    facts.file = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    facts.checksum = Some(checksum(dataset.crc32c));
-    facts.entries = dataset.entries.len() as u64;
-    facts.turns = turns().count() as u64;
-    (facts.broken_lines, facts.unfit_lines) = (dataset.broken, dataset.unfit);
-    facts.left_out_examples.clone_from(&dataset.examples);
-    facts.mean_input_len = mean(|turn| turn.input_len);
-    facts.mean_output_len = mean(|turn| turn.max_tokens);
-    facts.has_times = dataset.entries.iter().all(|entry| entry.at_ns.is_some());
-    facts.labelled = dataset.entries.iter().all(|entry| !entry.label.is_empty());
+    FileFacts {
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        checksum: checksum(dataset.crc32c),
+        entries: dataset.entries.len() as u64,
+        turns: turns().count() as u64,
+        broken_lines: dataset.broken,
+        unfit_lines: dataset.unfit,
+        left_out_examples: dataset.examples.clone(),
+        mean_input_len: mean(|turn| turn.input_len),
+        mean_output_len: mean(|turn| turn.max_tokens),
+        has_times: dataset.entries.iter().all(|entry| entry.at_ns.is_some()),
+        labelled: dataset.entries.iter().all(|entry| !entry.label.is_empty()),
+        order: String::new(),
+    }
 }
 
 /// One line for the user about what was read from a file.
 pub(crate) fn words(plan: &Plan) -> Option<String> {
-    let facts = plan.dataset.as_ref()?;
-    let mut text = format!("dataset {}: {} entries", facts.file.as_ref()?, facts.entries);
+    let facts = plan.dataset.as_ref()?.file.as_ref()?;
+    let mut text = format!("dataset {}: {} entries", facts.name, facts.entries);
     if facts.turns > facts.entries {
         text.push_str(&format!(" of {} turns", facts.turns));
     }
@@ -240,13 +240,11 @@ pub(crate) fn words(plan: &Plan) -> Option<String> {
     ] {
         text.push_str(&mean.map_or_else(String::new, |mean| format!(", mean {what} {mean:.1} {unit}")));
     }
-    for (lines, what) in [(facts.broken_lines, "broken"), (facts.unfit_lines, "unfit")] {
-        if lines > 0 {
-            text.push_str(&format!(", {lines} {what} lines left out"));
-        }
-    }
+    let counts = [(facts.broken_lines, "broken"), (facts.unfit_lines, "unfit")];
+    let left: Vec<String> =
+        counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     if let Some(example) = facts.left_out_examples.first() {
-        text.push_str(&format!(" ({example})"));
+        text.push_str(&format!("; lines left out: {} ({example})", left.join(", ")));
     }
     Some(text)
 }

@@ -63,7 +63,7 @@ impl Bodies {
                 self.put_prompt(&mut body, |out| quoted(out, |out| out.extend_from_slice(text)));
                 self.plain(body)
             }
-            Source::Words(words) => self.synthetic(words, self.key(place), turn, history),
+            Source::Words(words) => self.synthetic(words, place, turn, history),
             Source::Entries(order, words) => match self.picked(order, place) {
                 (at, Some(entry)) => {
                     let key = turn_key(self.key(place), turn);
@@ -84,7 +84,8 @@ impl Bodies {
         Prepared { body: body.into(), delay_ns: 0, about }
     }
 
-    fn synthetic(&self, words: &Synthetic, session: u64, turn: u32, history: &mut Vec<u8>) -> Prepared {
+    fn synthetic(&self, words: &Synthetic, place: Place, turn: u32, history: &mut Vec<u8>) -> Prepared {
+        let session = self.key(place);
         let key = turn_key(session, turn);
         let asked = words.output_tokens(key, self.max_tokens);
         let input = words.input_words(key, turn);
@@ -98,7 +99,10 @@ impl Bodies {
         let mut prepared = self.plain(body);
         let about = &mut prepared.about;
         (about.asked_tokens, about.input_len) = (self.fields.asked_tokens(asked), Some(input));
-        about.turn = is_session.then_some(turn);
+        if is_session {
+            about.turn = Some(turn);
+            about.session = format!("{}-{}", place.stream, place.number);
+        }
         prepared.delay_ns = if turn > 0 { words.delay_ns() } else { 0 };
         prepared
     }

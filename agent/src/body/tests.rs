@@ -197,6 +197,10 @@ fn groups_share_their_beginning_and_nothing_else() {
     assert_eq!(begun.len(), 3);
 }
 
+fn bodies_of_one_turn() -> Arc<Bodies> {
+    of_entries(vec![single("x")], 1)
+}
+
 #[test]
 fn a_session_carries_what_was_said_and_the_next_begins_anew() {
     let synthetic = v1::Synthetic { turns: 3, turn_delay_ns: 77, ..Default::default() };
@@ -219,7 +223,12 @@ fn a_session_carries_what_was_said_and_the_next_begins_anew() {
     assert_ne!(messages[3][0], messages[0][0]);
     assert_eq!(turns.each_ref().map(|t| t.delay_ns), [0, 77, 77, 0]);
     assert_eq!(turns.each_ref().map(|t| marked(t).turn), [Some(0), Some(1), Some(2), Some(0)]);
-    let again = bodies.script(0, 4).next(None);
+    assert_eq!(turns.each_ref().map(|t| marked(t).session), ["4-0", "4-0", "4-0", "4-1"]);
+    let mut again = bodies.script(0, 4);
+    assert!(!again.wants_answer());
+    let again = (again.next(None), again);
+    assert!(again.1.wants_answer() && !bodies_of_one_turn().script(0, 0).wants_answer());
+    let again = again.0;
     assert_eq!(again.body, turns[0].body);
     let plain = target(v1::EndpointType::Completions, true, "");
     assert!(matches!(Bodies::new(&plain, &asked, None), Err(BodyError::Conversation)));

@@ -1,8 +1,6 @@
 //! Cuts a file into its elements, each with the line that it begins on: lines of JSON, or the elements of a JSON array
 //! one by one, so that one wrong element is told apart from its neighbours.
 
-use serde_json::Value;
-
 /// An element and its line, from 1; or where and why the file cannot be cut further.
 type Element<'a> = Result<(u64, &'a [u8]), (u64, String)>;
 
@@ -90,6 +88,8 @@ impl<'a> Iterator for Elements<'a> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn cut(text: &[u8]) -> Vec<Result<(u64, String), (u64, String)>> {

@@ -1,6 +1,6 @@
 //! What a reader must know of where the prompts came from.
 
-use crate::plan::{DatasetFacts, Plan};
+use crate::plan::{FileFacts, Plan};
 use crate::stored::RunData;
 
 use super::tally;
@@ -8,18 +8,29 @@ use super::tally;
 /// In words; nothing when there is nothing to beware of.
 pub(super) fn warnings(data: &RunData) -> Vec<String> {
     let plan = &data.header.plan;
-    let Some(facts) = plan.dataset.as_ref() else { return Vec::new() };
-    let Some(file) = &facts.file else { return Vec::new() };
-    let mut all = Vec::new();
-    if facts.broken_lines > 0 {
-        let example = facts.left_out_examples.first().map_or(String::new(), |text| format!(" ({text})"));
-        all.push(format!("{} broken lines of {file} were left out{example}", facts.broken_lines));
+    let mut all: Vec<String> = history(plan).into_iter().collect();
+    let Some(file) = plan.file() else { return all };
+    let name = &file.name;
+    if file.broken_lines > 0 {
+        let example = file.left_out_examples.first().map_or(String::new(), |text| format!(" ({text})"));
+        all.push(format!("broken lines of {name} left out: {}{example}", file.broken_lines));
     }
-    if facts.has_times && !replays_times(plan) {
-        all.push(format!("the times in {file} were not replayed: a closed loop sends when a stream is free"));
+    if file.has_times && !replays_times(plan) {
+        all.push(format!("the times in {name} were not replayed: a closed loop sends when a stream is free"));
     }
-    all.extend(repeats(data, facts, file));
+    all.extend(repeats(data, file));
     all
+}
+
+/// Until a stream's script is told what the server said.
+fn history(plan: &Plan) -> Option<String> {
+    let is_talk = plan.dataset.as_ref().is_some_and(|dataset| dataset.name == "sharegpt");
+    let what = match plan.file() {
+        None if plan.synthetic.num_turns > 1 => "synthetic words",
+        Some(file) if is_talk && file.turns > file.entries => "the dataset's own answers",
+        _ => return None,
+    };
+    Some(format!("the history of sessions has {what}, not what the server said"))
 }
 
 /// Only a schedule that takes its arrivals from the dataset does; there is none yet.
@@ -28,15 +39,15 @@ fn replays_times(_plan: &Plan) -> bool {
 }
 
 /// Servers keep the beginnings of prompts that they have seen.
-fn repeats(data: &RunData, facts: &DatasetFacts, file: &str) -> Option<String> {
+fn repeats(data: &RunData, file: &FileFacts) -> Option<String> {
     let records =
         tally::agents(data).into_iter().flat_map(|(_, node)| &node.batches).flat_map(|b| &b.records);
     let begun =
         records.filter(|record| record.entry.is_some() && record.turn.unwrap_or(0) == 0).count() as u64;
-    let entries = facts.entries;
+    let (entries, name) = (file.entries, &file.name);
     (begun > entries).then(|| {
         format!(
-            "{begun} requests or sessions drew from the {entries} entries of {file}: most were sent more than once, \
+            "{begun} requests or sessions drew from the {entries} entries of {name}: most were sent more than once, \
              and a server with a prefix cache answers repeats faster"
         )
     })
@@ -46,10 +57,11 @@ fn repeats(data: &RunData, facts: &DatasetFacts, file: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::merge::testrun;
+    use crate::plan::DatasetFacts;
 
-    fn run(facts: DatasetFacts) -> RunData {
+    fn run(file: Option<FileFacts>) -> RunData {
         let mut data = testrun::run(5, 1, &[1]);
-        data.header.plan.dataset = Some(facts);
+        data.header.plan.dataset = Some(DatasetFacts { name: "jsonl".to_owned(), file });
         for node in data.nodes.values_mut() {
             for (record, at) in node.batches.iter_mut().flat_map(|b| &mut b.records).zip(0..) {
                 record.entry = Some(at % 3);
@@ -60,22 +72,26 @@ mod tests {
 
     #[test]
     fn what_to_beware_of_is_said() {
-        let file = Some("trace.jsonl".to_owned());
-        let examples = vec!["line 3: not JSON".to_owned()];
-        let facts = DatasetFacts {
-            file: file.clone(),
-            entries: 3,
-            broken_lines: 2,
-            has_times: true,
-            left_out_examples: examples,
-            ..DatasetFacts::default()
-        };
-        let said = warnings(&run(facts)).join("\n");
-        for part in ["2 broken lines of trace.jsonl", "line 3: not JSON", "not replayed", "3 entries"] {
+        let file = FileFacts { name: "trace.jsonl".to_owned(), entries: 1_000_000, ..FileFacts::default() };
+        assert!(warnings(&run(Some(file.clone()))).is_empty());
+        let left_out_examples = vec!["line 3: not JSON".to_owned()];
+        let odd = FileFacts { entries: 3, broken_lines: 2, has_times: true, left_out_examples, ..file };
+        let said = warnings(&run(Some(odd))).join("\n");
+        for part in
+            ["broken lines of trace.jsonl left out: 2", "line 3: not JSON", "not replayed", "3 entries"]
+        {
             assert!(said.contains(part), "{part} in {said}");
         }
-        let roomy = DatasetFacts { file, entries: 1_000_000, ..DatasetFacts::default() };
-        assert!(warnings(&run(roomy)).is_empty());
-        assert!(warnings(&run(DatasetFacts::default())).is_empty(), "synthetic");
+    }
+
+    #[test]
+    fn a_history_that_is_not_the_servers_is_said() {
+        let mut data = run(None);
+        assert!(warnings(&data).is_empty());
+        data.header.plan.synthetic.num_turns = 3;
+        assert!(warnings(&data)[0].contains("synthetic words"));
+        let file = FileFacts { entries: 1_000_000, turns: 1_000_001, ..FileFacts::default() };
+        data.header.plan.dataset = Some(DatasetFacts { name: "sharegpt".to_owned(), file: Some(file) });
+        assert!(warnings(&data)[0].contains("the dataset's own answers"));
     }
 }
