@@ -30,13 +30,18 @@ impl Order {
         })
     }
 
+    /// Streams that share the entries out.
+    pub(crate) fn streams(&self) -> u64 {
+        self.streams
+    }
+
     /// Entry of a stream's `number`-th request (or session), from 0.
     pub(crate) fn entry(&self, stream: u32, number: u64) -> usize {
         self.at(number.wrapping_mul(self.streams).wrapping_add(u64::from(stream)))
     }
 
-    /// Entry of the level's `number`-th request, from 0: what entries with times of their own are sent by.
-    pub(crate) fn at(&self, number: u64) -> usize {
+    /// Entry of the level's `number`-th request, from 0.
+    fn at(&self, number: u64) -> usize {
         let number = self.first.wrapping_add(number);
         let (run, place) = (number / self.entries, number % self.entries);
         let entry = if self.sequential { place } else { self.shuffled(run, place) };

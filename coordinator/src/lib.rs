@@ -25,5 +25,6 @@ pub mod run;
 pub mod service;
 pub mod split;
 pub mod stored;
+mod tokenizer;
 pub mod untold;
 mod workload;

@@ -1,16 +1,17 @@
 //! What requests ask for: from flags, a dataset's file and a tokenizer to what agents are told, and what is stored of it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use tailcliff_proto::tokens::{MAX_TOKENIZER_BYTES, TokenCounter};
+use tailcliff_proto::tokens::TokenCounter;
 use tailcliff_proto::{MAX_CORPUS_BYTES, MAX_INPUT_WORDS, v1};
 
 use crate::args::SweepArgs;
 use crate::config::{ConfigError, bad};
 use crate::dataset::{self, Corpus, Dataset, Format, MAX_LABEL, Reading, one_token_words};
-use crate::plan::{DatasetFacts, FileFacts, Plan, SamplingPlan, SyntheticPlan, TokenizerFacts};
+use crate::plan::{DatasetFacts, FileFacts, Plan, SamplingPlan, SyntheticPlan};
+use crate::tokenizer::Tokenizer;
 
 /// Turns of a synthetic session unless told, and at most.
 const USUAL_TURNS: u32 = 3;
@@ -249,56 +250,8 @@ pub(crate) fn words(plan: &Plan) -> Option<String> {
     Some(text)
 }
 
-fn checksum(crc32c: u32) -> String {
+pub(crate) fn checksum(crc32c: u32) -> String {
     format!("crc32c:{crc32c:08x}")
-}
-
-struct Tokenizer {
-    counter: TokenCounter,
-    json: Vec<u8>,
-    path: PathBuf,
-}
-
-impl Tokenizer {
-    fn load(given: &Path) -> Result<Self, ConfigError> {
-        let fail = |reason: String| bad("--tokenizer", reason);
-        let path = if given.is_dir() { given.join("tokenizer.json") } else { given.to_owned() };
-        if !path.exists() {
-            return Err(fail(missing(given, &path)));
-        }
-        let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-        if size > MAX_TOKENIZER_BYTES.min(MAX_CORPUS_BYTES) as u64 {
-            return Err(fail(format!("{} has {} MiB: is it a tokenizer.json?", path.display(), size >> 20)));
-        }
-        let json =
-            std::fs::read(&path).map_err(|e| fail(format!("failed to read {}: {e}", path.display())))?;
-        let counter = TokenCounter::from_json(&json);
-        let counter = counter.map_err(|e| fail(format!("{}: {e}", path.display())))?;
-        Ok(Self { counter, json, path })
-    }
-
-    fn facts(&self, words: usize) -> TokenizerFacts {
-        let name =
-            |path: Option<&Path>| path.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned());
-        let parts = [name(self.path.parent()), name(Some(&self.path))];
-        let file = parts.into_iter().flatten().collect::<Vec<_>>().join("/");
-        TokenizerFacts { file, checksum: checksum(crc32c::crc32c(&self.json)), one_token_words: words as u64 }
-    }
-}
-
-fn missing(given: &Path, path: &Path) -> String {
-    let shown = given.display();
-    if given.is_dir() {
-        return format!("{shown} holds no tokenizer.json");
-    }
-    // What has one slash and no file may well be a model of the hub.
-    match given.components().count() {
-        2 if given.is_relative() => format!(
-            "{shown} is no file here, and nothing is downloaded: try `hf download {shown} tokenizer.json --local-dir DIR` \
-             and --tokenizer DIR"
-        ),
-        _ => format!("{} is not there: give a tokenizer.json, or a directory that holds one", path.display()),
-    }
 }
 
 fn synthetic(args: &SweepArgs, plan: &Plan, name: &str) -> Result<SyntheticPlan, ConfigError> {

@@ -74,7 +74,8 @@ mod inner {
     }
 }
 
-#[cfg(all(test, feature = "tokenizer"))]
+#[cfg(test)]
+#[cfg(feature = "tokenizer")]
 mod tests {
     use super::*;
 

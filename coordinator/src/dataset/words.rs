@@ -54,7 +54,8 @@ fn adds_up(counter: &TokenCounter, words: &[String], lengths: &[u32]) -> Option<
     })
 }
 
-#[cfg(all(test, feature = "tokenizer"))]
+#[cfg(test)]
+#[cfg(feature = "tokenizer")]
 mod tests {
     use std::sync::LazyLock;
 
