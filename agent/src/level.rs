@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Bodies;
+use crate::corpus::Corpus;
 use crate::host_check;
 use crate::pacer;
 use crate::schedule::{Load, MAX_STREAMS, Model, Stop};
@@ -67,6 +68,7 @@ pub(crate) struct Ends {
 /// One line for the user: a share or target that makes no sense, or too few file descriptors or threads.
 pub(crate) fn arm(
     order: &v1::ArmLevel,
+    corpus: Option<Arc<Corpus>>,
     shards: u32,
     incarnation: u64,
     outbox: &Outbox,
@@ -76,8 +78,8 @@ pub(crate) fn arm(
     let target = order.target.as_ref().ok_or("the order has no target")?;
     let target = Arc::new(Target::parse(target).map_err(|e| e.to_string())?);
     let workload = order.workload.clone().unwrap_or_default();
-    let bodies = Arc::new(Bodies::new(&target, &workload).map_err(|e| e.to_string())?);
-    let (shards, bound) = room(&load, &bodies, shards)?;
+    let bodies = Arc::new(Bodies::new(&target, &workload, corpus).map_err(|e| e.to_string())?);
+    let (shards, bound) = room(&load, bodies.typical_bytes(), shards)?;
     let mut armed = Armed {
         level: order.level,
         load,
@@ -119,7 +121,7 @@ pub(crate) fn arm(
 
 /// How many shards a level gets, and the bound on requests in flight of an open loop. Streams are a demand that this
 /// host meets or refuses; a bound is a ceiling, which what the host can hold lowers, and the level says so.
-fn room(load: &Load, bodies: &Bodies, shards: u32) -> Result<(u32, Option<Bound>), String> {
+fn room(load: &Load, body_bytes: u64, shards: u32) -> Result<(u32, Option<Bound>), String> {
     match &load.model {
         Model::Closed(streams) => {
             let shards = shards.clamp(1, streams.count);
@@ -127,13 +129,12 @@ fn room(load: &Load, bodies: &Bodies, shards: u32) -> Result<(u32, Option<Bound>
             if let Some(refusal) = host.refusals.into_iter().next() {
                 return Err(refusal);
             }
-            check_memory(bodies, streams.first, streams.count)?;
+            check_memory(body_bytes, streams.count)?;
             Ok((shards, None))
         }
         Model::Open(open) => {
             let free = host_check::most_streams(u64::from(shards));
-            let each = bodies.body(0, 0, 0).len().max(1) as u64;
-            let own = free.min(MOST_BODY_BYTES / each).min(u64::from(MAX_STREAMS)) as u32;
+            let own = free.min(MOST_BODY_BYTES / body_bytes.max(1)).min(u64::from(MAX_STREAMS)) as u32;
             if own == 0 {
                 return Err("this host has no file descriptor or port left for a request: raise its limits"
                     .to_owned());
@@ -161,13 +162,12 @@ fn part(load: &Load, bound: Option<Bound>, number: u32, shards: u32) -> Part {
     }
 }
 
-fn check_memory(bodies: &Bodies, first_stream: u32, streams: u32) -> Result<(), String> {
-    let each = bodies.body(0, first_stream, 0).len() as u64;
-    let all = each * u64::from(streams);
+fn check_memory(each: u64, streams: u32) -> Result<(), String> {
+    let all = each.saturating_mul(u64::from(streams));
     if all > MOST_BODY_BYTES {
         let gib = all >> 30;
         return Err(format!(
-            "{streams} requests of {each} bytes each in flight need {gib} GiB of memory: try a shorter input"
+            "{streams} requests of about {each} bytes each in flight need {gib} GiB of memory: try a shorter input"
         ));
     }
     Ok(())

@@ -13,6 +13,7 @@ use tailcliff_proto::v1;
 use crate::body::Bodies;
 use crate::cancel::Cancel;
 use crate::client::{Attempt, Client};
+use crate::corpus::Corpus;
 use crate::target::Target;
 use crate::timeline::e2e_ns;
 
@@ -50,8 +51,12 @@ const LIMITS: Limits = Limits {
 /// and extra body. Takes up to 60 s while the server says 503, then up to 20 s for the answer. A model that a
 /// non-empty list lacks is `not_found`, although llama.cpp would answer in another's place: figures under a wrong
 /// name are worse than a stop.
-pub async fn preflight(target: &v1::Target, workload: &v1::Workload) -> v1::PreflightDone {
-    within(target, workload, Limits { request: patience(target), ..LIMITS }).await
+pub async fn preflight(
+    target: &v1::Target,
+    workload: &v1::Workload,
+    corpus: Option<Arc<Corpus>>,
+) -> v1::PreflightDone {
+    within(target, workload, corpus, Limits { request: patience(target), ..LIMITS }).await
 }
 
 /// Up to 20 s, unless requests are given less time, or much more than usual: then the first one may take it too.
@@ -64,10 +69,15 @@ fn patience(target: &v1::Target) -> Duration {
     }
 }
 
-async fn within(target: &v1::Target, workload: &v1::Workload, limits: Limits) -> v1::PreflightDone {
+async fn within(
+    target: &v1::Target,
+    workload: &v1::Workload,
+    corpus: Option<Arc<Corpus>>,
+    limits: Limits,
+) -> v1::PreflightDone {
     // The workload itself is checked too, though the request is a shorter one.
     let parsed = Target::parse(target).map_err(|e| e.to_string());
-    let parsed = parsed.and_then(|t| Bodies::new(&t, workload).map(|_| t).map_err(|e| e.to_string()));
+    let parsed = parsed.and_then(|t| Bodies::new(&t, workload, corpus).map(|_| t).map_err(|e| e.to_string()));
     let parsed = match parsed {
         Ok(parsed) => parsed,
         Err(error) => return failed("rejected", error, Vec::new()),
@@ -145,9 +155,12 @@ async fn ask(
         prompt: "Reply with only: OK".to_owned(),
         max_tokens: 4,
         ignore_eos: false,
+        // The question is asked as it is, whatever the load draws from.
+        synthetic: None,
+        pick: None,
         ..workload.clone()
     };
-    let bodies = Bodies::new(&target, &question).map_err(|e| e.to_string())?;
+    let bodies = Bodies::new(&target, &question, None).map_err(|e| e.to_string())?;
     let mut client = Client::new(Arc::new(target), false);
     client.keep_text();
     let record = client.request(attempt(bodies.body(0, 0, 0)), &Cancel::new()).await;

@@ -1,6 +1,7 @@
 //! The agent's side of the control connection: takes orders, runs levels, keeps the lease, dials again when the stream
 //! breaks. A level outlives a short break; what it said meanwhile is said again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tailcliff_proto::clock::HostClock;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::corpus::{Corpus, Intake, Taken};
 use crate::level::{self, Armed, Ends};
 use crate::{calibration, host_check, preflight};
 
@@ -47,6 +49,8 @@ pub(crate) struct Session {
     /// The level that was given up when the lease lapsed.
     given_up: Option<u32>,
     preflight: Option<AbortHandle>,
+    /// The dataset, as far as it has come.
+    corpus: Intake,
     /// The newest level that was ordered.
     level: Option<u32>,
     /// Said by levels and the preflight, to be passed on.
@@ -72,6 +76,7 @@ impl Session {
             running: None,
             given_up: None,
             preflight: None,
+            corpus: Intake::default(),
             level: None,
             inbox,
             levels,
@@ -237,6 +242,7 @@ impl Session {
 
     fn obey(&mut self, order: Order, link: &ControlLink) {
         match order {
+            Order::Corpus(part) => self.take_part(part, link),
             Order::Preflight(order) => self.preflight(order),
             Order::Arm(order) => self.arm(&order, link),
             Order::Start(start) => self.start(&start, link),
@@ -245,12 +251,29 @@ impl Session {
         }
     }
 
+    fn take_part(&mut self, part: v1::CorpusPart, link: &ControlLink) {
+        match self.corpus.take(part) {
+            Taken::Held(held) => say(link, Say::CorpusHeld(held)),
+            Taken::Complete(make) => {
+                let levels = self.levels.clone();
+                // A large tokenizer takes longer than a lease to load.
+                tokio::task::spawn_blocking(move || drop(levels.blocking_send(Say::CorpusHeld(make()))));
+            }
+        }
+    }
+
     fn preflight(&mut self, order: v1::Preflight) {
         self.newest.clear();
         self.level = None;
         let (levels, shards) = (self.levels.clone(), self.config.shards);
+        let corpus = self.corpus.of(order.workload.as_ref().unwrap_or(&v1::Workload::default()));
         let task = tokio::spawn(async move {
-            let done = preflight(order, shards).await;
+            let done = match corpus {
+                Ok(corpus) => preflight(order, corpus, shards).await,
+                Err(error) => {
+                    v1::PreflightDone { error_kind: "rejected".to_owned(), error, ..Default::default() }
+                }
+            };
             let _over = levels.send(Say::PreflightDone(done)).await;
         });
         // Only the newest order's answer is waited for.
@@ -265,7 +288,10 @@ impl Session {
         self.newest.clear();
         self.level = Some(order.level);
         self.given_up = None;
-        match level::arm(order, self.config.shards, self.incarnation, &self.outbox) {
+        let corpus = self.corpus.of(&order.workload.clone().unwrap_or_default());
+        let armed = corpus
+            .and_then(|corpus| level::arm(order, corpus, self.config.shards, self.incarnation, &self.outbox));
+        match armed {
             Ok(mut armed) => {
                 tokio::spawn(tell_when_ready(order.level, armed.ready(), self.levels.clone()));
                 self.armed = Some(armed);
@@ -352,7 +378,7 @@ impl Drop for Session {
 }
 
 /// What this host cannot hold is told before the server is asked for anything.
-async fn preflight(order: v1::Preflight, shards: u32) -> v1::PreflightDone {
+async fn preflight(order: v1::Preflight, corpus: Option<Arc<Corpus>>, shards: u32) -> v1::PreflightDone {
     let (target, workload) = (order.target.unwrap_or_default(), order.workload.unwrap_or_default());
     let streams = order.most_streams;
     let shards = shards.clamp(1, streams.max(1));
@@ -362,7 +388,7 @@ async fn preflight(order: v1::Preflight, shards: u32) -> v1::PreflightDone {
         return v1::PreflightDone { error_kind, error, warnings: host.warnings, ..Default::default() };
     }
     let mut warnings = host.warnings;
-    let done = preflight::preflight(&target, &workload).await;
+    let done = preflight::preflight(&target, &workload, corpus).await;
     if done.closes_after_reply {
         warnings = host_check::check(u64::from(streams), u64::from(shards), true).warnings;
     }

@@ -12,20 +12,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
 use tailcliff_proto::arrivals;
 use tailcliff_proto::clock::{HostClock, RawNs};
 use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::outbox::Outbox;
-use tailcliff_proto::v1::{self, Outcome, Phase};
+use tailcliff_proto::v1::{self, Outcome, Phase, TokenSource};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::body::Bodies;
+use crate::body::{Bodies, Prepared};
 use crate::cancel::Cancel;
 use crate::client::{Attempt, Client};
 use crate::connection;
+use crate::delta::Kept;
 use crate::recorder::Recorder;
 use crate::schedule::{Retry, Slot};
 use crate::target::Target;
@@ -168,7 +168,7 @@ struct Shared {
 /// What was made before the start.
 enum First {
     Closed(Vec<closed::Stream>),
-    Open(Timer, open::Prepared),
+    Open(Timer, open::Begun),
 }
 
 /// A request to send.
@@ -179,7 +179,14 @@ struct Due {
     intended: RawNs,
     /// How long the bound on requests in flight kept it waiting.
     held_ns: Option<i64>,
-    body: Bytes,
+    prepared: Prepared,
+}
+
+/// How a request went, its last try.
+struct Went {
+    failed: bool,
+    /// What the server said, where that is kept.
+    answer: Option<String>,
 }
 
 impl Work {
@@ -191,12 +198,35 @@ impl Work {
     }
 
     fn client(&self) -> Client {
-        Client::new(self.target.clone(), self.fresh_connections)
+        let mut client = Client::new(self.target.clone(), self.fresh_connections);
+        if self.bodies.wants_answers() {
+            client.keep_text();
+        }
+        client
+    }
+
+    /// Counts by the tokenizer what the server has not counted, on another thread: it takes a microsecond a token, for
+    /// which other streams would have to wait. No part of any latency, as the request has ended.
+    async fn count_tokens(&self, mut record: v1::RequestRecord, said: Kept) -> v1::RequestRecord {
+        if self.bodies.counter().is_none() {
+            return record;
+        }
+        let bodies = self.bodies.clone();
+        let count =
+            move || bodies.counter().and_then(|c| Some(c.count(&said.answer)? + c.count(&said.beside)?));
+        if let Ok(Some(tokens)) = tokio::task::spawn_blocking(count).await
+            && tokens > 0
+        {
+            record.output_tokens = Some(tokens);
+            record.token_source = TokenSource::Tokenizer as i32;
+        }
+        record
     }
 
     fn attempt(&self, due: &mut Due, attempt: u32) -> Attempt {
         // Kept only for another try: the usual single one takes it without a copy's bookkeeping.
-        let body = if attempt < self.retry.tries { due.body.clone() } else { std::mem::take(&mut due.body) };
+        let body = &mut due.prepared.body;
+        let body = if attempt < self.retry.tries { body.clone() } else { std::mem::take(body) };
         let (level, stream, request) = (self.level, due.stream, due.request);
         let again = if attempt > 0 { format!("-r{attempt}") } else { String::new() };
         Attempt {
@@ -271,22 +301,28 @@ impl First {
 }
 
 impl Shared {
-    /// Sends a request, and again if it failed and the plan says so; true when the last try failed. Every try counts
-    /// from the first one's intended send, and is a record.
-    async fn send(&self, client: &mut Client, mut due: Due) -> bool {
+    /// Sends a request, and again if it failed and the plan says so. Every try counts from the first one's intended send,
+    /// and is a record.
+    async fn send(&self, client: &mut Client, mut due: Due) -> Went {
         let work = &self.work;
         let mut attempt = 0;
         loop {
             work.gauges.released.fetch_add(1, Relaxed);
             let mut record = client.request(work.attempt(&mut due, attempt), &self.cancel).await;
             (record.attempt, record.held_ns) = (attempt, due.held_ns);
-            let failed = record.outcome() == Outcome::Failed;
+            due.prepared.about.mark(&mut record);
+            let said = work.bodies.wants_answers().then(|| client.take_text());
+            let answer = said.as_ref().map(|said| said.answer.clone());
+            if let Some(said) = said.filter(|_| record.token_source() != TokenSource::Usage) {
+                record = work.count_tokens(record, said).await;
+            }
+            let went = Went { failed: record.outcome() == Outcome::Failed, answer };
             let rest = work.retry.rest_ns(&record, attempt);
             self.took(record);
-            let Some(rest_ns) = rest else { return failed };
+            let Some(rest_ns) = rest else { return went };
             self.rest(rest_ns).await;
             if work.stop.is_cancelled() || self.cancel.is_cancelled() {
-                return failed;
+                return went;
             }
             attempt += 1;
             work.gauges.retried.fetch_add(1, Relaxed);

@@ -453,3 +453,53 @@ async fn it_waits_for_a_coordinator_and_leaves_when_told() {
     shutdown.cancel();
     tokio::time::timeout(PATIENCE, agent).await.unwrap().unwrap().unwrap();
 }
+
+fn part(number: u32, count: u32, texts: &[&str]) -> Order {
+    let entry = |text: &&str| {
+        let content = Some(v1::turn::Content::User((*text).to_owned()));
+        let turn = v1::Turn { content, max_tokens: 2, input_len: 1, ..Default::default() };
+        v1::Entry { turns: vec![turn], label: "refusal".to_owned(), ..Default::default() }
+    };
+    let entries = texts.iter().map(entry).collect();
+    Order::Corpus(v1::CorpusPart { corpus_id: 5, number, count, entries, ..Default::default() })
+}
+
+async fn held(coordinator: &mut Coordinator) -> u32 {
+    let held = |said| if let v1::node_message::Kind::CorpusHeld(held) = said { Some(held) } else { None };
+    let said = coordinator.hear(held).await;
+    assert_eq!((said.corpus_id, said.error.as_str()), (5, ""));
+    said.held
+}
+
+#[tokio::test]
+async fn a_dataset_told_in_parts_over_a_break_is_what_is_sent() {
+    let model = Model::start(2, Duration::from_millis(5)).await;
+    let mut coordinator = Coordinator::start(LONG).await;
+    let (agent, _) = start_agent(&coordinator);
+    coordinator.joined().await;
+    let pick = Some(v1::Pick { corpus_id: 5, streams: 3, ..Default::default() });
+    let workload = v1::Workload { pick, seed: 3, ..Default::default() };
+    let drawing = v1::ArmLevel { workload: Some(workload), ..armed_with(&model, requests(3, 6, 0)) };
+    let drawing =
+        v1::ArmLevel { load: drawing.load.map(|l| v1::LoadShare { first_stream: 0, ..l }), ..drawing };
+    coordinator.order(part(0, 3, &["a", "b"])).await;
+    assert_eq!(held(&mut coordinator).await, 1);
+    coordinator.order(Order::Arm(drawing.clone())).await;
+    assert!(coordinator.armed().await.error.contains("dataset has not arrived"));
+    coordinator.cut();
+    coordinator.joined().await;
+    for (number, texts) in [(0, &["a", "b"][..]), (1, &["c"]), (2, &["d", "e", "f"])] {
+        coordinator.order(part(number, 3, texts)).await;
+    }
+    while held(&mut coordinator).await < 3 {}
+    coordinator.order(Order::Arm(drawing)).await;
+    assert_eq!(coordinator.armed().await.error, "");
+    coordinator.order(start_at(HostClock.now() + 50 * MS)).await;
+    let done = coordinator.done().await;
+    let records = records(&coordinator.batches_through(done.last_batch_seq).await);
+    assert_accounted_for(&done, &records);
+    let entries: BTreeSet<_> = records.iter().map(|r| r.entry.unwrap()).collect();
+    assert_eq!(entries, (0..6).collect(), "each once");
+    assert!(records.iter().all(|r| r.label == "refusal" && r.asked_tokens == Some(2)));
+    end(&coordinator, agent).await;
+}

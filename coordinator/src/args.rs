@@ -104,6 +104,10 @@ pub struct CoordinateArgs {
     pub wait: Span,
 }
 
+/// Names of datasets: files, then synthetic ones.
+pub const DATASETS: [&str; 7] =
+    ["sharegpt", "jsonl", "openai-batch", "mooncake", "random", "shared-prefix", "sessions"];
+
 /// A sweep, by flags or by a plan file; a flag wins over the file.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -184,12 +188,72 @@ pub struct SweepArgs {
     /// One prompt for all requests (servers cache it) instead of synthetic ones.
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
-    /// Words of each synthetic prompt [default: 128].
-    #[arg(long, value_name = "WORDS")]
+    /// Length of each synthetic prompt: tokens with --tokenizer, words without [default: 128].
+    #[arg(long, value_name = "LENGTH")]
     pub input_len: Option<u32>,
-    /// max_tokens of each request [default: 128].
+    /// max_tokens of each request [default: the dataset's, or 128].
     #[arg(long, value_name = "TOKENS")]
     pub output_len: Option<u32>,
+    /// Where prompts come from [default: random words].
+    #[arg(long, value_name = "NAME", value_parser = DATASETS)]
+    pub dataset_name: Option<String>,
+    /// File of the dataset, read here and told to the agents.
+    #[arg(long, value_name = "FILE")]
+    pub dataset_path: Option<PathBuf>,
+    /// Order of its entries [default: sequential for mooncake, shuffled by --seed for others].
+    #[arg(long, value_name = "ORDER", value_parser = ["shuffled", "sequential"])]
+    pub dataset_order: Option<String>,
+    /// What a broken line does [default: stop].
+    #[arg(long, value_name = "WHAT", value_parser = ["stop", "skip"])]
+    pub dataset_errors: Option<String>,
+    /// Entries to read [default: all].
+    #[arg(long, value_name = "N")]
+    pub dataset_limit: Option<usize>,
+    /// Of sharegpt: whole conversations, turn by turn, instead of first prompts.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub multi_turn: Option<bool>,
+    /// Spread of synthetic lengths: each lies between (1 - R) and (1 + R) times the one asked for [default: 0].
+    #[arg(long, value_name = "R")]
+    pub random_range_ratio: Option<f64>,
+    /// Length of the beginning that synthetic prompts share, on top of --input-len [default: 0].
+    #[arg(long, value_name = "LENGTH")]
+    pub shared_prefix_len: Option<u32>,
+    /// Different shared beginnings [default: 1].
+    #[arg(long, value_name = "N")]
+    pub num_prefixes: Option<u32>,
+    /// Turns of each synthetic session [default: 3 for sessions].
+    #[arg(long, value_name = "N")]
+    pub num_turns: Option<u32>,
+    /// From an answer to the next turn of a synthetic session [default: 0s].
+    #[arg(long, value_name = "TIME")]
+    pub turn_delay: Option<Span>,
+    /// tokenizer.json of the model, or a directory that holds it: lengths and counts are in tokens.
+    #[arg(long, value_name = "PATH")]
+    pub tokenizer: Option<PathBuf>,
+    /// Kind of the prompts, such as refusal or normal, recorded with each request that has no label of its own.
+    #[arg(long, value_name = "LABEL")]
+    pub prompt_label: Option<String>,
+    /// Nucleus sampling, sent when given.
+    #[arg(long)]
+    pub top_p: Option<f64>,
+    /// Sent when given.
+    #[arg(long, allow_negative_numbers = true)]
+    pub top_k: Option<i64>,
+    /// Sent when given.
+    #[arg(long)]
+    pub min_p: Option<f64>,
+    /// Sent when given.
+    #[arg(long, allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f64>,
+    /// Sent when given.
+    #[arg(long, allow_negative_numbers = true)]
+    pub presence_penalty: Option<f64>,
+    /// Sent when given.
+    #[arg(long)]
+    pub repetition_penalty: Option<f64>,
+    /// Text that ends an answer, repeatable, sent when given.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
     /// Ask the server to go on past the end-of-sequence token.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub ignore_eos: Option<bool>,
@@ -234,7 +298,7 @@ pub struct SweepArgs {
 impl SweepArgs {
     /// These flags, with what they leave open taken from `file`.
     pub fn over(self, file: Self) -> Self {
-        let list = |flags: Vec<String>, file| if flags.is_empty() { file } else { flags };
+        let list = |flags: Vec<String>, file: Vec<String>| if flags.is_empty() { file } else { flags };
         let closed = self.concurrency.is_some();
         Self {
             plan: self.plan,
@@ -266,6 +330,26 @@ impl SweepArgs {
             prompt: self.prompt.or(file.prompt),
             input_len: self.input_len.or(file.input_len),
             output_len: self.output_len.or(file.output_len),
+            dataset_name: self.dataset_name.or(file.dataset_name),
+            dataset_path: self.dataset_path.or(file.dataset_path),
+            dataset_order: self.dataset_order.or(file.dataset_order),
+            dataset_errors: self.dataset_errors.or(file.dataset_errors),
+            dataset_limit: self.dataset_limit.or(file.dataset_limit),
+            multi_turn: self.multi_turn.or(file.multi_turn),
+            random_range_ratio: self.random_range_ratio.or(file.random_range_ratio),
+            shared_prefix_len: self.shared_prefix_len.or(file.shared_prefix_len),
+            num_prefixes: self.num_prefixes.or(file.num_prefixes),
+            num_turns: self.num_turns.or(file.num_turns),
+            turn_delay: self.turn_delay.or(file.turn_delay),
+            tokenizer: self.tokenizer.or(file.tokenizer),
+            prompt_label: self.prompt_label.or(file.prompt_label),
+            top_p: self.top_p.or(file.top_p),
+            top_k: self.top_k.or(file.top_k),
+            min_p: self.min_p.or(file.min_p),
+            frequency_penalty: self.frequency_penalty.or(file.frequency_penalty),
+            presence_penalty: self.presence_penalty.or(file.presence_penalty),
+            repetition_penalty: self.repetition_penalty.or(file.repetition_penalty),
+            stop: list(self.stop, file.stop),
             ignore_eos: self.ignore_eos.or(file.ignore_eos),
             temperature: self.temperature.or(file.temperature),
             seed: self.seed.or(file.seed),

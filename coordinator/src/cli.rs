@@ -18,6 +18,7 @@ use crate::merge::Merged;
 use crate::redact::redacted_command;
 use crate::report::terminal;
 use crate::run::Ending;
+use crate::workload;
 
 /// Done.
 pub const EXIT_OK: i32 = 0;
@@ -138,6 +139,7 @@ async fn drive(config: Config, listen: &str, setup: Setup, announce: bool) -> Re
             display.say("nodes are not authenticated: let only your own hosts reach this port and the next");
         }
     }
+    workload::words(&config.plan).into_iter().for_each(|line| display.say(&line));
     drive::drive(config, listeners, setup, interrupts(), display).await
 }
 

@@ -4,13 +4,15 @@
 mod open;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tailcliff_proto::{MAX_AGENT_STREAMS, MAX_INPUT_WORDS, v1};
 
 use crate::args::{Rates, Span, SweepArgs};
-
+use crate::dataset::Corpus;
 use crate::plan::{CliffRule, Plan};
 use crate::redact::{redacted, redacted_json, redacted_query};
+use crate::workload;
 
 /// Why a plan cannot be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,8 @@ pub struct Config {
     pub target: v1::Target,
     /// What agents are told to send.
     pub workload: v1::Workload,
+    /// Dataset and tokenizer, when there is one of them.
+    pub corpus: Option<Arc<Corpus>>,
     /// Name of the run, safe in a path.
     pub name: String,
     /// Where to write, when the user said.
@@ -51,7 +55,7 @@ pub struct Config {
 const MAX_STREAMS: u32 = 1 << 20;
 const MAX_LEVELS: usize = 1_000;
 
-fn bad(flag: &'static str, reason: impl Into<String>) -> ConfigError {
+pub(crate) fn bad(flag: &'static str, reason: impl Into<String>) -> ConfigError {
     ConfigError::Bad { flag, reason: reason.into() }
 }
 
@@ -63,22 +67,15 @@ impl Config {
     pub fn from_args(flags: SweepArgs, env_key: Option<String>) -> Result<Self, ConfigError> {
         let file = flags.plan.as_deref().map(read_plan).transpose()?;
         let args = flags.over(file.unwrap_or_default());
-        let plan = plan(&args)?;
+        let mut plan = plan(&args)?;
         let target = target(&plan, &args, env_key)?;
-        let workload = v1::Workload {
-            prompt: plan.prompt.clone().unwrap_or_default(),
-            input_words: plan.input_len,
-            max_tokens: plan.output_len,
-            ignore_eos: plan.ignore_eos,
-            temperature: plan.temperature,
-            seed: plan.seed,
-        };
+        let (workload, corpus) = workload::of(&args, &mut plan)?;
         let name = args.name.as_deref().unwrap_or(&plan.model);
         let name = name.rsplit('/').next().unwrap_or(name);
         let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
         let name: String = name.chars().take(80).map(safe).collect();
         let name = name.trim_start_matches('.').to_owned();
-        Ok(Self { plan, target, workload, name, output_dir: args.output_dir })
+        Ok(Self { plan, target, workload, corpus, name, output_dir: args.output_dir })
     }
 }
 
@@ -158,6 +155,8 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         gpu_interval_ns: None,
         cliff: cliff(args)?,
         metadata: metadata(&args.metadata)?,
+        // What is drawn from what follows once the rest makes sense.
+        ..Plan::default()
     };
     check(&plan)?;
     Ok(plan)
@@ -204,7 +203,7 @@ fn check(plan: &Plan) -> Result<(), ConfigError> {
     if plan.prompt.is_none() && !(1..=MAX_INPUT_WORDS).contains(&plan.input_len) {
         let own = plan.extra_body.as_ref().is_some_and(|b| b.get("messages").or(b.get("prompt")).is_some());
         if !own {
-            let reason = format!("{} words are not between 1 and {MAX_INPUT_WORDS}", plan.input_len);
+            let reason = format!("{} is not between 1 and {MAX_INPUT_WORDS}", plan.input_len);
             return Err(bad("--input-len", reason));
         }
     }

@@ -187,8 +187,12 @@ async fn conduct(
     }
     let wanted = (config.plan.agents, config.plan.probes);
     let (stored, on_disk) = mpsc::unbounded_channel();
-    let run = Run::new(config.plan, config.target, config.workload, setup.wait_ns, HostClock.now());
-    let mut fleet = Fleet::new(run, journal, pinger, clock_port, wanted, stored, display);
+    let mut run = Run::new(config.plan, config.target, config.workload, setup.wait_ns, HostClock.now());
+    if let Some(corpus) = &config.corpus {
+        run = run.with_corpus(corpus.id, corpus.parts.len() as u32);
+    }
+    let fleet = Fleet::new(run, journal, pinger, clock_port, wanted, stored, display);
+    let mut fleet = fleet.with_corpus(config.corpus);
     let sources = Sources { nodes, clock, on_disk, interrupts, failed };
     let ended = sources.feed(&mut fleet).await;
     server.abort();

@@ -2,6 +2,7 @@
 //! in over channels, orders go out; every fact is journalled before anything is built on it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
@@ -11,6 +12,7 @@ use tonic::Status;
 
 use crate::axis::Load;
 use crate::clock::online::Online;
+use crate::dataset::Corpus;
 use crate::display::Display;
 use crate::journal::{Entry, Exchanges, Fact, Journal, JournalError, LevelPlanned, LevelShare, StoredBatch};
 use crate::pinger::{ClockEvent, Pinger};
@@ -63,6 +65,7 @@ pub struct Fleet {
     interrupted: bool,
     stored: mpsc::UnboundedSender<(Incarnation, u64)>,
     display: Display,
+    corpus: Option<Arc<Corpus>>,
 }
 
 impl Fleet {
@@ -91,7 +94,15 @@ impl Fleet {
             interrupted: false,
             stored,
             display,
+            corpus: None,
         }
+    }
+
+    /// With what agents are told before the preflight.
+    #[must_use]
+    pub fn with_corpus(mut self, corpus: Option<Arc<Corpus>>) -> Self {
+        self.corpus = corpus;
+        self
     }
 
     /// Takes in one happening; returns the ending once the run is over.
@@ -246,7 +257,7 @@ impl Fleet {
                 self.display.say(&line);
                 return Ok(None);
             }
-            Said::Armed(_) | Said::Heartbeat(_) => {}
+            Said::Armed(_) | Said::Heartbeat(_) | Said::CorpusHeld(_) => {}
             Said::Hello(_) => return Ok(None),
         }
         self.step(Event::Said(of, said))
@@ -339,9 +350,15 @@ impl Fleet {
         }
     }
 
+    fn send_part(&mut self, of: Incarnation, number: u32) {
+        let part = self.corpus.as_ref().and_then(|corpus| corpus.parts.get(number as usize)).cloned();
+        part.into_iter().for_each(|part| self.send(of, Order::Corpus(part)));
+    }
+
     fn obey(&mut self, command: Command) -> Result<Option<Ending>, JournalError> {
         match command {
             Command::Send(of, order) => self.send(of, order),
+            Command::SendPart(of, number) => self.send_part(of, number),
             Command::Burst(of, pings) => self.pinger.burst(of, pings),
             Command::LevelPlanned { level, load, shares } => {
                 self.display.level(level, load, &shares, HostClock.now());

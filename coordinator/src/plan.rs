@@ -54,10 +54,22 @@ pub struct Plan {
     pub connect_timeout_ns: i64,
     /// Fixed prompt, or `None` for synthetic words.
     pub prompt: Option<String>,
-    /// Words of a synthetic prompt.
+    /// Length of a synthetic prompt.
     pub input_len: u32,
-    /// `max_tokens`.
+    /// `max_tokens` of requests that no dataset gives one.
     pub output_len: u32,
+    /// Unit of input lengths: `tokens` as a given tokenizer counts them, or `words`, the stated proxy.
+    pub input_len_unit: String,
+    /// What prompts are drawn from; `None` for one fixed prompt.
+    pub dataset: Option<DatasetFacts>,
+    /// The tokenizer that was given.
+    pub tokenizer: Option<TokenizerFacts>,
+    /// How synthetic prompts vary.
+    pub synthetic: SyntheticPlan,
+    /// Sent when set.
+    pub sampling: SamplingPlan,
+    /// Kind of prompt of requests without a label of their own.
+    pub prompt_label: Option<String>,
     /// Sent when set.
     pub ignore_eos: bool,
     /// Sent when set.
@@ -91,6 +103,99 @@ impl Plan {
     pub fn warmup_of(&self, load: Load) -> i64 {
         if load.is_at_once() { 0 } else { self.warmup_ns }
     }
+
+    /// The dataset's file, if there is one.
+    pub fn file(&self) -> Option<&FileFacts> {
+        self.dataset.as_ref().and_then(|dataset| dataset.file.as_ref())
+    }
+}
+
+/// Where prompts came from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DatasetFacts {
+    /// As `--dataset-name` has it.
+    pub name: String,
+    /// What was read; `None` for a synthetic one.
+    pub file: Option<FileFacts>,
+}
+
+/// What a dataset's file held, without its texts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FileFacts {
+    /// File name, without its directory.
+    pub name: String,
+    /// Checksum of the file, `crc32c:…`.
+    pub checksum: String,
+    /// Requests and sessions.
+    pub entries: u64,
+    /// Requests, each turn of a session one.
+    pub turns: u64,
+    /// Lines left out because they are broken (`--dataset-errors skip`).
+    pub broken_lines: u64,
+    /// Lines left out because nothing in them can be sent.
+    pub unfit_lines: u64,
+    /// Some of both, with their lines.
+    pub left_out_examples: Vec<String>,
+    /// Mean length of the new text of a turn, in the plan's unit.
+    pub mean_input_len: Option<f64>,
+    /// Mean `max_tokens` of a turn that has one.
+    pub mean_output_len: Option<f64>,
+    /// `shuffled` or `sequential`.
+    pub order: String,
+    /// Entries have times of their own.
+    pub has_times: bool,
+    /// Every entry has a label of its own.
+    pub labelled: bool,
+}
+
+/// A tokenizer, by its file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenizerFacts {
+    /// File name with its directory's name, which is most often the model's.
+    pub file: String,
+    /// Checksum of the file, `crc32c:…`.
+    pub checksum: String,
+    /// Words that are one token each, of which synthetic prompts are made.
+    pub one_token_words: u64,
+}
+
+/// How synthetic prompts vary.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SyntheticPlan {
+    /// Spread of lengths, in [0, 1).
+    pub random_range_ratio: f64,
+    /// Length of a shared beginning, on top of the input length.
+    pub shared_prefix_len: u32,
+    /// Different beginnings.
+    pub num_prefixes: u32,
+    /// Turns of a session; 1 for single requests.
+    pub num_turns: u32,
+    /// From an answer to the next turn, ns.
+    pub turn_delay_ns: i64,
+}
+
+/// Sampling parameters beside the temperature, each sent when set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SamplingPlan {
+    /// `top_p`.
+    pub top_p: Option<f64>,
+    /// `top_k`.
+    pub top_k: Option<i64>,
+    /// `min_p`.
+    pub min_p: Option<f64>,
+    /// `frequency_penalty`.
+    pub frequency_penalty: Option<f64>,
+    /// `presence_penalty`.
+    pub presence_penalty: Option<f64>,
+    /// `repetition_penalty`.
+    pub repetition_penalty: Option<f64>,
+    /// `stop`.
+    pub stop: Vec<String>,
 }
 
 /// Thresholds of the cliff search, all flags.

@@ -2,6 +2,7 @@
 //! clock and does no I/O: what happened comes in as an [`Event`], what to do goes out as [`Command`]s.
 
 mod advance;
+mod corpus;
 mod event;
 mod level;
 
@@ -43,12 +44,14 @@ struct Member {
     pings: u32,
     stored: u64,
     preflight: bool,
+    corpus: corpus::Held,
 }
 
 #[derive(Debug)]
 enum Phase {
     Gather,
     Clocks,
+    Corpus,
     Preflight,
     Arm(Level),
     Run(Level),
@@ -63,6 +66,7 @@ pub struct Run {
     plan: Plan,
     target: v1::Target,
     workload: v1::Workload,
+    corpus: Option<corpus::Wanted>,
     members: BTreeMap<Incarnation, Member>,
     /// Gone for longer than their lease; one that comes back goes on where it was.
     lost: BTreeMap<Incarnation, Member>,
@@ -86,6 +90,7 @@ impl Run {
             plan,
             target,
             workload,
+            corpus: None,
             members: BTreeMap::new(),
             lost: BTreeMap::new(),
             phase: Phase::Gather,
@@ -125,13 +130,25 @@ impl Run {
 
     fn join(&mut self, now: i64, of: Incarnation, kind: v1::NodeKind, out: &mut Vec<Command>) {
         let back = self.lost.remove(&of);
-        let new = || Member { kind, connected: true, gone_at: now, pings: 0, stored: 0, preflight: false };
+        let new = || Member {
+            kind,
+            connected: true,
+            gone_at: now,
+            pings: 0,
+            stored: 0,
+            preflight: false,
+            corpus: corpus::Held::default(),
+        };
         let member = self.members.entry(of).or_insert_with(|| back.unwrap_or_else(new));
         member.connected = true;
         let preflighted = member.preflight;
+        if self.owes_corpus(kind) {
+            self.send_corpus(of, out);
+        }
+        let is_told = self.has_corpus(of);
         // A stream that broke may have lost what was last ordered.
         match &self.phase {
-            Phase::Preflight if kind == v1::NodeKind::Agent && !preflighted => {
+            Phase::Preflight if kind == v1::NodeKind::Agent && !preflighted && is_told => {
                 out.push(self.preflight(of));
             }
             Phase::Arm(level) if level.has(of) && !level.armed.contains(&of) => {
@@ -166,7 +183,7 @@ impl Run {
         let order = v1::ArmLevel {
             level,
             target: Some(self.target.clone()),
-            workload: Some(self.workload.clone()),
+            workload: Some(self.workload_of(level)),
             load: Some(*share),
             ..Default::default()
         };
@@ -183,6 +200,7 @@ impl Run {
         match said {
             Said::PreflightDone(done) => self.preflighted(now, of, &done, out),
             Said::Armed(armed) => self.armed(now, of, armed, out),
+            Said::CorpusHeld(held) => self.corpus_held(now, of, &held, out),
             Said::Started(started) => {
                 if let Phase::Run(level) = &mut self.phase
                     && level.index == started.level

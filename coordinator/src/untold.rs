@@ -10,13 +10,17 @@ const ASKED: [(&str, &str); 5] = [
     ("server", "server stack (vLLM, TGI, llama.cpp, …)"),
     ("server_version", "version of the server stack"),
     ("max_batch", "the server's batch size or slots"),
-    ("prompt_label", "kind of prompt: normal or refusal"),
+    ("prompt_label", "kind of prompt: normal or refusal (or by --prompt-label)"),
     ("extra_passes", "moderation, safety routers or anything else that inserts passes (or none)"),
 ];
 
 /// (metadata key, what it is) of each fact that is unknown.
 pub fn untold(data: &RunData) -> Vec<(&'static str, &'static str)> {
-    let told = |key: &str| data.header.plan.metadata.iter().any(|(k, v)| k == key && !v.is_empty());
+    let plan = &data.header.plan;
+    let is_labelled = plan.prompt_label.is_some() || plan.file().is_some_and(|file| file.labelled);
+    let told = |key: &str| {
+        (key == "prompt_label" && is_labelled) || plan.metadata.iter().any(|(k, v)| k == key && !v.is_empty())
+    };
     let gpus = || of_kind(data, v1::NodeKind::GpuProbe).into_iter().flat_map(|(_, n)| &n.hello.gpus);
     let mut facts = Vec::new();
     if gpus().all(|g| g.name.is_empty()) {

@@ -9,6 +9,8 @@ pub mod link;
 pub mod outbox;
 pub mod pong;
 pub mod secret;
+pub mod tokens;
+pub mod words;
 
 /// Generated wire types of `tailcliff.v1`; fields are documented in the `.proto` files.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -24,6 +26,10 @@ pub const MAX_INPUT_WORDS: u32 = 4_000_000;
 
 /// Streams that one agent takes on at most: a connection each, and an address has no more ports.
 pub const MAX_AGENT_STREAMS: u32 = 65_536;
+/// Entries of a dataset, and bytes of them and a tokenizer together, that are sent to agents at most.
+pub const MAX_ENTRIES: usize = 1_000_000;
+/// See [`MAX_ENTRIES`].
+pub const MAX_CORPUS_BYTES: usize = 256 << 20;
 
 /// The build that this binary says it is in hello.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");

@@ -39,7 +39,7 @@ async fn try_out(target: &v1::Target) -> v1::PreflightDone {
         loading: Duration::from_millis(500),
         pause: Duration::from_millis(20),
     };
-    let done = within(target, &workload(), limits).await;
+    let done = within(target, &workload(), None, limits).await;
     assert!(!format!("{done:?}").contains("sk-test-secret"), "{done:?}");
     assert_eq!(done.ok, done.error.is_empty(), "{done:?}");
     assert_eq!(done.error.lines().count(), usize::from(!done.ok), "{}", done.error);
@@ -196,7 +196,7 @@ async fn a_server_that_never_answers_is_a_timeout() {
     })
     .await;
     let limits = Limits { request: Duration::from_millis(400), ..LIMITS };
-    let done = within(&server.target(), &workload(), limits).await;
+    let done = within(&server.target(), &workload(), None, limits).await;
     assert_eq!(done.error_kind, "timeout", "{done:?}");
 }
 
@@ -224,7 +224,7 @@ async fn a_loading_server_is_waited_for() {
     })
     .await;
     let patient = Limits { loading: Duration::from_secs(60), pause: Duration::from_millis(5), ..LIMITS };
-    let done = within(&server.target(), &workload(), patient).await;
+    let done = within(&server.target(), &workload(), None, patient).await;
     assert!(done.ok, "{done:?}");
     // 2 lists unready, 2 lists and answers unready, then both.
     assert_eq!(server.requests(), 8);
@@ -243,7 +243,7 @@ async fn a_bad_target_or_workload_is_refused_before_any_request() {
     let server = server(list(), stream(&["OK"]), false).await;
     let done = try_out(&v1::Target { base_url: "ftp://h:1".to_owned(), ..server.target() }).await;
     assert!(done.error_kind == "rejected" && done.error.contains("does not start with http"), "{done:?}");
-    let done = within(&server.target(), &v1::Workload::default(), LIMITS).await;
+    let done = within(&server.target(), &v1::Workload::default(), None, LIMITS).await;
     assert!(done.error_kind == "rejected" && done.error.contains("neither a prompt"), "{done:?}");
     assert_eq!(server.requests(), 0);
 }

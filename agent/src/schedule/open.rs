@@ -104,6 +104,16 @@ impl Releases {
         Releases { arrivals, turn, stride: stride.max(1), warmup_ns, stop, drawn: 0, measured: 0 }
     }
 
+    /// Phase of a moment, ns from the level's start, for a request that no arrival brings; `None` when none is sent then.
+    pub fn phase_at(&self, offset_ns: i64) -> Option<v1::Phase> {
+        let is_over = match self.stop {
+            Stop::Requests(_) => false,
+            Stop::Duration(ns) => offset_ns - self.warmup_ns >= ns,
+        };
+        let phase = if offset_ns < self.warmup_ns { v1::Phase::Warmup } else { v1::Phase::Measured };
+        (!is_over).then_some(phase)
+    }
+
     /// The level's next arrival, whoever's it is.
     fn draw(&mut self) -> Option<Arrival> {
         let offset_ns = self.arrivals.next()?;

@@ -2,24 +2,26 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
 use tailcliff_proto::clock::HostClock;
 
 use super::{Due, Shared, Work};
+use crate::body::{Prepared, Script};
 use crate::schedule::{Slot, Turn};
 
 /// A stream with the body of its first request: written before the start, as it is no part of any latency.
 pub(super) struct Stream {
     number: u32,
     slot: Slot,
-    body: Bytes,
+    script: Script,
+    first: Prepared,
 }
 
 /// What each stream sends first.
 pub(super) fn prepare(work: &Work, slots: Vec<(u32, Slot)>) -> Vec<Stream> {
     let first = |(number, slot): (u32, Slot)| {
-        let body = work.bodies.body(work.level, number, slot.next_request());
-        Stream { number, slot, body }
+        let mut script = work.bodies.script(work.level, number);
+        let first = script.next(None);
+        Stream { number, slot, script, first }
     };
     slots.into_iter().map(first).collect()
 }
@@ -36,7 +38,7 @@ pub(super) async fn drive(shared: &Rc<Shared>, first: Vec<Stream>) {
 /// A stream's slot from its first request to its last.
 async fn serve_slot(shared: Rc<Shared>, first: Stream) {
     let work = &shared.work;
-    let Stream { number: stream, mut slot, mut body } = first;
+    let Stream { number: stream, mut slot, mut script, first: mut prepared } = first;
     let mut client = work.client();
     // The first request is meant for the start itself, however late this task comes to it.
     let mut free = shared.start;
@@ -50,11 +52,11 @@ async fn serve_slot(shared: Rc<Shared>, first: Stream) {
             Turn::Dry => return shared.went_dry(free),
             Turn::Over => return,
         };
-        let due = Due { stream, request, phase, intended: free, held_ns: None, body };
-        let failed = shared.send(&mut client, due).await;
+        let due = Due { stream, request, phase, intended: free, held_ns: None, prepared };
+        let went = shared.send(&mut client, due).await;
         // Made before the slot counts as free: writing a prompt is no part of any latency.
-        body = work.bodies.body(work.level, stream, slot.next_request());
-        let pause = slot.pause_ns(failed);
+        prepared = script.next(went.answer.as_deref());
+        let pause = slot.pause_ns(went.failed).max(prepared.delay_ns);
         if pause > 0 {
             shared.rest(pause).await;
         }

@@ -3,22 +3,24 @@
 //! with a client, and is made when none is free. At the bound on requests in flight, arrivals wait in the schedule itself,
 //! which takes no memory, and each worker that ends takes the oldest that is due.
 //!
-//! Of all requests the stream is 0 and the number that of the arrival, level-wide: it names the prompt, however many
-//! agents and shards there are.
+//! Of all requests that arrive the stream is 0 and the number that of the arrival, level-wide: it names the prompt, however
+//! many agents and shards there are. The later turns of a session follow on the worker that sent the first.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tailcliff_proto::clock::{HostClock, RawNs};
 use tailcliff_proto::histogram::LatencyHistogram;
+use tailcliff_proto::v1;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::timer::Timer;
 use super::{Due, Shared, Work};
+use crate::body::{Prepared, Script};
+use crate::client::Client;
 use crate::schedule::{Arrival, Releases};
 
 /// Arrivals whose bodies are written ahead, in time that nothing else needs.
@@ -40,9 +42,9 @@ pub(crate) struct Part {
 }
 
 /// The part and what its first arrivals send.
-pub(super) struct Prepared {
+pub(super) struct Begun {
     part: Part,
-    ahead: VecDeque<(Arrival, Bytes)>,
+    ahead: VecDeque<Ahead>,
 }
 
 /// What the bound on requests in flight did.
@@ -55,20 +57,20 @@ pub(crate) struct Held {
 }
 
 /// Writes the bodies of the first arrivals: those that can go out at once, since nothing is paced before the start.
-pub(super) fn prepare(work: &Work, mut part: Part) -> Prepared {
+pub(super) fn prepare(work: &Work, mut part: Part) -> Begun {
     let first = part.releases.by_ref().take(AHEAD.max(part.limit.min(1 << 16) as usize));
-    let with_body = |arrival: Arrival| (arrival, work.bodies.body(work.level, 0, arrival.number));
+    let written = |arrival: Arrival| Ahead::write(work, arrival);
     let mut ahead = VecDeque::new();
     for arrival in first {
-        ahead.push_back(with_body(arrival));
+        ahead.push_back(written(arrival));
         if ahead.len() >= AHEAD && arrival.offset_ns > NEAR_NS {
             break;
         }
     }
-    Prepared { part, ahead }
+    Begun { part, ahead }
 }
 
-impl Prepared {
+impl Begun {
     /// Most requests in flight.
     pub(super) fn limit(&self) -> u32 {
         self.part.limit.max(1)
@@ -76,8 +78,8 @@ impl Prepared {
 }
 
 /// Sends every arrival and waits for the last to end.
-pub(super) async fn drive(shared: &Rc<Shared>, timer: Timer, prepared: Prepared) -> Held {
-    let Prepared { part, ahead } = prepared;
+pub(super) async fn drive(shared: &Rc<Shared>, timer: Timer, begun: Begun) -> Held {
+    let Begun { part, ahead } = begun;
     let drain_ns = part.drain_ns;
     let open = Rc::new(Open {
         shared: shared.clone(),
@@ -118,7 +120,22 @@ struct Open {
 /// Arrivals that are still to come, the next few with their bodies.
 struct Queue {
     releases: Releases,
-    ahead: VecDeque<(Arrival, Bytes)>,
+    ahead: VecDeque<Ahead>,
+}
+
+/// An arrival with what it sends: the first turn of its session, and what follows that.
+struct Ahead {
+    arrival: Arrival,
+    script: Script,
+    first: Prepared,
+}
+
+impl Ahead {
+    fn write(work: &Work, arrival: Arrival) -> Ahead {
+        let mut script = work.bodies.session(work.level, arrival.number);
+        let first = script.next(None);
+        Ahead { arrival, script, first }
+    }
 }
 
 impl Queue {
@@ -129,15 +146,21 @@ impl Queue {
 
     fn fill_one(&mut self, work: &Work) -> bool {
         let Some(arrival) = self.releases.next() else { return false };
-        self.ahead.push_back((arrival, work.bodies.body(work.level, 0, arrival.number)));
+        self.ahead.push_back(Ahead::write(work, arrival));
         true
     }
+}
+
+/// A request to send, and the session that it begins.
+struct Next {
+    due: Due,
+    script: Script,
 }
 
 /// A task that sends one request at a time.
 #[derive(Default)]
 struct Worker {
-    next: RefCell<Option<Due>>,
+    next: RefCell<Option<Next>>,
     wake: Notify,
 }
 
@@ -148,8 +171,8 @@ impl Open {
         if queue.ahead.is_empty() && !queue.fill_one(&self.shared.work) {
             return None;
         }
-        let (arrival, _) = queue.ahead.front()?;
-        Some(self.shared.start.saturating_add(arrival.offset_ns))
+        let next = queue.ahead.front()?;
+        Some(self.shared.start.saturating_add(next.arrival.offset_ns))
     }
 
     fn is_over(&self) -> bool {
@@ -200,16 +223,16 @@ impl Open {
         }
     }
 
-    fn pop(&self) -> Option<Due> {
-        let (arrival, body) = self.queue.borrow_mut().ahead.pop_front()?;
+    fn pop(&self) -> Option<Next> {
+        let Ahead { arrival, script, first: prepared } = self.queue.borrow_mut().ahead.pop_front()?;
         let intended = self.shared.start.saturating_add(arrival.offset_ns);
         let (request, phase) = (arrival.number, arrival.phase);
-        Some(Due { stream: 0, request, phase, intended, held_ns: None, body })
+        Some(Next { due: Due { stream: 0, request, phase, intended, held_ns: None, prepared }, script })
     }
 
     /// What a worker that has ended takes over: the oldest arrival that is due. If every place was taken, it was held
     /// back, since then or since it came, whichever was later.
-    fn take_due(&self) -> Option<Due> {
+    fn take_due(&self) -> Option<Next> {
         let due = self.next_due()?;
         let now = HostClock.now();
         if due > now || self.is_over() {
@@ -218,7 +241,7 @@ impl Open {
         let mut next = self.pop()?;
         if self.busy.get() >= self.limit {
             let waited = (now - due.max(self.full_since.get())).max(0);
-            next.held_ns = Some(waited);
+            next.due.held_ns = Some(waited);
             self.held.borrow_mut().waits.record(waited);
             self.shared.note_held();
         }
@@ -227,6 +250,34 @@ impl Open {
             self.freed.notify_one();
         }
         Some(next)
+    }
+
+    /// Sends a request and the turns that follow it in its session. A later turn is meant for when the answer to the one
+    /// before it has been read and thought about; its stream is its number.
+    async fn talk(&self, client: &mut Client, session: Next) {
+        let Next { due, mut script } = session;
+        let request = due.request;
+        let mut went = self.shared.send(client, due).await;
+        let mut turn = 0;
+        while script.is_mid_session() && !went.failed && !self.is_over() {
+            let prepared = script.next(went.answer.as_deref());
+            if prepared.delay_ns > 0 {
+                self.shared.rest(prepared.delay_ns).await;
+            }
+            let intended = HostClock.now();
+            let Some(phase) = self.phase_at(intended) else { return };
+            turn += 1;
+            let due = Due { stream: turn, request, phase, intended, held_ns: None, prepared };
+            went = self.shared.send(client, due).await;
+        }
+    }
+
+    /// Phase of a moment; `None` when the level is over by then.
+    fn phase_at(&self, at: RawNs) -> Option<v1::Phase> {
+        if self.is_over() {
+            return None;
+        }
+        self.queue.borrow().releases.phase_at(at - self.shared.start)
     }
 
     fn park(&self, worker: &Rc<Worker>) {
@@ -240,7 +291,7 @@ impl Open {
         let mut queue = self.queue.borrow_mut();
         let start = self.shared.start;
         let is_due = |arrival: &Arrival| start.saturating_add(arrival.offset_ns) <= now;
-        let written = queue.ahead.iter().filter(|(arrival, _)| is_due(arrival)).count();
+        let written = queue.ahead.iter().filter(|ahead| is_due(&ahead.arrival)).count();
         let all_written_due = written == queue.ahead.len();
         let unwritten =
             queue.releases.by_ref().take(MOST_COUNTED).take_while(|a| all_written_due && is_due(a));
@@ -269,8 +320,8 @@ async fn work(open: Rc<Open>, worker: Rc<Worker>) {
     let mut client = open.shared.work.client();
     loop {
         let mut next = worker.next.take();
-        while let Some(due) = next {
-            open.shared.send(&mut client, due).await;
+        while let Some(session) = next {
+            open.talk(&mut client, session).await;
             next = open.take_due();
         }
         open.park(&worker);

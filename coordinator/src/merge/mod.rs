@@ -4,6 +4,7 @@
 //! throughput to the window of its end. Counts come from records; what agents say they released beyond those is
 //! `unreported`.
 
+mod dataset;
 pub mod interval;
 pub mod nodes;
 mod open;
@@ -102,6 +103,7 @@ pub fn merge(data: &RunData) -> Merged {
         timeline,
     };
     merged.warnings = warnings(&merged);
+    merged.warnings.extend(dataset::warnings(data));
     merged
 }
 

@@ -14,12 +14,13 @@ use crate::stored::{Incarnation, Node, RunData};
 use super::text::{cell, micros, millis, quoted, seconds};
 
 /// Columns of `requests.csv`. `t_s` is the intended send; it and the other times are empty when the agent has no clock
-/// track; durations come from the agent's own clock and are always there.
+/// track; durations come from the agent's own clock and are always there. From `label` on, what was asked: `entry` and
+/// `turn` count from 0, `session` is the dataset's own name for it, `input_len` is in the plan's unit.
 pub const REQUEST_COLUMNS: &str = "t_s,unc_us,agent,level,concurrency,stream,request,request_id,phase,outcome,\
     error_kind,error_detail,http_status,reused_connection,issued_s,connected_s,sent_s,headers_s,first_chunk_s,\
     first_token_s,last_token_s,done_s,ttft_ms,tpot_ms,e2el_ms,longest_gap_ms,prompt_tokens,output_tokens,\
     token_source,content_chunks,text_len,trace,finish_reason,last_chunk_s,socket_wait_max_ms,socket_wait_ms,\
-    request_rate,attempt,held_ms";
+    request_rate,attempt,held_ms,label,entry,session,turn,asked_tokens,input_len";
 
 /// Columns of `token_trace.csv`: `text_len` is the request's characters so far; `socket_wait_us` is how long a chunk's bytes
 /// had lain in the client's socket when they were read, empty where the kernel dated none of them.
@@ -118,7 +119,10 @@ fn write_request(
     let waits = [record.socket_wait_max_ns, record.socket_wait_sum_ns].map(|ns| cell(ns.map(millis)));
     write!(out, "{},{},{},", agent.seconds(record.last_chunk_raw_ns), waits[0], waits[1])?;
     let rate = load.and_then(|load| load.request_rate());
-    writeln!(out, "{},{},{}", cell(rate), record.attempt, cell(record.held_ns.map(millis)))
+    write!(out, "{},{},{},", cell(rate), record.attempt, cell(record.held_ns.map(millis)))?;
+    write!(out, "{},{},", quoted(&record.label), cell(record.entry))?;
+    write!(out, "{},{},", quoted(&record.session), cell(record.turn))?;
+    writeln!(out, "{},{}", cell(record.asked_tokens), cell(record.input_len))
 }
 
 fn phase(record: &v1::RequestRecord) -> &'static str {
@@ -143,6 +147,7 @@ fn token_source(record: &v1::RequestRecord) -> &'static str {
         Ok(TokenSource::Usage) => "usage",
         Ok(TokenSource::Chunks) => "chunks",
         Ok(TokenSource::Words) => "words",
+        Ok(TokenSource::Tokenizer) => "tokenizer",
         _ => "",
     }
 }

@@ -22,6 +22,7 @@ const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 
 /// The whole summary.
 pub fn summary(merged: &Merged) -> Value {
     let header = &merged.header;
+    let file = header.plan.file();
     json!({
         "run": {
             "name": header.name,
@@ -35,6 +36,10 @@ pub fn summary(merged: &Merged) -> Value {
             "model": header.plan.model,
             "streaming": header.plan.streaming,
             "load": load(&header.plan),
+            "dataset": header.plan.dataset.as_ref().map(|d| &d.name),
+            "dataset_entries": file.map(|f| f.entries),
+            "dataset_skipped_lines": file.map(|f| f.broken_lines + f.unfit_lines),
+            "input_len_unit": Some(&header.plan.input_len_unit).filter(|unit| !unit.is_empty()),
             "torn_bytes": merged.torn_bytes,
             "stray_records": merged.stray,
         },

@@ -22,6 +22,7 @@ impl Run {
         match &mut self.phase {
             Phase::Gather => self.gather(now, waited, out),
             Phase::Clocks => self.await_clocks(now, waited, out),
+            Phase::Corpus => self.await_corpus(now, waited, out),
             Phase::Preflight => self.await_preflight(now, waited, out),
             Phase::Arm(_) => self.await_armed(now, waited, out),
             Phase::Run(level) => {
@@ -72,8 +73,8 @@ impl Run {
             let text = "a node's clock connection does not answer; its stamps may stay unaligned";
             out.push(Command::Say(text.to_owned()));
         }
-        self.enter(now, Phase::Preflight);
-        out.extend(self.agents().into_iter().map(|of| self.preflight(of)));
+        self.enter(now, Phase::Corpus);
+        self.agents().into_iter().for_each(|of| self.send_corpus(of, out));
         true
     }
 
@@ -99,6 +100,10 @@ impl Run {
             return true;
         };
         let shares = self.shares(index, load);
+        if shares.is_empty() {
+            self.end(now, Ending::Broken("no agent holds the dataset".to_owned()), out);
+            return true;
+        }
         out.push(Command::LevelPlanned { level: index, load, shares: shares.clone() });
         for (&of, share) in &shares {
             out.push(self.arm_order(index, of, share));
@@ -138,7 +143,7 @@ impl Run {
     /// Every agent takes its turn of the same arrivals, and as even a part of the bound on requests in flight as can be;
     /// an agent that may have none in flight has no share, and no turn.
     fn arrivals(&self, index: u32, rate: Rate) -> BTreeMap<Incarnation, v1::LoadShare> {
-        let mut agents = self.agents();
+        let mut agents = self.ready_agents();
         let bound = self.plan.max_concurrency;
         agents.truncate(bound.map_or(usize::MAX, |bound| bound as usize));
         let bounds = bound.map(|bound| shares(u64::from(bound), agents.len(), index as usize));
@@ -163,7 +168,7 @@ impl Run {
 
     /// Streams evenly over agents, requests in proportion to streams; an agent with no stream has no share.
     fn streams(&self, index: u32, all_streams: u32) -> BTreeMap<Incarnation, v1::LoadShare> {
-        let agents = self.agents();
+        let agents = self.ready_agents();
         let common = self.common(Load::Streams(all_streams));
         let streams = shares(u64::from(all_streams), agents.len(), index as usize);
         let requests = self.plan.num_prompts.map(|total| weighted(total, &streams));

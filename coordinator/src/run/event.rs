@@ -35,6 +35,8 @@ pub enum Event {
 pub enum Command {
     /// Send to one node.
     Send(Incarnation, Order),
+    /// Send one node this part of the corpus.
+    SendPart(Incarnation, u32),
     /// A burst of pings to one node.
     Burst(Incarnation, u32),
     /// Tell these agents their start, each in its own clock; both times on ours, ns.

@@ -363,3 +363,97 @@ fn a_host_that_cannot_hold_the_highest_level_ends_the_run_before_any_load() {
     let out = leave(&mut run, S, &[1, 2, 3]);
     assert!(matches!(finished(&out), Some(Ending::Broken(why)) if why.contains("try `ulimit`")), "{out:?}");
 }
+
+fn corpus_of(agents: u32, parts: u32) -> Run {
+    let mut run = run_of(agents, &[4, 8], Some(10)).with_corpus(9, parts);
+    run.workload.pick = Some(v1::Pick { corpus_id: 9, ..Default::default() });
+    run
+}
+
+fn join(run: &mut Run, of: u64) -> Vec<Command> {
+    let mut out = run.step(0, Event::Joined(of, v1::NodeKind::Agent));
+    out.extend(run.step(0, Event::Pinged(of, JOIN_BURST)));
+    out
+}
+
+fn held(run: &mut Run, now: i64, of: u64, held: u32) -> Vec<Command> {
+    let said = v1::CorpusHeld { corpus_id: 9, held, error: String::new() };
+    run.step(now, Event::Said(of, Said::CorpusHeld(said)))
+}
+
+fn parts_to(out: &[Command], of: u64) -> Vec<u32> {
+    let part = |c: &Command| match c {
+        Command::SendPart(to, number) if *to == of => Some(*number),
+        _ => None,
+    };
+    out.iter().filter_map(part).collect()
+}
+
+fn preflights(out: &[Command]) -> usize {
+    out.iter().filter(|c| matches!(c, Command::Send(_, Order::Preflight(_)))).count()
+}
+
+#[test]
+fn a_dataset_is_told_before_the_preflight_a_few_parts_at_a_time() {
+    let mut run = corpus_of(2, 6);
+    assert!(parts_to(&join(&mut run, 1), 1).is_empty(), "not before all are there");
+    let out = join(&mut run, 2);
+    assert_eq!((parts_to(&out, 1), parts_to(&out, 2)), (vec![0, 1, 2, 3], vec![0, 1, 2, 3]));
+    assert_eq!(preflights(&out), 0);
+    assert_eq!(parts_to(&held(&mut run, 1, 1, 1), 1), [4]);
+    assert_eq!(parts_to(&held(&mut run, 1, 1, 1), 1), [0; 0], "said twice");
+    assert_eq!(parts_to(&held(&mut run, 1, 1, 3), 1), [5]);
+    // What was under way is lost with a connection.
+    run.step(2, Event::Gone(1));
+    let out = run.step(3, Event::Joined(1, v1::NodeKind::Agent));
+    assert_eq!(parts_to(&out, 1), [3, 4, 5]);
+    assert_eq!(preflights(&held(&mut run, 4, 1, 6)), 0, "the other has not all");
+    held(&mut run, 4, 2, 4);
+    assert_eq!(preflights(&held(&mut run, 5, 2, 6)), 2);
+}
+
+#[test]
+fn an_agent_that_claims_too_much_or_cannot_use_the_dataset() {
+    let mut run = corpus_of(1, 100);
+    join(&mut run, 1);
+    assert_eq!(preflights(&held(&mut run, 1, 1, u32::MAX)), 0, "it was sent four");
+    assert_eq!(parts_to(&held(&mut run, 1, 1, 4), 1), [0; 0]);
+    let other = v1::CorpusHeld { corpus_id: 8, held: 100, error: "mine".to_owned() };
+    assert!(run.step(2, Event::Said(1, Said::CorpusHeld(other))).is_empty(), "of another corpus");
+    let broken = v1::CorpusHeld { corpus_id: 9, held: 4, error: "no tokenizer".to_owned() };
+    run.step(3, Event::Said(1, Said::CorpusHeld(broken)));
+    let out = leave(&mut run, 4, &[1]);
+    assert!(matches!(finished(&out), Some(Ending::Broken(why)) if why.contains("no tokenizer")), "{out:?}");
+}
+
+#[test]
+fn a_dataset_that_does_not_get_through_ends_the_run() {
+    let mut run = corpus_of(1, 2);
+    join(&mut run, 1);
+    held(&mut run, 50 * S, 1, 1);
+    run.step(100 * S, Event::Tick);
+    assert!(matches!(run.phase, Phase::Corpus), "the patience is for each part");
+    run.step(111 * S, Event::Tick);
+    let out = leave(&mut run, 112 * S, &[1]);
+    assert!(matches!(finished(&out), Some(Ending::Broken(why)) if why.contains("dataset")), "{out:?}");
+}
+
+#[test]
+fn each_level_draws_by_its_streams_and_from_another_place() {
+    let mut run = corpus_of(1, 1);
+    join(&mut run, 1);
+    held(&mut run, 1, 1, 1);
+    let mut picks = Vec::new();
+    let done = v1::PreflightDone { ok: true, ..Default::default() };
+    let mut out = run.step(1, Event::Said(1, Said::PreflightDone(done)));
+    for level in 0..2 {
+        let arm_of = |c: &Command| match c {
+            Command::Send(_, Order::Arm(arm)) => arm.workload.clone()?.pick,
+            _ => None,
+        };
+        picks.extend(out.iter().find_map(arm_of).map(|pick| (pick.streams, pick.first)));
+        arm(&mut run, level, &[1]);
+        out = finish(&mut run, 2 * S, level, 1, 0);
+    }
+    assert_eq!(picks, [(4, 0), (8, 10)], "ten requests a level");
+}

@@ -1,0 +1,127 @@
+//! The dataset on its way to the agents: a few parts at a time, the next when one was acknowledged.
+
+use tailcliff_proto::v1::{self, NodeKind};
+
+use super::{Command, Ending, Phase, Run};
+use crate::stored::Incarnation;
+
+/// Parts on their way to one agent: enough that the wire does not rest, few enough that a heartbeat does not wait long.
+const WINDOW: u32 = 4;
+/// How long no part may get through to any agent. Loading a tokenizer is part of the last.
+const PATIENCE_NS: i64 = 60_000_000_000;
+
+/// What there is to send.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) id: u64,
+    pub(super) parts: u32,
+}
+
+/// How far one agent is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    sent: u32,
+    held: u32,
+}
+
+impl Run {
+    /// The run tells its agents this corpus, of so many parts, before anything else.
+    #[must_use]
+    pub fn with_corpus(mut self, id: u64, parts: u32) -> Self {
+        self.corpus = Some(Wanted { id, parts });
+        self
+    }
+
+    /// This agent can be asked for load.
+    pub(super) fn has_corpus(&self, of: Incarnation) -> bool {
+        let held = self.members.get(&of).map_or(0, |member| member.corpus.held);
+        self.corpus.is_none_or(|wanted| held >= wanted.parts)
+    }
+
+    /// Sends an agent what it lacks, again from what it acknowledged: what was under way is lost with a connection.
+    pub(super) fn send_corpus(&mut self, of: Incarnation, out: &mut Vec<Command>) {
+        if let Some(member) = self.members.get_mut(&of) {
+            member.corpus.sent = member.corpus.held;
+        }
+        self.fill_window(of, out);
+    }
+
+    fn fill_window(&mut self, of: Incarnation, out: &mut Vec<Command>) {
+        let (Some(wanted), Some(member)) = (self.corpus, self.members.get_mut(&of)) else { return };
+        let corpus = &mut member.corpus;
+        let to = corpus.held.saturating_add(WINDOW).min(wanted.parts);
+        out.extend((corpus.sent..to).map(|number| Command::SendPart(of, number)));
+        corpus.sent = corpus.sent.max(to);
+    }
+
+    pub(super) fn corpus_held(
+        &mut self,
+        now: i64,
+        of: Incarnation,
+        said: &v1::CorpusHeld,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(wanted) = self.corpus.filter(|wanted| wanted.id == said.corpus_id) else { return };
+        if !said.error.is_empty() {
+            return self.end(
+                now,
+                Ending::Broken(format!("an agent cannot use the dataset: {}", said.error)),
+                out,
+            );
+        }
+        let had = self.has_corpus(of);
+        let Some(member) = self.members.get_mut(&of) else { return };
+        if said.held > member.corpus.held {
+            // An agent that claims more than there is, or than it was sent, is not believed.
+            member.corpus.held = said.held.min(wanted.parts).min(member.corpus.sent);
+            if matches!(self.phase, Phase::Corpus) {
+                self.since = now;
+            }
+        }
+        self.fill_window(of, out);
+        let is_late = matches!(self.phase, Phase::Preflight) && !had && self.has_corpus(of);
+        if is_late {
+            out.push(self.preflight(of));
+        }
+    }
+
+    /// Over when every agent holds all of it.
+    pub(super) fn await_corpus(&mut self, now: i64, waited: i64, out: &mut Vec<Command>) -> bool {
+        let agents = self.agents();
+        if agents.iter().all(|&of| self.has_corpus(of)) {
+            self.enter(now, Phase::Preflight);
+            out.extend(agents.into_iter().map(|of| self.preflight(of)));
+            return true;
+        }
+        if waited > PATIENCE_NS {
+            let text = "the dataset did not get through to an agent in time".to_owned();
+            self.end(now, Ending::Broken(text), out);
+            return true;
+        }
+        false
+    }
+
+    /// The workload of a level: where in the corpus it begins, and by how many streams it is drawn from.
+    pub(super) fn workload_of(&self, level: u32) -> v1::Workload {
+        let mut workload = self.workload.clone();
+        if let Some(pick) = &mut workload.pick {
+            pick.streams = self.plan.concurrency.get(level as usize).copied().unwrap_or(1);
+            // Levels begin apart, so that one does not ask again what the one before it did, as far as entries go.
+            let entries = self.plan.file().map_or(0, |file| file.entries);
+            let apart = self.plan.num_prompts.unwrap_or(entries / self.plan.concurrency.len().max(1) as u64);
+            pick.first = if pick.sequential { 0 } else { u64::from(level).saturating_mul(apart) };
+        }
+        workload
+    }
+
+    /// Agents that can be asked for load.
+    pub(super) fn ready_agents(&self) -> Vec<Incarnation> {
+        self.agents().into_iter().filter(|&of| self.has_corpus(of)).collect()
+    }
+
+    /// A node that joined, or came back, may lack the corpus once it is being told.
+    pub(super) fn owes_corpus(&self, kind: NodeKind) -> bool {
+        let told = !matches!(self.phase, Phase::Gather | Phase::Clocks | Phase::End(_) | Phase::Over);
+        told && kind == NodeKind::Agent && self.corpus.is_some()
+    }
+}
