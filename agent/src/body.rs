@@ -138,17 +138,6 @@ impl Bodies {
         self.turn(Place { level, stream, number: request }, 0, &mut Vec::new())
     }
 
-    /// The level's `number`-th request where requests are no stream's own: each run through the corpus has every entry
-    /// once, in the dataset's order when that was asked for. Of a session, its first turn. Numbers count over all agents.
-    pub fn nth(&self, level: u32, number: u64) -> Prepared {
-        let streams = match &self.source {
-            Source::Entries(order, _) => order.streams(),
-            Source::Fixed(_) | Source::Words(_) | Source::Absent => 1,
-        };
-        // Below `streams`, which came from 32 bits.
-        self.prepare(level, (number % streams) as u32, number / streams)
-    }
-
     /// The body alone of [`Self::prepare`].
     pub fn body(&self, level: u32, stream: u32, request: u64) -> Bytes {
         self.prepare(level, stream, request).body

@@ -78,6 +78,7 @@ pub(crate) fn arm(
     let target = order.target.as_ref().ok_or("the order has no target")?;
     let target = Arc::new(Target::parse(target).map_err(|e| e.to_string())?);
     let workload = order.workload.clone().unwrap_or_default();
+    let times = times(&load, corpus.as_deref())?;
     let bodies = Arc::new(Bodies::new(&target, &workload, corpus).map_err(|e| e.to_string())?);
     let (shards, bound) = room(&load, bodies.typical_bytes(), shards)?;
     let mut armed = Armed {
@@ -96,7 +97,7 @@ pub(crate) fn arm(
         let work = Work {
             level: order.level,
             incarnation,
-            part: part(&load, bound, number, shards),
+            part: part(&load, bound, &times, number, shards),
             retry: load.retry,
             fresh_connections: load.fresh_connections,
             warmup_ns: load.warmup_ns,
@@ -146,8 +147,19 @@ fn room(load: &Load, body_bytes: u64, shards: u32) -> Result<(u32, Option<Bound>
     }
 }
 
+/// The dataset's times, of a replay.
+fn times(load: &Load, corpus: Option<&Corpus>) -> Result<Arc<[i64]>, String> {
+    match &load.model {
+        Model::Open(open) if open.replay.is_some() => {
+            let times = corpus.and_then(Corpus::arrivals_ns).ok_or("the dataset has no times to replay")?;
+            Ok(times.into())
+        }
+        _ => Ok(Arc::from([])),
+    }
+}
+
 /// A shard's part: each takes its turn of the streams or arrivals, and as even a part of the bound as can be.
-fn part(load: &Load, bound: Option<Bound>, number: u32, shards: u32) -> Part {
+fn part(load: &Load, bound: Option<Bound>, times: &Arc<[i64]>, number: u32, shards: u32) -> Part {
     match &load.model {
         Model::Closed(streams) => {
             Part::Closed(streams.slots(load).skip(number as usize).step_by(shards as usize).collect())
@@ -156,7 +168,7 @@ fn part(load: &Load, bound: Option<Bound>, number: u32, shards: u32) -> Part {
             let in_flight = bound.map_or(1, |bound| bound.in_flight);
             let limit = in_flight / shards + u32::from(number < in_flight % shards);
             let drain_ns = matches!(load.stop, Stop::Requests(_)).then_some(load.drain_ns);
-            let releases = open.part(open.arrivals(), number, shards, load.warmup_ns, load.stop);
+            let releases = open.part(open.arrivals(times), number, shards, load.warmup_ns, load.stop);
             Part::Open(OpenPart { releases, limit, drain_ns })
         }
     }

@@ -30,11 +30,6 @@ impl Order {
         })
     }
 
-    /// Streams that share the entries out.
-    pub(crate) fn streams(&self) -> u64 {
-        self.streams
-    }
-
     /// Entry of a stream's `number`-th request (or session), from 0.
     pub(crate) fn entry(&self, stream: u32, number: u64) -> usize {
         self.at(number.wrapping_mul(self.streams).wrapping_add(u64::from(stream)))

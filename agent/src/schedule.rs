@@ -99,6 +99,9 @@ pub enum LoadError {
     /// No shape of a gamma law that makes sense.
     #[error("a burstiness of {0} is not between 0.001 and 1000000")]
     Burstiness(String),
+    /// No factor for a dataset's times that makes sense.
+    #[error("a time scale of {0} is not between 0.000001 and 1000000")]
+    TimeScale(String),
     /// No place among the agents.
     #[error("agent {0} of {1} cannot be")]
     Agent(u32, u32),

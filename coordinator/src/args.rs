@@ -143,6 +143,9 @@ pub struct SweepArgs {
     /// Shape of gamma gaps between arrivals, as in vLLM: 1 is Poisson, below it is burstier [default: 1].
     #[arg(long, value_name = "SHAPE")]
     pub burstiness: Option<f64>,
+    /// Open loop at a dataset's own times, so many times as fast at each level, ascending [default with a Mooncake trace: 1].
+    #[arg(long, value_name = "X,X,…")]
+    pub replay_speed: Option<Rates>,
     /// Requests of an open loop in flight at most; what it holds back is counted [default: what the hosts can hold].
     #[arg(long, value_name = "N")]
     pub max_concurrency: Option<u32>,
@@ -299,7 +302,7 @@ impl SweepArgs {
     /// These flags, with what they leave open taken from `file`.
     pub fn over(self, file: Self) -> Self {
         let list = |flags: Vec<String>, file: Vec<String>| if flags.is_empty() { file } else { flags };
-        let closed = self.concurrency.is_some();
+        let (closed, paced) = (self.concurrency.is_some(), self.request_rate.is_some());
         Self {
             plan: self.plan,
             url: self.url.or(file.url),
@@ -309,6 +312,7 @@ impl SweepArgs {
             no_streaming: self.no_streaming.or(file.no_streaming),
             // Either kind of load on the command line replaces both of the file.
             concurrency: self.concurrency.or(file.concurrency.filter(|_| self.request_rate.is_none())),
+            replay_speed: self.replay_speed.or(file.replay_speed.filter(|_| !closed && !paced)),
             request_rate: self.request_rate.or(file.request_rate.filter(|_| !closed)),
             arrival_pattern: self.arrival_pattern.or(file.arrival_pattern.filter(|_| !closed)),
             burstiness: self.burstiness.or(file.burstiness.filter(|_| !closed)),

@@ -146,11 +146,10 @@ async fn drive(config: Config, listen: &str, setup: Setup, announce: bool) -> Re
 /// Ctrl-C and SIGTERM, one message each; the third kills.
 fn interrupts() -> mpsc::Receiver<String> {
     let (out, inbox) = mpsc::channel(2);
+    // Before anything else happens: until then a signal kills.
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     tokio::spawn(async move {
-        let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            return;
-        };
+        let (Ok(mut int), Ok(mut term)) = signals else { return };
         for why in ["interrupted", "interrupted twice"] {
             tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
             // Nobody listens once the run is over.

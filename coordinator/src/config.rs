@@ -2,6 +2,7 @@
 //! [`Plan`], which is stored.
 
 mod open;
+mod replay;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,7 +70,8 @@ impl Config {
         let args = flags.over(file.unwrap_or_default());
         let mut plan = plan(&args)?;
         let target = target(&plan, &args, env_key)?;
-        let (workload, corpus) = workload::of(&args, &mut plan)?;
+        let (mut workload, corpus) = workload::of(&args, &mut plan)?;
+        replay::plan(&args, &mut plan, &mut workload)?;
         let name = args.name.as_deref().unwrap_or(&plan.model);
         let name = name.rsplit('/').next().unwrap_or(name);
         let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };

@@ -22,8 +22,10 @@ pub struct Plan {
     pub concurrency: Vec<u32>,
     /// Open loop: requests per second that arrive at each level, all agents together; ascending. Empty in closed loop.
     pub request_rate: Vec<Rate>,
-    /// Law of an open loop's arrivals: `constant`, `poisson` or `gamma`.
+    /// Law of an open loop's arrivals: `constant`, `poisson`, `gamma`, or `listed` for a replay.
     pub arrival_pattern: String,
+    /// Of a replay: how many times as fast as the dataset's own times each level is. Empty otherwise.
+    pub replay_speed: Vec<f64>,
     /// Shape of gamma gaps between arrivals.
     pub burstiness: Option<f64>,
     /// Requests of an open loop in flight at most, all agents together; `None` for what the hosts can hold.
@@ -146,6 +148,8 @@ pub struct FileFacts {
     pub order: String,
     /// Entries have times of their own.
     pub has_times: bool,
+    /// From the first entry's time to the last one's, ns.
+    pub span_ns: Option<i64>,
     /// Every entry has a label of its own.
     pub labelled: bool,
 }

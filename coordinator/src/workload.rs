@@ -221,6 +221,7 @@ fn facts(path: &Path, dataset: &Dataset) -> FileFacts {
         left_out_examples: dataset.examples.clone(),
         mean_input_len: mean(|turn| turn.input_len),
         mean_output_len: mean(|turn| turn.max_tokens),
+        span_ns: dataset.entries.iter().filter_map(|entry| entry.at_ns).max(),
         has_times: dataset.entries.iter().all(|entry| entry.at_ns.is_some()),
         labelled: dataset.entries.iter().all(|entry| !entry.label.is_empty()),
         order: String::new(),

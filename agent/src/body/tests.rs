@@ -248,14 +248,14 @@ fn entries_are_sent_each_once_over_all_streams() {
 #[test]
 fn requests_of_no_stream_go_through_the_dataset_by_their_number() {
     let entries: Vec<_> = (0..10).map(|i| single(&format!("text {i}"))).collect();
-    let pick = v1::Pick { corpus_id: 1, streams: 4, sequential: true, first: 0 };
+    let pick = v1::Pick { corpus_id: 1, streams: 1, sequential: true, first: 0 };
     let asked = v1::Workload { pick: Some(pick), ..workload(0) };
     let target = target(v1::EndpointType::Chat, true, "");
     let bodies = Bodies::new(&target, &asked, Some(Corpus::of_entries(entries))).unwrap();
-    let sent: Vec<_> = (0..12).map(|n| marked(&bodies.nth(0, n)).entry.unwrap()).collect();
+    let sent: Vec<_> = (0..12).map(|n| marked(&bodies.prepare(0, 0, n)).entry.unwrap()).collect();
     assert_eq!(sent, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]);
     let words = Bodies::new(&target, &workload(8), None).unwrap();
-    assert_ne!(words.nth(0, 1).body, words.nth(0, 2).body);
+    assert_ne!(words.prepare(0, 0, 1).body, words.prepare(0, 0, 2).body);
 }
 
 #[test]

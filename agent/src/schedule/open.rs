@@ -1,5 +1,7 @@
 //! Open loop: which of a level's arrivals are this agent's, and each shard's, and in which phase each of them lies.
 
+use std::sync::Arc;
+
 use tailcliff_proto::v1;
 
 use super::arrivals::{Arrivals, Pattern};
@@ -9,6 +11,8 @@ use super::{LONGEST_NS, LoadError, Stop};
 const MAX_AGENTS: u32 = 65_536;
 /// Fastest arrivals believed, requests per second.
 const MAX_RATE_PER_S: f64 = 10e6;
+/// Factors of a dataset's times that are believed.
+const SCALES: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 /// Shapes of gamma gaps: outside of these nearly all gaps are 0, or all the same.
 const SHAPES: std::ops::RangeInclusive<f64> = 1e-3..=1e6;
 
@@ -19,6 +23,8 @@ pub struct Open {
     pub rate_per_s: f64,
     /// Law of the gaps.
     pub pattern: Pattern,
+    /// In place of a law, the dataset's own times, each multiplied by this.
+    pub replay: Option<f64>,
     /// Rise of the rate from 0, ns.
     pub ramp_ns: i64,
     /// What the arrivals follow from, with the level's number.
@@ -48,7 +54,13 @@ impl Open {
         if !(1..=MAX_AGENTS).contains(&wire.agents) || wire.agent >= wire.agents {
             return Err(LoadError::Agent(wire.agent, wire.agents));
         }
+        let is_listed = wire.pattern() == v1::ArrivalPattern::Listed;
+        let replay = is_listed.then_some(wire.time_scale);
+        if replay.is_some_and(|scale| !SCALES.contains(&scale)) {
+            return Err(LoadError::TimeScale(wire.time_scale.to_string()));
+        }
         let pattern = match wire.pattern() {
+            v1::ArrivalPattern::Listed => Pattern::Constant,
             v1::ArrivalPattern::Constant => Pattern::Constant,
             v1::ArrivalPattern::Poisson => Pattern::Poisson,
             v1::ArrivalPattern::Gamma if SHAPES.contains(&wire.burstiness) => Pattern::Gamma(wire.burstiness),
@@ -58,11 +70,14 @@ impl Open {
         let max_in_flight = Some(wire.max_in_flight).filter(|&n| n > 0);
         let (agents, agent) = (wire.agents, wire.agent);
         let seed = share.seed;
-        Ok(Open { rate_per_s, pattern, ramp_ns, seed, level, agents, agent, max_in_flight })
+        Ok(Open { rate_per_s, pattern, replay, ramp_ns, seed, level, agents, agent, max_in_flight })
     }
 
-    /// The arrivals of the whole level.
-    pub fn arrivals(&self) -> Arrivals {
+    /// The arrivals of the whole level; of a replay those in `times_ns`.
+    pub fn arrivals(&self, times_ns: &Arc<[i64]>) -> Arrivals {
+        if let Some(scale) = self.replay {
+            return Arrivals::listed(times_ns.clone(), scale);
+        }
         Arrivals::paced(self.pattern, self.rate_per_s, self.ramp_ns, self.seed, self.level)
     }
 
@@ -156,11 +171,23 @@ mod tests {
     const S: i64 = 1_000_000_000;
 
     fn open(pattern: Pattern, rate_per_s: f64) -> Open {
-        Open { rate_per_s, pattern, ramp_ns: 0, seed: 3, level: 1, agents: 1, agent: 0, max_in_flight: None }
+        Open {
+            rate_per_s,
+            pattern,
+            replay: None,
+            ramp_ns: 0,
+            seed: 3,
+            level: 1,
+            agents: 1,
+            agent: 0,
+            max_in_flight: None,
+        }
     }
 
     fn whole(open: Open, warmup_ns: i64, stop: Stop) -> Vec<Arrival> {
-        Open { agents: 1, agent: 0, ..open }.part(open.arrivals(), 0, 1, warmup_ns, stop).collect()
+        Open { agents: 1, agent: 0, ..open }
+            .part(open.arrivals(&Arc::from([])), 0, 1, warmup_ns, stop)
+            .collect()
     }
 
     proptest! {
@@ -177,7 +204,7 @@ mod tests {
             let mut union = Vec::new();
             for agent in 0..agents {
                 for shard in 0..shards {
-                    let part = Open { agents, agent, ..all }.part(all.arrivals(), shard, shards, warmup, stop);
+                    let part = Open { agents, agent, ..all }.part(all.arrivals(&Arc::from([])), shard, shards, warmup, stop);
                     let part: Vec<_> = part.collect();
                     let fair = expected.len() / (agents * shards) as usize;
                     prop_assert!(part.len() >= fair && part.len() <= fair + 1);
@@ -197,9 +224,9 @@ mod tests {
             rate_per_s: f64, pattern: i32, burstiness: f64, agents: u32, agent: u32, max_in_flight: u32,
             ramp_ns in 0..=LONGEST_NS, n in 0u64..50
         ) {
-            let wire = v1::OpenLoad { rate_per_s, pattern, burstiness, agents, agent, max_in_flight };
+            let wire = v1::OpenLoad { rate_per_s, pattern, burstiness, agents, agent, max_in_flight, time_scale: burstiness };
             if let Ok(open) = Open::parse(&wire, &v1::LoadShare::default(), ramp_ns, 0) {
-                let mut releases = open.part(open.arrivals(), 0, 1, 0, Stop::Requests(n));
+                let mut releases = open.part(open.arrivals(&Arc::from([])), 0, 1, 0, Stop::Requests(n));
                 prop_assert!(releases.by_ref().take(3).count() <= 3);
             }
         }

@@ -8,7 +8,7 @@ use super::tally;
 /// In words; nothing when there is nothing to beware of.
 pub(super) fn warnings(data: &RunData) -> Vec<String> {
     let plan = &data.header.plan;
-    let mut all: Vec<String> = history(plan).into_iter().collect();
+    let mut all = Vec::new();
     let Some(file) = plan.file() else { return all };
     let name = &file.name;
     if file.broken_lines > 0 {
@@ -16,26 +16,16 @@ pub(super) fn warnings(data: &RunData) -> Vec<String> {
         all.push(format!("broken lines of {name} left out: {}{example}", file.broken_lines));
     }
     if file.has_times && !replays_times(plan) {
-        all.push(format!("the times in {name} were not replayed: a closed loop sends when a stream is free"));
+        all.push(format!(
+            "the times in {name} were not replayed: --concurrency and --request-rate have their own"
+        ));
     }
     all.extend(repeats(data, file));
     all
 }
 
-/// Until a stream's script is told what the server said.
-fn history(plan: &Plan) -> Option<String> {
-    let is_talk = plan.dataset.as_ref().is_some_and(|dataset| dataset.name == "sharegpt");
-    let what = match plan.file() {
-        None if plan.synthetic.num_turns > 1 => "synthetic words",
-        Some(file) if is_talk && file.turns > file.entries => "the dataset's own answers",
-        _ => return None,
-    };
-    Some(format!("the history of sessions has {what}, not what the server said"))
-}
-
-/// Only a schedule that takes its arrivals from the dataset does; there is none yet.
-fn replays_times(_plan: &Plan) -> bool {
-    false
+fn replays_times(plan: &Plan) -> bool {
+    !plan.replay_speed.is_empty()
 }
 
 /// Servers keep the beginnings of prompts that they have seen.
@@ -82,16 +72,5 @@ mod tests {
         {
             assert!(said.contains(part), "{part} in {said}");
         }
-    }
-
-    #[test]
-    fn a_history_that_is_not_the_servers_is_said() {
-        let mut data = run(None);
-        assert!(warnings(&data).is_empty());
-        data.header.plan.synthetic.num_turns = 3;
-        assert!(warnings(&data)[0].contains("synthetic words"));
-        let file = FileFacts { entries: 1_000_000, turns: 1_000_001, ..FileFacts::default() };
-        data.header.plan.dataset = Some(DatasetFacts { name: "sharegpt".to_owned(), file: Some(file) });
-        assert!(warnings(&data)[0].contains("the dataset's own answers"));
     }
 }

@@ -69,6 +69,7 @@ fn load(plan: &Plan) -> Value {
         "loop": if is_open { "open" } else { "closed" },
         "arrival_pattern": is_open.then_some(&plan.arrival_pattern),
         "burstiness": plan.burstiness,
+        "replay_speed": (!plan.replay_speed.is_empty()).then_some(&plan.replay_speed),
         "max_concurrency": plan.max_concurrency,
         "ramp_s": number(Some(plan.ramp_ns as f64 / 1e9), 9),
         "retries": plan.retries,

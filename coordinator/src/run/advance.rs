@@ -160,6 +160,7 @@ impl Run {
                 agents: agents.len() as u32,
                 agent: i as u32,
                 max_in_flight: bounds.as_ref().map_or(0, |bounds| bounds[i] as u32),
+                time_scale: self.plan.replay_speed.get(index as usize).map_or(0.0, |speed| speed.recip()),
             };
             (of, v1::LoadShare { open: Some(open), ..common })
         };
@@ -242,6 +243,7 @@ fn pattern(name: &str) -> v1::ArrivalPattern {
     match name {
         "constant" => v1::ArrivalPattern::Constant,
         "gamma" => v1::ArrivalPattern::Gamma,
+        "listed" => v1::ArrivalPattern::Listed,
         _ => v1::ArrivalPattern::Poisson,
     }
 }

@@ -108,7 +108,7 @@ impl Run {
             pick.streams = self.plan.concurrency.get(level as usize).copied().unwrap_or(1);
             // Levels begin apart, so that one does not ask again what the one before it did, as far as entries go.
             let entries = self.plan.file().map_or(0, |file| file.entries);
-            let apart = self.plan.num_prompts.unwrap_or(entries / self.plan.concurrency.len().max(1) as u64);
+            let apart = self.plan.num_prompts.unwrap_or(entries / self.plan.levels().len().max(1) as u64);
             pick.first = if pick.sequential { 0 } else { u64::from(level).saturating_mul(apart) };
         }
         workload
