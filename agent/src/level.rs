@@ -380,6 +380,7 @@ fn shard_health(report: &Report) -> v1::ShardHealth {
         streams: report.streams,
         cpu_ns: report.cpu_ns,
         wall_ns: report.wall_ns,
+        scheduler_lag_p95_ns: lag.quantile_ns(0.95).map(ns),
         scheduler_lag_p99_ns: lag.quantile_ns(0.99).map(ns),
         scheduler_lag_max_ns: lag.min_max_ns().map(|(_, max)| ns(max)),
     }

@@ -21,12 +21,13 @@ pub const LATE_SENDS_SHARE: f64 = 0.01;
 pub const LATE_SENDS_MIN: u64 = 3;
 /// A scheduler lag p99 that makes a worker "hot", ns: its runtime's timers tick in milliseconds, so less tells little.
 pub const SCHEDULER_LAG_NS: u64 = 5_000_000;
-/// The same as a share of the median TTFT: what is read that late shifts it by as much at most.
-pub const SCHEDULER_LAG_SHARE: f64 = 0.10;
-/// How long bytes may lie in a socket before they are read (p99), ns: beyond it, gaps between tokens are the client's …
-pub const SOCKET_WAIT_NS: u64 = 5_000_000;
-/// … or as a share of the median TTFT, where that is more.
-pub const SOCKET_WAIT_SHARE: f64 = 0.05;
+/// What a p95 may be moved by: a shard that comes later than this to 5 % of what is due, or reads 5 % of what has come
+/// later than this, ns …
+pub const LATE_READ_NS: u64 = 5_000_000;
+/// … or than this share of the median TTFT, where that is more.
+pub const LATE_READ_SHARE: f64 = 0.10;
+/// The quantile of both that decides.
+pub const LATE_READ_QUANTILE: f64 = 0.95;
 /// Of the streams asked for in closed loop, the share that must be in flight on average.
 pub const HELD_SHARE_MIN: f64 = 0.98;
 /// What a sampled gauge may miss that by, in standard deviations.
@@ -124,7 +125,7 @@ impl Evidence<'_> {
             let available = health.wall_ns as f64 * f64::from(health.shards);
             Some(((available > 0.0).then(|| health.cpu_ns as f64 / available)?, (self.name)(of)))
         });
-        let (share, worst) = largest(of_shards.chain(of_agents));
+        let (share, worst) = largest(of_agents.chain(of_shards));
         let check = Check::at_most("cpu_share_busiest_shard", share, CPU_SHARE_MAX, "share");
         let (share, limit) = (share.unwrap_or(0.0) * 100.0, CPU_SHARE_MAX * 100.0);
         check.because(format!("{worst} was {share:.0} % busy (limit {limit:.0} %)")).seen_at(worst)
@@ -133,48 +134,58 @@ impl Evidence<'_> {
     fn send_lag(&self) -> Check {
         let allowed = self.allowed(SEND_LAG_FLOOR_NS, SEND_LAG_SHARE);
         let lags = pooled(self.log, |h| h.send_lag.as_ref());
-        let late = Late::of(&lags, allowed);
-        let reason = format!(
-            "{} of {} sends over {:.1} ms late (p99 {:.1} ms)",
-            late.late,
-            lags.len(),
-            ms(allowed),
-            late.p99_ms
-        );
-        late.check("send_lag_p99").because(reason)
+        let late = lags.hdr().count_between(allowed, HIGHEST_NS).saturating_add(lags.out_of_range());
+        let many = late >= LATE_SENDS_MIN && late as f64 > lags.len() as f64 * LATE_SENDS_SHARE;
+        let p99 = lags.quantile_ns(0.99).map(ms);
+        let check = Check::at_most("send_lag_p99", p99, ms(allowed), "ms");
+        let ok = (p99.is_some() || late > 0).then_some(!many);
+        let (n, p99, allowed) = (lags.len(), p99.unwrap_or(0.0), ms(allowed));
+        let reason = format!("{late} of {n} sends over {allowed:.1} ms late (p99 {p99:.1} ms)");
+        Check { ok, reason, ..check }
     }
 
     fn socket_wait(&self) -> Check {
-        let allowed = self.allowed(SOCKET_WAIT_NS, SOCKET_WAIT_SHARE);
-        let waits = pooled(self.log, |h| h.socket_wait.as_ref());
-        let late = Late::of(&waits, allowed);
+        let allowed = self.allowed(LATE_READ_NS, LATE_READ_SHARE);
+        let of_agents = self.health().filter_map(|(of, health)| {
+            Some((ms(quantile(health.socket_wait.as_ref()?, LATE_READ_QUANTILE)?), (self.name)(of)))
+        });
+        let (wait, worst) = largest(of_agents);
+        let check = Check::at_most("socket_wait_p95_worst_agent", wait, ms(allowed), "ms");
         let reason = format!(
-            "{} of {} reads found bytes that had lain in the socket for over {:.1} ms (p99 {:.1} ms)",
-            late.late,
-            waits.len(),
-            ms(allowed),
-            late.p99_ms
+            "{worst} read what had come {:.1} ms late (p95; limit {:.1} ms)",
+            wait.unwrap_or(0.0),
+            ms(allowed)
         );
-        late.check("socket_wait_p99").because(reason)
+        check.because(reason).seen_at(worst)
     }
 
     fn scheduler_lag(&self) -> Check {
-        let allowed = self.allowed(SCHEDULER_LAG_NS, SCHEDULER_LAG_SHARE);
+        let allowed = self.allowed(LATE_READ_NS, LATE_READ_SHARE);
         let of_shards = self.shards().filter_map(|(of, shard)| {
-            Some((shard.scheduler_lag_p99_ns? as f64 / 1e6, self.shard_name(of, shard)))
+            Some((shard.scheduler_lag_p95_ns? as f64 / 1e6, self.shard_name(of, shard)))
         });
         let of_agents = self.health().filter_map(|(of, health)| {
-            let lag = LatencyHistogram::try_from(health.scheduler_lag.as_ref()?).ok()?;
-            Some((ms(lag.quantile_ns(0.99)?), (self.name)(of)))
+            Some((ms(quantile(health.scheduler_lag.as_ref()?, LATE_READ_QUANTILE)?), (self.name)(of)))
         });
-        let (lag, worst) = largest(of_shards.chain(of_agents));
-        let check = Check::at_most("scheduler_lag_p99_worst_shard", lag, ms(allowed), "ms");
+        let (lag, worst) = largest(of_agents.chain(of_shards));
+        let check = Check::at_most("scheduler_lag_p95_worst_shard", lag, ms(allowed), "ms");
         let reason = format!(
-            "{worst} came {:.1} ms late to what was due (p99; limit {:.1} ms)",
+            "{worst} came {:.1} ms late to what was due (p95; limit {:.1} ms)",
             lag.unwrap_or(0.0),
             ms(allowed)
         );
         check.because(reason).seen_at(worst)
+    }
+
+    /// The shard whose scheduler lag is worst at p99, when that makes it hot.
+    pub(super) fn hot_shard(&self) -> Option<String> {
+        let of = |(of, shard): (Incarnation, &v1::ShardHealth)| {
+            let max = shard.scheduler_lag_max_ns.unwrap_or(0) as f64 / 1e6;
+            Some((shard.scheduler_lag_p99_ns? as f64 / 1e6, max, self.shard_name(of, shard)))
+        };
+        let hot = self.shards().filter_map(of).filter(|(p99, ..)| *p99 >= ms(SCHEDULER_LAG_NS));
+        let (p99, max, name) = hot.max_by(|a, b| a.0.total_cmp(&b.0))?;
+        Some(format!("{name} was hot: scheduler lag p99 {p99:.1} ms, max {max:.1} ms"))
     }
 
     /// In closed loop a stream is not in flight only while it rests after a failure, for the server's sake, or while the
@@ -223,27 +234,11 @@ impl Evidence<'_> {
     }
 }
 
-/// How many values of a distribution are beyond what is allowed.
-struct Late {
-    allowed_ns: u64,
-    values: u64,
-    late: u64,
-    p99_ms: f64,
+fn quantile(wire: &v1::Histogram, quantile: f64) -> Option<u64> {
+    LatencyHistogram::try_from(wire).ok()?.quantile_ns(quantile)
 }
 
-impl Late {
-    fn of(all: &LatencyHistogram, allowed_ns: u64) -> Late {
-        let late = all.hdr().count_between(allowed_ns, HIGHEST_NS).saturating_add(all.out_of_range());
-        Late { allowed_ns, values: all.len(), late, p99_ms: ms(all.quantile_ns(0.99).unwrap_or(0)) }
-    }
-
-    fn check(&self, name: &'static str) -> Check {
-        let check = Check::at_most(name, (self.values > 0).then_some(self.p99_ms), ms(self.allowed_ns), "ms");
-        let many = self.late >= LATE_SENDS_MIN && self.late as f64 > self.values as f64 * LATE_SENDS_SHARE;
-        Check { ok: (self.values > 0 || self.late > 0).then_some(!many), ..check }
-    }
-}
-
+/// Of equal ones the last: a shard says more than its agent.
 fn largest(all: impl Iterator<Item = (f64, String)>) -> (Option<f64>, String) {
     let worst = all.max_by(|a, b| a.0.total_cmp(&b.0));
     worst.map_or((None, String::new()), |(value, name)| (Some(value), name))

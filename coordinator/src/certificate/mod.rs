@@ -59,6 +59,8 @@ pub struct Certificate {
     pub send_lag_p99_ns: Option<u64>,
     /// p99 of scheduler lag over all agents, ns.
     pub scheduler_lag_p99_ns: Option<u64>,
+    /// p99 of how long bytes lay in a socket before they were read, over all agents, ns; `None` where no kernel stamps them.
+    pub socket_wait_p99_ns: Option<u64>,
     /// Median interval between two samples of one GPU inside the window, ns.
     pub probe_interval_ns: Option<i64>,
     /// Agents whose start order came too late.
@@ -75,8 +77,11 @@ pub(crate) fn certify(
     name: &dyn Fn(Incarnation) -> String,
 ) -> Certificate {
     let lost = log.shares.keys().filter(|of| !log.done.contains_key(of)).count() as u64;
+    let evidence = check::Evidence { level, log, name };
     let mut c = Certificate {
-        checks: check::Evidence { level, log, name }.checks(),
+        checks: evidence.checks(),
+        socket_wait_p99_ns: check::pooled(log, |h| h.socket_wait.as_ref()).quantile_ns(0.99),
+        notes: evidence.hot_shard().into_iter().collect(),
         send_lag_p99_ns: check::pooled(log, |h| h.send_lag.as_ref()).quantile_ns(0.99),
         scheduler_lag_p99_ns: check::pooled(log, |h| h.scheduler_lag.as_ref()).quantile_ns(0.99),
         probe_interval_ns,

@@ -174,6 +174,7 @@ fn certificate(level: &Level) -> Value {
         "cpu_share": number(c.value("cpu_share_busiest_shard"), 4),
         "send_lag_p99_ms": ms(c.send_lag_p99_ns),
         "scheduler_lag_p99_ms": ms(c.scheduler_lag_p99_ns),
+        "socket_wait_p99_ms": ms(c.socket_wait_p99_ns),
         "probe_interval_ms": json_ms(c.probe_interval_ns.map(|ns| ns as f64)),
         "late_starts": c.late_starts,
         "lost_agents": c.lost_agents,
