@@ -26,6 +26,7 @@ pub mod sse;
 pub mod target;
 pub mod timeline;
 mod tls;
+mod trace;
 
 #[cfg(test)]
 mod testdata;

@@ -24,6 +24,7 @@ use crate::connection;
 use crate::recorder::Recorder;
 use crate::schedule::{Slot, Turn};
 use crate::target::Target;
+use crate::trace::{Port, Trace};
 
 /// What a shard is to do in one level.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(crate) struct Work {
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) outbox: Outbox,
     pub(crate) gauges: Arc<Gauges>,
+    /// In trace mode.
+    pub(crate) trace: Option<Port>,
     /// No new requests.
     pub(crate) stop: CancellationToken,
     /// Give up those in flight.
@@ -121,6 +124,7 @@ struct Shared {
     start: RawNs,
     recorder: RefCell<Recorder>,
     send_lag: RefCell<LatencyHistogram>,
+    trace: Option<RefCell<Trace>>,
     dry: std::cell::Cell<Option<RawNs>>,
 }
 
@@ -142,11 +146,12 @@ impl Work {
     }
 }
 
-async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
+async fn drive(mut work: Work, first: Vec<Stream>, start: RawNs) -> Report {
     let cpu_before = thread_cpu_ns();
     let recorder = RefCell::new(Recorder::new(work.level, start, work.outbox.clone()));
     let (send_lag, dry) = (RefCell::default(), std::cell::Cell::default());
-    let shared = Rc::new(Shared { work, cancel: Cancel::new(), start, recorder, send_lag, dry });
+    let trace = work.trace.take().map(|port| RefCell::new(port.open(start)));
+    let shared = Rc::new(Shared { work, cancel: Cancel::new(), start, recorder, send_lag, trace, dry });
     let lag = Rc::new(RefCell::new(LatencyHistogram::default()));
     // A flag of this shard's own: streams look at it at every wake-up.
     let (told, cancel) = (shared.work.cancel.clone(), shared.cancel.clone());
@@ -156,7 +161,7 @@ async fn drive(work: Work, first: Vec<Stream>, start: RawNs) -> Report {
     });
     let beats = [
         tokio::task::spawn_local(flush_each_beat(shared.clone())),
-        tokio::task::spawn_local(watch_scheduler(lag.clone())),
+        tokio::task::spawn_local(watch_scheduler(shared.clone(), lag.clone())),
     ];
     let mut streams = tokio::task::JoinSet::new();
     for stream in first {
@@ -184,6 +189,7 @@ async fn serve_slot(shared: Rc<Shared>, first: Stream) {
     let work = &shared.work;
     let Stream { number: stream, mut slot, mut body } = first;
     let mut client = Client::new(work.target.clone(), work.fresh_connections);
+    shared.trace(|_| client.time_code());
     // The first request is meant for the start itself, however late this task comes to it.
     let mut free = shared.start;
     while !work.stop.is_cancelled() {
@@ -202,6 +208,7 @@ async fn serve_slot(shared: Rc<Shared>, first: Stream) {
             body,
         };
         work.gauges.released.fetch_add(1, Relaxed);
+        shared.trace(|trace| trace.issued(phase));
         let record = client.request(attempt, &shared.cancel).await;
         let failed = record.outcome() == Outcome::Failed;
         shared.took(record);
@@ -234,7 +241,15 @@ impl Shared {
             Outcome::Failed | Outcome::Unspecified => &gauges.failed,
         };
         ended.fetch_add(1, Relaxed);
+        self.trace(|trace| trace.add(&record));
         self.recorder.borrow_mut().record(record);
+    }
+
+    /// One look at an option where there is no trace.
+    fn trace(&self, note: impl FnOnce(&mut Trace)) {
+        if let Some(trace) = &self.trace {
+            note(&mut trace.borrow_mut());
+        }
     }
 
     fn went_dry(&self, at: RawNs) {
@@ -246,15 +261,18 @@ async fn flush_each_beat(shared: Rc<Shared>) {
     loop {
         tokio::time::sleep(FLUSH).await;
         shared.recorder.borrow_mut().flush();
+        shared.trace(Trace::hand_over);
     }
 }
 
 /// How late this runtime gets to what is due: one timer each 10 ms, which itself ticks in milliseconds.
-async fn watch_scheduler(lag: Rc<RefCell<LatencyHistogram>>) {
+async fn watch_scheduler(shared: Rc<Shared>, lag: Rc<RefCell<LatencyHistogram>>) {
     loop {
         let due = HostClock.now() + LAG_TICK_NS;
         tokio::time::sleep(Duration::from_nanos(LAG_TICK_NS.unsigned_abs())).await;
-        lag.borrow_mut().record((HostClock.now() - due).max(0));
+        let lag_ns = (HostClock.now() - due).max(0);
+        lag.borrow_mut().record(lag_ns);
+        shared.trace(|trace| trace.lag(due, lag_ns));
     }
 }
 
