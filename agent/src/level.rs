@@ -19,6 +19,8 @@ use crate::pacer;
 use crate::schedule::{Load, MAX_STREAMS, Model, Stop};
 use crate::shard::{self, Gauges, OpenPart, Part, Report, Work};
 use crate::target::Target;
+use crate::trace::collect::{Collector, collector};
+use crate::trace::{Trace, watch_control};
 
 const PROGRESS: Duration = Duration::from_millis(250);
 const GAUGE: Duration = Duration::from_millis(100);
@@ -42,6 +44,8 @@ pub(crate) struct Armed {
     ready: Vec<oneshot::Receiver<()>>,
     starts: Vec<oneshot::Sender<RawNs>>,
     reports: Vec<oneshot::Receiver<Report>>,
+    /// In trace mode.
+    trace: Option<Collector>,
     ends: Ends,
 }
 
@@ -81,6 +85,10 @@ pub(crate) fn arm(
     let times = times(&load, corpus.as_deref())?;
     let bodies = Arc::new(Bodies::new(&target, &workload, corpus).map_err(|e| e.to_string())?);
     let (shards, bound) = room(&load, bodies.typical_bytes(), shards)?;
+    let (trace, port) = match order.trace {
+        true => Some(collector(order.level, load.warmup_ns, target.port())).unzip(),
+        false => (None, None),
+    };
     let mut armed = Armed {
         level: order.level,
         load,
@@ -90,6 +98,7 @@ pub(crate) fn arm(
         ready: Vec::new(),
         starts: Vec::new(),
         reports: Vec::new(),
+        trace,
         ends: Ends::default(),
     };
     for number in 0..shards {
@@ -105,6 +114,7 @@ pub(crate) fn arm(
             bodies: bodies.clone(),
             outbox: outbox.clone(),
             gauges: gauges.clone(),
+            trace: port.as_ref().map(|port| port(number as u32)),
             stop: armed.ends.stop.clone(),
             cancel: armed.ends.cancel.clone(),
         };
@@ -204,7 +214,7 @@ impl Armed {
     /// Runs it from its start, on this agent's clock, to its last ended request; says `Started`, `Progress` and `Done`.
     /// A start that has passed is now: the delay is the level's, and no request's latency.
     pub(crate) async fn run(self, at: RawNs, said: mpsc::Sender<Say>) {
-        let Self { level, load, bound, outbox, gauges, ready: _, starts, reports, ends } = self;
+        let Self { level, load, bound, outbox, gauges, ready: _, starts, reports, trace, ends } = self;
         let now = HostClock.now();
         let start = at.max(now);
         let (told, actual) = oneshot::channel();
@@ -217,17 +227,45 @@ impl Armed {
             // The owner of the connection outlives every level.
             let _gone = said.send(Say::Started(started)).await;
         }
+        let (control, last_telemetry) = trace_from(trace, start, &said).unzip();
         let mut samples = Vec::new();
         let reports = tokio::select! {
             reports = collect(reports) => reports,
             never = watch(level, &gauges, &outbox, &mut samples, &said) => match never {},
             never = enforce(&load, start, &ends) => match never {},
+            never = watch_control(control) => match never {},
         };
         hand_on(&outbox, &mut samples);
         let wall_ns = (HostClock.now() - start).max(0);
         let done = sum_up(level, &gauges, &outbox, &reports, bound, wall_ns);
         let _gone = said.send(Say::Progress(progress(level, &gauges))).await;
+        if let Some(Ok(telemetry)) = or_none(last_telemetry).await {
+            let _gone = said.send(Say::Telemetry(telemetry)).await;
+        }
         let _gone = said.send(Say::Done(done)).await;
+    }
+}
+
+/// Starts the thread of a trace: the control thread's own part in it, and where the last word will come.
+fn trace_from(
+    trace: Option<Collector>,
+    start: RawNs,
+    said: &mpsc::Sender<Say>,
+) -> Option<(Trace, oneshot::Receiver<v1::Telemetry>)> {
+    match trace?.spawn(start, said.clone()) {
+        Ok((control, last)) => Some((control.open(start), last)),
+        Err(why) => {
+            let text = format!("failed to start the trace: {why}");
+            let _full = said.try_send(Say::Notice(v1::NodeNotice { text }));
+            None
+        }
+    }
+}
+
+async fn or_none<F: Future>(future: Option<F>) -> Option<F::Output> {
+    match future {
+        Some(future) => Some(future.await),
+        None => None,
     }
 }
 

@@ -32,6 +32,7 @@ pub mod stub;
 pub mod target;
 pub mod timeline;
 mod tls;
+mod trace;
 
 #[cfg(test)]
 mod testdata;

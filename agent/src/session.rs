@@ -220,6 +220,8 @@ impl Session {
         let level = match &mut said {
             Say::Armed(armed) => armed.level,
             Say::Started(started) => started.level,
+            // The others heal with the next one.
+            Say::Telemetry(telemetry) if telemetry.is_final => telemetry.level,
             Say::Done(done) => {
                 if self.given_up == Some(done.level) {
                     done.given_up = LAPSED.to_owned();

@@ -29,6 +29,7 @@ use crate::delta::Kept;
 use crate::recorder::Recorder;
 use crate::schedule::{Retry, Slot};
 use crate::target::Target;
+use crate::trace::{Port, Trace};
 use timer::Timer;
 
 pub(crate) use open::Part as OpenPart;
@@ -47,6 +48,8 @@ pub(crate) struct Work {
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) outbox: Outbox,
     pub(crate) gauges: Arc<Gauges>,
+    /// In trace mode.
+    pub(crate) trace: Option<Port>,
     /// No new requests.
     pub(crate) stop: CancellationToken,
     /// Give up those in flight.
@@ -162,6 +165,7 @@ struct Shared {
     recorder: RefCell<Recorder>,
     send_lag: RefCell<LatencyHistogram>,
     socket_wait: RefCell<LatencyHistogram>,
+    trace: Option<RefCell<Trace>>,
     dry: Cell<Option<RawNs>>,
 }
 
@@ -241,9 +245,10 @@ impl Work {
     }
 }
 
-async fn drive(number: usize, work: Work, first: First, start: RawNs) -> Report {
+async fn drive(number: usize, mut work: Work, first: First, start: RawNs) -> Report {
     let (cpu_before, began, streams) = (thread_cpu_ns(), HostClock.now(), first.streams());
     let recorder = RefCell::new(Recorder::new(work.level, start, work.outbox.clone()));
+    let trace = work.trace.take().map(|port| RefCell::new(port.open(start)));
     let shared = Rc::new(Shared {
         work,
         start,
@@ -251,12 +256,13 @@ async fn drive(number: usize, work: Work, first: First, start: RawNs) -> Report 
         recorder,
         send_lag: RefCell::default(),
         socket_wait: RefCell::default(),
+        trace,
         dry: Cell::default(),
     });
     let lag = Rc::new(RefCell::new(LatencyHistogram::default()));
     let beats = [
         tokio::task::spawn_local(flush_each_beat(shared.clone())),
-        tokio::task::spawn_local(watch_scheduler(lag.clone(), start + shared.work.warmup_ns)),
+        tokio::task::spawn_local(watch_scheduler(shared.clone(), lag.clone())),
         tokio::task::spawn_local(give_up_with_the_level(shared.work.cancel.clone(), shared.cancel.clone())),
     ];
     let held = match first {
@@ -301,6 +307,12 @@ impl First {
 }
 
 impl Shared {
+    fn client(&self) -> Client {
+        let mut client = self.work.client();
+        self.trace(|_| client.time_code());
+        client
+    }
+
     /// Sends a request, and again if it failed and the plan says so. Every try counts from the first one's intended send,
     /// and is a record.
     async fn send(&self, client: &mut Client, mut due: Due) -> Went {
@@ -308,6 +320,7 @@ impl Shared {
         let mut attempt = 0;
         loop {
             work.gauges.released.fetch_add(1, Relaxed);
+            self.trace(|trace| trace.issued(due.phase));
             let mut record = client.request(work.attempt(&mut due, attempt), &self.cancel).await;
             (record.attempt, record.held_ns) = (attempt, due.held_ns);
             due.prepared.about.mark(&mut record);
@@ -352,6 +365,7 @@ impl Shared {
             Outcome::Failed | Outcome::Unspecified => &gauges.failed,
         };
         ended.fetch_add(1, Relaxed);
+        self.trace(|trace| trace.add(&record));
         self.recorder.borrow_mut().record(record);
     }
 
@@ -373,6 +387,13 @@ impl Shared {
         self.work.gauges.held_back.fetch_add(1, Relaxed);
     }
 
+    /// One look at an option where there is no trace.
+    fn trace(&self, note: impl FnOnce(&mut Trace)) {
+        if let Some(trace) = &self.trace {
+            note(&mut trace.borrow_mut());
+        }
+    }
+
     fn went_dry(&self, at: RawNs) {
         self.dry.set(Some(self.dry.get().map_or(at, |first| first.min(at))));
     }
@@ -382,16 +403,20 @@ async fn flush_each_beat(shared: Rc<Shared>) {
     loop {
         tokio::time::sleep(FLUSH).await;
         shared.recorder.borrow_mut().flush();
+        shared.trace(Trace::hand_over);
     }
 }
 
-/// How late this runtime gets to what is due, from a moment on: one timer each 10 ms, which itself ticks in milliseconds.
-async fn watch_scheduler(lag: Rc<RefCell<LatencyHistogram>>, from: RawNs) {
+/// How late this runtime gets to what is due: one timer each 10 ms, which itself ticks in milliseconds.
+async fn watch_scheduler(shared: Rc<Shared>, lag: Rc<RefCell<LatencyHistogram>>) {
+    let from = shared.start + shared.work.warmup_ns;
     loop {
         let due = HostClock.now() + LAG_TICK_NS;
         tokio::time::sleep(Duration::from_nanos(LAG_TICK_NS.unsigned_abs())).await;
+        let lag_ns = (HostClock.now() - due).max(0);
+        shared.trace(|trace| trace.lag(due, lag_ns));
         if due >= from {
-            lag.borrow_mut().record((HostClock.now() - due).max(0));
+            lag.borrow_mut().record(lag_ns);
         }
     }
 }

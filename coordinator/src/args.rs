@@ -116,6 +116,11 @@ pub struct SweepArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub plan: Option<PathBuf>,
+    /// Say more: -v a line each 2 s where there is no terminal, -vv trace mode (stages of requests and lag of threads in
+    /// summary.json and at the end), -vvv trace mode with its live dashboard.
+    #[arg(short, action = clap::ArgAction::Count)]
+    #[serde(skip)]
+    pub verbose: u8,
     /// The server: http://HOST:PORT, https://HOST:PORT, or HOST:PORT.
     #[arg(long)]
     pub url: Option<String>,
@@ -305,6 +310,7 @@ impl SweepArgs {
         let (closed, paced) = (self.concurrency.is_some(), self.request_rate.is_some());
         Self {
             plan: self.plan,
+            verbose: self.verbose,
             url: self.url.or(file.url),
             model: self.model.or(file.model),
             endpoint_type: self.endpoint_type.or(file.endpoint_type),

@@ -10,6 +10,7 @@ use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArg
 use crate::calibrate::{self, CalibrateError};
 use crate::certificate::Verdict;
 use crate::config::{Config, ConfigError};
+use crate::dashboard::terminal as terminal_modes;
 use crate::display::{Display, terminal_width};
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
 use crate::levels::Level;
@@ -60,6 +61,7 @@ async fn run(args: RunArgs) -> i32 {
         with_probe: true,
         shards: args.shards,
     };
+    let verbose = args.sweep.verbose;
     let mut config = match config(args.sweep) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
@@ -69,10 +71,11 @@ async fn run(args: RunArgs) -> i32 {
     }
     config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
     let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command() };
-    conclude(drive(config, "127.0.0.1:0", setup, false).await)
+    conclude(drive(config, "127.0.0.1:0", setup, false, verbose).await)
 }
 
 async fn coordinate(args: CoordinateArgs) -> i32 {
+    let verbose = args.sweep.verbose;
     let mut config = match config(args.sweep) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
@@ -85,7 +88,7 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         return fail(&error.to_string(), EXIT_USAGE);
     }
     let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command() };
-    conclude(drive(config, &args.listen, setup, true).await)
+    conclude(drive(config, &args.listen, setup, true, verbose).await)
 }
 
 async fn calibrate(args: &CalibrateArgs) -> i32 {
@@ -126,9 +129,15 @@ fn command() -> Vec<String> {
     redacted_command(std::iter::once("tailcliff".to_owned()).chain(std::env::args().skip(1)))
 }
 
-async fn drive(config: Config, listen: &str, setup: Setup, announce: bool) -> Result<Outcome, RunError> {
+async fn drive(
+    config: Config,
+    listen: &str,
+    setup: Setup,
+    announce: bool,
+    verbose: u8,
+) -> Result<Outcome, RunError> {
     let listeners = Listeners::bind(listen)?;
-    let mut display = Display::stderr(config.plan.levels().len());
+    let mut display = Display::stderr(config.plan.levels().len()).verbose(verbose);
     if announce {
         let (agents, probes) = (config.plan.agents, config.plan.probes);
         display.say(&format!(
@@ -143,22 +152,36 @@ async fn drive(config: Config, listen: &str, setup: Setup, announce: bool) -> Re
     drive::drive(config, listeners, setup, interrupts(), display).await
 }
 
-/// Ctrl-C and SIGTERM, one message each; the third kills.
+/// Ctrl-C, SIGTERM and a terminal that hangs up, one message each; the third kills.
 fn interrupts() -> mpsc::Receiver<String> {
     let (out, inbox) = mpsc::channel(2);
     // Before anything else happens: until then a signal kills.
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let mut hangup = if ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
     tokio::spawn(async move {
         let (Ok(mut int), Ok(mut term)) = signals else { return };
+        // `nohup` has it ignored, and it stays so.
+        let mut hung_up = async move || match &mut hangup {
+            Some(hangup) => hangup.recv().await,
+            None => std::future::pending().await,
+        };
         for why in ["interrupted", "interrupted twice"] {
-            tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+            tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hung_up() => {} }
             // Nobody listens once the run is over.
             let _over = out.send(why.to_owned()).await;
         }
-        tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+        tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hung_up() => {} }
+        terminal_modes::restore();
         std::process::exit(EXIT_INTERRUPTED);
     });
     inbox
+}
+
+/// As /proc tells: a mask of ignored signals, of which SIGHUP is the first.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 fn conclude(result: Result<Outcome, RunError>) -> i32 {

@@ -55,6 +55,8 @@ pub struct Config {
 
 const MAX_STREAMS: u32 = 1 << 20;
 const MAX_LEVELS: usize = 1_000;
+/// `-vv`: trace mode; the dashboard comes with one more.
+const TRACE_FROM: u8 = 2;
 
 pub(crate) fn bad(flag: &'static str, reason: impl Into<String>) -> ConfigError {
     ConfigError::Bad { flag, reason: reason.into() }
@@ -156,6 +158,7 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         probes: 1,
         gpu_interval_ns: None,
         cliff: cliff(args)?,
+        trace: args.verbose >= TRACE_FROM,
         metadata: metadata(&args.metadata)?,
         // What is drawn from what follows once the rest makes sense.
         ..Plan::default()

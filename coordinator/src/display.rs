@@ -1,14 +1,19 @@
-//! What a person sees while a run goes on: one live line on a terminal, plain lines elsewhere. Never fails a run: a
-//! closed terminal is not an error of the measurement.
+//! What a person sees while a run goes on: one live line on a terminal, plain lines elsewhere; in trace mode the
+//! dashboard, or plain blocks. Never fails a run, and never waits for a terminal: a closed or stopped one is not an error
+//! of the measurement.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 
 use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::v1;
 
 use crate::axis::Load;
+use crate::dashboard::model::Event;
+use crate::dashboard::{Dashboard, Shared, plain};
 use crate::knee::duration;
+use crate::patient::Patient;
 use crate::stored::Incarnation;
 
 /// Lines to a person.
@@ -19,6 +24,13 @@ pub struct Display {
     levels: usize,
     level: Option<Level>,
     last_plain_ns: i64,
+    verbose: u8,
+    /// In trace mode.
+    trace: Option<Shared>,
+    dashboard: Option<Dashboard>,
+    /// Said while the dashboard had the terminal.
+    kept: Vec<String>,
+    unkept: u64,
 }
 
 impl std::fmt::Debug for Display {
@@ -45,26 +57,123 @@ enum Wanted {
 }
 
 const PLAIN_EVERY_NS: i64 = 10_000_000_000;
+/// The same with `-v`.
+const VERBOSE_EVERY_NS: i64 = 2_000_000_000;
+/// `-vv` traces, `-vvv` shows it live.
+const TRACES: u8 = 2;
+const DASHBOARD: u8 = 3;
+/// Columns of a block where there is no terminal.
+const PLAIN_WIDTH: usize = 100;
+/// Lines kept for the scrollback while the dashboard has the terminal.
+const MOST_KEPT: usize = 4_000;
 
 impl Display {
     /// On standard error; live when that is a terminal. `levels` is the number of levels planned.
     pub fn stderr(levels: usize) -> Self {
-        let err = std::io::stderr();
-        let live = err.is_terminal();
-        Self::new(Box::new(err), live, levels)
+        let live = std::io::stderr().is_terminal() && !is_dumb();
+        let out: Box<dyn Write + Send> = match Patient::over(std::io::stderr()) {
+            Ok(patient) => Box::new(patient),
+            Err(_) => Box::new(std::io::stderr()),
+        };
+        Self::new(out, live, levels)
     }
 
     /// To any writer.
     pub fn new(out: Box<dyn Write + Send>, live: bool, levels: usize) -> Self {
-        Self { out, live, painted: false, levels, level: None, last_plain_ns: 0 }
+        Self {
+            out,
+            live,
+            painted: false,
+            levels,
+            level: None,
+            last_plain_ns: 0,
+            verbose: 0,
+            trace: None,
+            dashboard: None,
+            kept: Vec::new(),
+            unkept: 0,
+        }
+    }
+
+    /// As talkative as so many `-v` ask.
+    pub fn verbose(mut self, verbose: u8) -> Self {
+        self.verbose = verbose;
+        self.trace = (verbose >= TRACES).then(Shared::new);
+        self
     }
 
     /// One line that stays.
     pub fn say(&mut self, line: &str) {
+        self.show(Event::Line(line.to_owned()));
+        self.leave_if_closed();
+        if self.dashboard.is_none() {
+            self.print(line);
+        } else if self.kept.len() < MOST_KEPT {
+            self.kept.push(line.to_owned());
+        } else {
+            self.unkept += 1;
+        }
+    }
+
+    fn print(&mut self, line: &str) {
         let wipe = if self.painted { "\r\x1b[K" } else { "" };
         self.painted = false;
         // A closed terminal must not stop the run.
-        let _closed = writeln!(self.out, "{wipe}{line}");
+        let _closed = writeln!(self.out, "{wipe}{line}").and_then(|()| self.out.flush());
+    }
+
+    fn show(&self, event: Event) {
+        if let Some(trace) = &self.trace {
+            trace.take(event);
+        }
+    }
+
+    /// An agent told in trace mode.
+    pub fn telemetry(&mut self, of: Incarnation, name: String, telemetry: Arc<v1::Telemetry>) {
+        self.show(Event::Told { of, name, telemetry });
+    }
+
+    /// Takes the terminal for the dashboard, once there is something to show.
+    fn open_dashboard(&mut self) {
+        let Some(trace) = self.trace.clone().filter(|_| self.live && self.verbose == DASHBOARD) else {
+            return;
+        };
+        if self.dashboard.is_some() {
+            return;
+        }
+        match Dashboard::open(trace) {
+            Ok(dashboard) => self.dashboard = Some(dashboard),
+            Err(why) => self.say(&format!("no dashboard here: {why}")),
+        }
+        // Asked once: a person who left it wants the compact line.
+        self.verbose = TRACES;
+    }
+
+    fn leave_if_closed(&mut self) {
+        if self.dashboard.as_ref().is_some_and(Dashboard::is_closed) {
+            self.leave_dashboard();
+        }
+    }
+
+    /// Back to the usual screen, with what was said meanwhile.
+    fn leave_dashboard(&mut self) {
+        self.dashboard = None;
+        let unkept = std::mem::take(&mut self.unkept);
+        for line in std::mem::take(&mut self.kept) {
+            self.print(&line);
+        }
+        if unkept > 0 {
+            self.print(&format!("({unkept} lines found no room here)"));
+        }
+    }
+
+    /// The trace of a level, as it stands.
+    fn trace_block(&mut self) {
+        let Some(view) = self.trace.as_ref().map(Shared::view) else { return };
+        if view.level.is_some() && view.agents > 0 {
+            let width = if self.live { terminal_width() } else { PLAIN_WIDTH };
+            self.say(&plain::block(&view, width));
+        }
     }
 
     /// A level is about to start.
@@ -86,10 +195,15 @@ impl Display {
         let progress = BTreeMap::new();
         self.level = Some(Level { index, load, began_ns: now, wanted, progress, ttft, e2e });
         self.last_plain_ns = now;
+        let warmup_ns = shares.values().map(|share| share.warmup_ns).max().unwrap_or(0);
+        let name = load.concurrency().map_or_else(|| load.words(), |streams| format!("{streams} streams"));
+        self.show(Event::Level { index, levels: self.levels, name, warmup_ns });
+        self.open_dashboard();
     }
 
     /// The level's common start, on the clock of `now`, ns.
     pub fn started(&mut self, at_ns: i64) {
+        self.show(Event::Started(at_ns));
         if let Some(level) = &mut self.level {
             level.began_ns = at_ns;
         }
@@ -97,6 +211,7 @@ impl Display {
 
     /// An agent's newest counts.
     pub fn progress(&mut self, of: Incarnation, progress: &v1::LevelProgress) {
+        self.show(Event::InFlight(of, progress.in_flight));
         if let Some(level) = self.level.as_mut().filter(|level| level.index == progress.level) {
             level.progress.insert(of, *progress);
         }
@@ -116,6 +231,10 @@ impl Display {
 
     /// Paints the current level, if one runs.
     pub fn repaint(&mut self, now: i64) {
+        self.leave_if_closed();
+        if self.dashboard.is_some() {
+            return;
+        }
         let Some(level) = &self.level else { return };
         // The last column stays free: a cursor behind it would wrap.
         let width = if self.live { terminal_width().saturating_sub(1) } else { usize::MAX };
@@ -124,17 +243,30 @@ impl Display {
             let _closed = write!(self.out, "\r\x1b[K{line}");
             let _closed = self.out.flush();
             self.painted = true;
-        } else if now - self.last_plain_ns >= PLAIN_EVERY_NS {
+        } else if now - self.last_plain_ns >= self.plain_every_ns() {
             self.last_plain_ns = now;
             self.say(&line);
+            if self.verbose >= DASHBOARD {
+                self.trace_block();
+            }
         }
     }
 
-    /// Nothing more will come: leaves the cursor at the start of a line.
+    fn plain_every_ns(&self) -> i64 {
+        match self.verbose {
+            1 | 2 => VERBOSE_EVERY_NS,
+            _ => PLAIN_EVERY_NS,
+        }
+    }
+
+    /// Nothing more will come: gives the terminal back and leaves the cursor at the start of a line.
     pub fn rest(&mut self) {
-        self.level = None;
+        if self.level.take().is_some() {
+            self.trace_block();
+        }
+        self.leave_dashboard();
         if std::mem::take(&mut self.painted) {
-            let _closed = writeln!(self.out);
+            let _closed = writeln!(self.out).and_then(|()| self.out.flush());
         }
     }
 
@@ -144,6 +276,8 @@ impl Display {
             let width = if self.live { terminal_width() } else { usize::MAX };
             let line = level.line(self.levels, now, width, false);
             self.say(&line);
+            self.show(Event::Settled(index));
+            self.trace_block();
         }
     }
 }
@@ -217,6 +351,11 @@ fn bar(done: f64) -> String {
     const CELLS: usize = 10;
     let full = (done.clamp(0.0, 1.0) * CELLS as f64) as usize;
     "━".repeat(full) + &"─".repeat(CELLS - full)
+}
+
+/// A terminal that moves no cursor.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 /// Columns of the terminal; 100 where it does not tell.

@@ -63,6 +63,8 @@ pub struct Fleet {
     voided: BTreeMap<u32, String>,
     started: Vec<u32>,
     interrupted: bool,
+    /// Trace mode: the newest word of each agent on a level that is not settled.
+    told: BTreeMap<Incarnation, Arc<v1::Telemetry>>,
     stored: mpsc::UnboundedSender<(Incarnation, u64)>,
     display: Display,
     corpus: Option<Arc<Corpus>>,
@@ -92,6 +94,7 @@ impl Fleet {
             voided: BTreeMap::new(),
             started: Vec::new(),
             interrupted: false,
+            told: BTreeMap::new(),
             stored,
             display,
             corpus: None,
@@ -251,6 +254,7 @@ impl Fleet {
                 self.append(of, Fact::Progress(*progress))?;
                 self.display.progress(of, progress);
             }
+            Said::Telemetry(told) => return self.telemetry(of, told),
             Said::Done(done) => self.append(of, Fact::Done(done.clone()))?,
             Said::Notice(notice) => {
                 let line = format!("{}: {}", self.name(of), label(&notice.text));
@@ -261,6 +265,29 @@ impl Fleet {
             Said::Hello(_) => return Ok(None),
         }
         self.step(Event::Said(of, said))
+    }
+
+    /// What an agent traced so far: its last word is stored, the others are shown.
+    fn telemetry(&mut self, of: Incarnation, told: &v1::Telemetry) -> Result<Option<Ending>, JournalError> {
+        if told.is_final {
+            self.told.remove(&of);
+            self.append(of, Fact::Telemetry(told.clone()))?;
+        }
+        let told = Arc::new(told.clone());
+        if !told.is_final {
+            self.told.insert(of, told.clone());
+        }
+        let name = self.name(of);
+        self.display.telemetry(of, name, told);
+        Ok(None)
+    }
+
+    /// Of an agent that died, the last that it said is stored.
+    fn keep_last_words(&mut self) -> Result<(), JournalError> {
+        for (of, told) in std::mem::take(&mut self.told) {
+            self.append(of, Fact::Telemetry((*told).clone()))?;
+        }
+        Ok(())
     }
 
     fn name(&self, of: Incarnation) -> String {
@@ -365,7 +392,10 @@ impl Fleet {
                 self.planned = Some((load, shares));
             }
             Command::Start { level, at_ref_ns, agents } => self.start(level, at_ref_ns, &agents)?,
-            Command::LevelSettled(level) => self.display.settled(level, HostClock.now()),
+            Command::LevelSettled(level) => {
+                self.keep_last_words()?;
+                self.display.settled(level, HostClock.now());
+            }
             Command::Void(level, reason) => self.void(level, reason)?,
             Command::Lost(of) => {
                 self.display.say(&format!("{} is lost: away for longer than its lease", self.name(of)));
@@ -373,7 +403,10 @@ impl Fleet {
                 self.lost.extend(self.peers.remove(&of).map(|peer| (of, peer)));
             }
             Command::Say(line) => self.display.say(&label(&line)),
-            Command::Finish(ending) => return Ok(Some(ending)),
+            Command::Finish(ending) => {
+                self.keep_last_words()?;
+                return Ok(Some(ending));
+            }
         }
         Ok(None)
     }

@@ -27,7 +27,7 @@ pub struct Entry {
     #[prost(fixed64, tag = "1")]
     pub incarnation: u64,
     /// What it is.
-    #[prost(oneof = "Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 30")]
     pub fact: Option<Fact>,
 }
 
@@ -79,6 +79,9 @@ pub enum Fact {
     /// `RunEnd` as JSON; the last entry.
     #[prost(string, tag = "16")]
     End(String),
+    /// An agent's last word of a level in trace mode.
+    #[prost(message, tag = "30")]
+    Telemetry(v1::Telemetry),
 }
 
 /// Four stamps each, flattened.

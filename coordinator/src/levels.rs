@@ -9,6 +9,7 @@ use crate::certificate::Certificate;
 use crate::little::Little;
 use crate::merge::interval;
 use crate::merge::window::Throughput;
+use crate::trace::Trace;
 
 /// Requests by how they ended; `released()` is their sum by construction, so the identity cannot break.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -215,6 +216,8 @@ pub struct Level {
     pub certificate: Certificate,
     /// What is not in them.
     pub outside: Outside,
+    /// Trace mode: stages of requests and lag of threads.
+    pub trace: Option<Trace>,
     /// Why the level does not count, if so.
     pub voided: Option<String>,
 }

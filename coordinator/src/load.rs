@@ -69,6 +69,11 @@ fn take_of_node_or_level(data: &mut RunData, of: Incarnation, fact: Fact) {
                 log.progress.insert(of, progress);
             }
         }
+        Fact::Telemetry(told) => {
+            if let Some(log) = level(data, told.level) {
+                log.traces.insert(of, told);
+            }
+        }
         Fact::Voided(voided) => {
             if let Some(log) = level(data, voided.level) {
                 log.voided.get_or_insert(voided.reason);

@@ -90,6 +90,9 @@ pub struct Plan {
     pub gpu_interval_ns: Option<i64>,
     /// Thresholds of knee and cliff.
     pub cliff: CliffRule,
+    /// Trace mode: agents tell the stages of requests and the lag of each thread.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trace: bool,
     /// Facts given by the user (`--metadata k=v`).
     pub metadata: Vec<(String, String)>,
 }

@@ -185,6 +185,7 @@ impl Run {
             target: Some(self.target.clone()),
             workload: Some(self.workload_of(level)),
             load: Some(*share),
+            trace: self.plan.trace,
             ..Default::default()
         };
         Command::Send(of, Order::Arm(order))
@@ -220,7 +221,7 @@ impl Run {
                 }
             }
             Said::Notice(notice) => out.push(Command::Say(notice.text)),
-            Said::Progress(_) | Said::Heartbeat(_) | Said::Hello(_) => {}
+            Said::Progress(_) | Said::Telemetry(_) | Said::Heartbeat(_) | Said::Hello(_) => {}
         }
     }
 

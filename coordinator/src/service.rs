@@ -50,6 +50,8 @@ pub enum Input {
 }
 
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// Histograms of every stage, each as full as can be.
+const MAX_CONTROL_BYTES: usize = 2 << 20;
 const SILENCE: Duration = Duration::from_nanos(LEASE_NS as u64);
 
 /// Serves control and bulk on `listener` until the future is dropped.
@@ -66,7 +68,7 @@ pub async fn serve(
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(control.max_decoding_message_size(1 << 20))
+        .add_service(control.max_decoding_message_size(MAX_CONTROL_BYTES))
         .add_service(bulk.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .serve_with_incoming(TcpListenerStream::new(listener))
         .await

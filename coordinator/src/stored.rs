@@ -85,6 +85,8 @@ pub struct LevelLog {
     pub started: BTreeMap<Incarnation, v1::LevelStarted>,
     /// Ends; an agent without one was lost.
     pub done: BTreeMap<Incarnation, v1::LevelDone>,
+    /// Trace mode: the last that each agent told.
+    pub traces: BTreeMap<Incarnation, v1::Telemetry>,
     /// Newest progress of each agent.
     pub progress: BTreeMap<Incarnation, v1::LevelProgress>,
     /// Why the level does not count, if so.

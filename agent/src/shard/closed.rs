@@ -39,7 +39,7 @@ pub(super) async fn drive(shared: &Rc<Shared>, first: Vec<Stream>) {
 async fn serve_slot(shared: Rc<Shared>, first: Stream) {
     let work = &shared.work;
     let Stream { number: stream, mut slot, mut script, first: mut prepared } = first;
-    let mut client = work.client();
+    let mut client = shared.client();
     // The first request is meant for the start itself, however late this task comes to it.
     let mut free = shared.start;
     if slot.start_ns() > 0 {

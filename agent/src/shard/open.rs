@@ -317,7 +317,7 @@ impl Open {
 }
 
 async fn work(open: Rc<Open>, worker: Rc<Worker>) {
-    let mut client = open.shared.work.client();
+    let mut client = open.shared.client();
     loop {
         let mut next = worker.next.take();
         while let Some(session) = next {

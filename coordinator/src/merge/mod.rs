@@ -30,6 +30,7 @@ use crate::knee::{self, Cliff, Knee, Rung};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
 use crate::stored::{LevelLog, RunData, RunEnd, RunHeader};
+use crate::trace::Trace;
 use crate::untold::untold;
 
 use nodes::NodeSummary;
@@ -159,6 +160,7 @@ fn merge_level(
         sample_error: tally.sample_error,
         clock: median.zip(worst).map(|(median_ns, worst_ns)| ClockBound { median_ns, worst_ns }),
         outside,
+        trace: trace(data, log),
         voided: log.voided.clone(),
         ..Level::default()
     };
@@ -170,6 +172,15 @@ fn merge_level(
         level.certificate.notes.push(text);
     }
     level
+}
+
+/// What agents told in trace mode, in the order of joining; `None` when it was off.
+fn trace(data: &RunData, log: &LevelLog) -> Option<Trace> {
+    let mut trace = Trace::default();
+    for (of, node) in tally::agents(data) {
+        log.traces.get(&of).into_iter().for_each(|told| trace.add(&node.hello.name, told));
+    }
+    (trace.agents > 0).then_some(trace)
 }
 
 /// Records tell what became of requests; agents tell how many they released, in the end or at some moment. What was

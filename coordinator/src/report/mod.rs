@@ -10,3 +10,4 @@ pub mod samples;
 pub mod summary;
 pub mod terminal;
 pub mod text;
+pub(crate) mod trace;

@@ -15,6 +15,7 @@ use crate::merge::window::Rate;
 use crate::plan::Plan;
 
 use super::text::{json_ms, json_us, number};
+use super::trace;
 
 /// Percentiles given of each distribution, and their keys; p50 is vLLM's "median".
 const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 99.0)];
@@ -118,6 +119,7 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     put("sample_error", json!(level.sample_error));
     put("outside", outside(level));
     put("all_phases", all_phases(level));
+    put("trace", level.trace.as_ref().map_or(Value::Null, trace::trace));
     put("voided", json!(level.voided));
     out
 }
