@@ -114,7 +114,7 @@ pub(crate) fn arm(
             bodies: bodies.clone(),
             outbox: outbox.clone(),
             gauges: gauges.clone(),
-            trace: port.as_ref().map(|port| port(number as u32)),
+            trace: port.as_ref().map(|port| port(number)),
             stop: armed.ends.stop.clone(),
             cancel: armed.ends.cancel.clone(),
         };
@@ -391,7 +391,6 @@ fn sum_up(
         scheduler_lag: Some(pooled(|r| &r.scheduler_lag)),
         shard_health: reports.iter().map(shard_health).collect(),
         socket_wait: Some(pooled(|r| &r.socket_wait)),
-        ..Default::default()
     };
     v1::LevelDone {
         level,

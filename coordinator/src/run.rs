@@ -186,7 +186,6 @@ impl Run {
             workload: Some(self.workload_of(level)),
             load: Some(*share),
             trace: self.plan.trace,
-            ..Default::default()
         };
         Command::Send(of, Order::Arm(order))
     }
