@@ -163,7 +163,6 @@ impl Run {
             workload: Some(self.workload.clone()),
             load: Some(*share),
             trace: self.plan.trace,
-            ..Default::default()
         };
         Command::Send(of, Order::Arm(order))
     }
