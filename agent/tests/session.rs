@@ -503,3 +503,34 @@ async fn a_dataset_told_in_parts_over_a_break_is_what_is_sent() {
     assert!(records.iter().all(|r| r.label == "refusal" && r.asked_tokens == Some(2)));
     end(&coordinator, agent).await;
 }
+
+#[tokio::test]
+async fn a_traced_level_tells_of_its_measured_requests_before_it_is_done() {
+    let model = Model::start(4, Duration::from_millis(20)).await;
+    let mut coordinator = Coordinator::start(LONG).await;
+    let (agent, _) = start_agent(&coordinator);
+    coordinator.joined().await;
+    let Order::Arm(order) = arm(&model, requests(3, 11, 200 * MS)) else { unreachable!() };
+    coordinator.order(Order::Arm(v1::ArmLevel { trace: true, ..order })).await;
+    coordinator.armed().await;
+    coordinator.order(start_at(HostClock.now() + 100 * MS)).await;
+    let told = coordinator.last_telemetry().await;
+    let done = coordinator.done().await;
+    let records = records(&coordinator.batches_through(done.last_batch_seq).await);
+    let measured: Vec<_> = records.iter().filter(|r| r.phase() == Phase::Measured).collect();
+    assert!(measured.len() >= 11 && measured.len() < records.len(), "the warm-up made some too");
+    let (n, counts) = (measured.len() as u64, told.counts.unwrap());
+    assert_eq!((counts.issued, counts.completed, told.dropped_events), (n, n, 0));
+    assert_eq!(counts.output_tokens, measured.iter().filter_map(|r| r.output_tokens).sum::<u64>());
+    let stage = |wanted| told.stages.iter().find(|s| s.stage() == wanted);
+    let e2e = stage(v1::TraceStage::E2e).unwrap();
+    assert_eq!(histogram(&e2e.histogram).len(), n);
+    let exact: i64 = measured.iter().map(|r| r.done_raw_ns - r.intended_raw_ns).sum();
+    assert_eq!(e2e.sum_ns, exact as u64);
+    let shares = told.shares.unwrap();
+    assert_eq!(shares.client_ns + shares.network_ns + shares.server_ns, e2e.sum_ns);
+    let decode = stage(v1::TraceStage::Decode).map(|s| histogram(&s.histogram).len());
+    assert_eq!(decode, Some(n), "in trace mode the code's own time is taken");
+    assert!(told.workers.iter().any(|w| w.shard.is_none()), "the control thread is watched too");
+    end(&coordinator, agent).await;
+}

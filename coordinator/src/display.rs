@@ -261,7 +261,8 @@ impl Display {
 
     /// Nothing more will come: gives the terminal back and leaves the cursor at the start of a line.
     pub fn rest(&mut self) {
-        if self.level.take().is_some() {
+        if let Some(level) = self.level.take() {
+            self.show(Event::Settled(level.index));
             self.trace_block();
         }
         self.leave_dashboard();

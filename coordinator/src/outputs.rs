@@ -97,3 +97,5 @@ fn sync_directory(dir: &Path) -> Result<(), OutputError> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trace_tests;

@@ -251,7 +251,7 @@ impl Trace {
             server: s.server_ns as f64 / all,
             backpressure: s.backpressure_ns as f64 / all,
             parts: vec![
-                ("hand_over", "hand-over, wait for a shard", part(TraceStage::Queue)),
+                ("hand_over", "hand-over, wait for shard", part(TraceStage::Queue)),
                 ("acquire", "connection acquire", part(TraceStage::Acquire)),
                 ("encode", "encode", encode),
                 ("socket_write", "socket write", rest),

@@ -105,6 +105,16 @@ impl Coordinator {
         self.hear(|said| if let Said::Done(done) = said { Some(done) } else { None }).await
     }
 
+    /// The last word of a traced level.
+    pub(crate) async fn last_telemetry(&mut self) -> v1::Telemetry {
+        self.hear(|said| match said {
+            Said::Telemetry(told) if told.is_final => Some(told),
+            Said::Done(_) => panic!("the level ended without its last telemetry"),
+            _ => None,
+        })
+        .await
+    }
+
     pub(crate) async fn notice(&mut self) -> String {
         self.hear(|said| if let Said::Notice(notice) = said { Some(notice.text) } else { None }).await
     }

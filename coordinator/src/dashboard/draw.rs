@@ -54,7 +54,8 @@ fn body(pages: [Vec<Line<'static>>; 4], chosen: usize, room: usize) -> Vec<Line<
 
 fn pages(view: &View, width: usize) -> [Vec<Line<'static>>; 4] {
     let stages = joined(lines::stages(view, width), lines::verdict(view, width));
-    let load = joined(lines::load(view, width), lines::honesty(view));
+    let mut load = lines::load(view, width);
+    load.extend(lines::honesty(view));
     let lag = lines::lag(view, width, usize::MAX);
     let title = Line::styled("MESSAGES, newest first", Style::new().add_modifier(Modifier::BOLD));
     let lines = view.lines.iter().rev().map(|line| Line::raw(line.clone()));
@@ -149,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_large_screen_shows_all_at_once() {
-        let all = screen(120, 62, Choice::default());
+        let all = screen(120, 64, Choice::default());
         for part in ["VERDICT", "LOAD", "SCHEDULER LAG", "MESSAGES", "shard 19"] {
             assert!(has(&all, part), "{part} in {all:#?}");
         }

@@ -4,6 +4,8 @@
 use ratatui_core::style::{Color, Style};
 use ratatui_core::text::{Line, Span};
 
+use tailcliff_proto::histogram::LOWEST_NS;
+
 use crate::trace::{Figures, HOT_NS, Verdict, Worker};
 
 use super::model::{Phase, Rate, Status, View};
@@ -129,7 +131,7 @@ pub fn load(view: &View, width: usize) -> Vec<Line<'static>> {
         format!("{what} {}", if known.is_empty() { "-".to_owned() } else { known.join(", ") })
     };
     let columns = Columns::fitting(width, false);
-    let mut lines = vec![Line::styled("LOAD, all requests of the measured phase", BOLD)];
+    let mut lines = vec![Line::styled("LOAD: all requests, measured phase", BOLD)];
     lines.push(Line::raw(fitted(&counts, width)));
     for (what, rate) in [("issued/s", view.issued), ("completed/s", view.completed), ("tok/s", view.tokens)] {
         lines.push(Line::raw(both(what, rate)));
@@ -178,8 +180,7 @@ pub fn honesty(view: &View) -> Vec<Line<'static>> {
         agents,
         "warm-up and drain are in no figure; counts are of all requests".to_owned(),
         format!("{} events dropped: in the counts, but in no stage", view.dropped_events),
-        format!("{} stages with stamps out of order, shown as 0", view.impossible),
-        format!("{} histograms unreadable", view.unreadable),
+        format!("{} stages out of order shown as 0, {} unreadable", view.impossible, view.unreadable),
         LEGEND.to_owned(),
     ] {
         lines.push(Line::raw(text));
@@ -221,8 +222,8 @@ impl Columns {
             ("N", 3, |f| count(f.n)),
             ("avg", 2, |f| span(f.mean_ns as u64)),
             ("min", 0, |f| span(f.min_ns)),
-            ("p50", 5, |f| span(f.p50_ns)),
-            ("p99", 4, |f| span(f.p99_ns)),
+            ("p50", 5, |f| stepped(f.p50_ns)),
+            ("p99", 4, |f| stepped(f.p99_ns)),
             ("max", 1, |f| span(f.max_ns)),
         ];
         let tail = if more { MORE } else { 2 };
@@ -304,6 +305,11 @@ pub fn span(ns: u64) -> String {
     }
 }
 
+/// A percentile comes from a histogram, which tells nothing apart below 1 µs.
+fn stepped(ns: u64) -> String {
+    if ns < LOWEST_NS { "<1µs".to_owned() } else { span(ns) }
+}
+
 fn count(n: u64) -> String {
     match n {
         0..1_000_000 => n.to_string(),
@@ -348,7 +354,7 @@ mod tests {
         let lines = text(&stages(&view, 80));
         assert!(lines.iter().any(|l| l.starts_with("headers received") && l.ends_with("30.0 % # server")));
         assert!(lines.iter().any(|l| l.starts_with("payload written") && l.ends_with("client")));
-        assert!(lines.iter().any(|l| l.starts_with("connection new") && l.contains(" - ")), "{lines:?}");
+        assert!(lines.iter().any(|l| l.starts_with("connection new") && l.contains("  - ")), "{lines:?}");
         let verdict = text(&verdict(&view, 80));
         assert!(verdict[0].contains("client 5.00 % · server 95.0 % · network 0.00 %"), "{verdict:?}");
         let cells = |letter| verdict[1].matches(letter).count();
