@@ -365,7 +365,10 @@ impl Shared {
             Outcome::Failed | Outcome::Unspecified => &gauges.failed,
         };
         ended.fetch_add(1, Relaxed);
-        self.trace(|trace| trace.add(&record));
+        // A retry counts from the first try's intended send: its stages would blame us for the tries before it.
+        if record.attempt == 0 {
+            self.trace(|trace| trace.add(&record));
+        }
         self.recorder.borrow_mut().record(record);
     }
 

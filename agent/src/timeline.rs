@@ -155,8 +155,9 @@ impl Timeline {
 
     /// Our own code took so long over what a read brought, ns.
     pub(crate) fn decoded(&mut self, ns: i64) {
+        let before = self.record.final_decode_ns.replace(ns.max(0));
         let sum = self.record.decode_ns.unwrap_or(0);
-        self.record.decode_ns = Some(sum.saturating_add(ns.max(0)));
+        self.record.decode_ns = Some(sum.saturating_add(before.unwrap_or(0)));
     }
 
     /// The record. A request that nothing ended is incomplete at its latest stamp.

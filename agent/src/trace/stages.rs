@@ -25,6 +25,7 @@ pub(crate) struct Stamps {
     reused: bool,
     encode_ns: Option<i64>,
     decode_ns: Option<i64>,
+    final_decode_ns: Option<i64>,
     socket_wait_ns: Option<i64>,
     ttft_ns: Option<i64>,
     tpot_ns: Option<i64>,
@@ -63,6 +64,7 @@ impl Stamps {
             reused: record.reused_connection,
             encode_ns: record.encode_ns,
             decode_ns: record.decode_ns,
+            final_decode_ns: record.final_decode_ns,
             socket_wait_ns: record.socket_wait_sum_ns,
             ttft_ns: signed(ttft_ns(record)),
             tpot_ns: signed(tpot_ns(record)),
@@ -84,21 +86,18 @@ impl Stamps {
         let headers = walk.to(self.headers);
         let first_chunk = walk.to(self.first_chunk);
         let stream = walk.to(self.last_chunk);
-        // Without a last chunk's stamp, all to the end is receiving.
-        let finish = self.last_chunk.and_then(|_| walk.to(Some(self.done.max(self.intended))));
-        let received = walk.end - sent - finish.unwrap_or(0);
+        let received = walk.end - sent;
 
         let encode = self.encode_ns.map(|ns| ns.clamp(0, write.unwrap_or(0)));
         let socket_wait = self.socket_wait_ns.map(|ns| ns.clamp(0, received));
         let room = received - socket_wait.unwrap_or(0);
-        // The handling of the last read lies behind the last chunk, and is told as the finish.
-        let decode = self.decode_ns.map(|ns| (ns - finish.unwrap_or(0)).clamp(0, room));
+        let decode = self.decode_ns.map(|ns| ns.clamp(0, room));
         let read_ns = socket_wait.unwrap_or(0) + decode.unwrap_or(0);
 
         let (waited, connect) = if self.reused { (acquire, None) } else { (None, acquire) };
         let backpressure_ns = queue.unwrap_or(0) + waited.unwrap_or(0);
         let mut parts = Parts {
-            client_ns: backpressure_ns + write.unwrap_or(0) + read_ns + finish.unwrap_or(0),
+            client_ns: backpressure_ns + write.unwrap_or(0) + read_ns,
             network_ns: connect.unwrap_or(0),
             server_ns: received - read_ns,
             backpressure_ns,
@@ -113,7 +112,8 @@ impl Stamps {
             (Stage::Headers, headers),
             (Stage::FirstChunk, first_chunk),
             (Stage::Stream, stream),
-            (Stage::Finish, finish),
+            // The request is over when its last read comes back: what we make of that one is no part of it.
+            (Stage::Finish, self.final_decode_ns),
             (Stage::E2e, Some(walk.end - self.intended)),
             (Stage::Encode, encode),
             (Stage::SocketWait, socket_wait),
@@ -164,6 +164,7 @@ mod tests {
             reused: true,
             encode_ns: Some(20),
             decode_ns: Some(140),
+            final_decode_ns: Some(40),
             socket_wait_ns: Some(300),
             ttft_ns: Some(260),
             tpot_ns: None,
@@ -185,12 +186,11 @@ mod tests {
         ];
         assert_eq!(lifecycle.map(|s| of(s).unwrap()), [10, 20, 30, 100, 100, 1_000, 40]);
         assert_eq!((of(Stage::Connect), of(Stage::E2e)), (None, Some(1_300)));
-        // Of 140 of reading, 40 lie behind the last chunk.
         assert_eq!(
             (of(Stage::SocketWait), of(Stage::Decode), of(Stage::Encode)),
-            (Some(300), Some(100), Some(20))
+            (Some(300), Some(140), Some(20))
         );
-        assert_eq!(parts.client_ns, 10 + 20 + 30 + 300 + 100 + 40);
+        assert_eq!(parts.client_ns, 10 + 20 + 30 + 300 + 140);
         assert_eq!((parts.server_ns, parts.network_ns, parts.backpressure_ns), (800, 0, 30));
         assert_eq!(parts.impossible, 0);
     }
@@ -205,8 +205,14 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_absent_and_not_zero() {
-        let bare =
-            Stamps { encode_ns: None, decode_ns: None, socket_wait_ns: None, last_chunk: None, ..stamps() };
+        let bare = Stamps {
+            encode_ns: None,
+            decode_ns: None,
+            final_decode_ns: None,
+            socket_wait_ns: None,
+            last_chunk: None,
+            ..stamps()
+        };
         let parts = bare.parts();
         for stage in
             [Stage::Encode, Stage::Decode, Stage::SocketWait, Stage::Stream, Stage::Finish, Stage::Tpot]
@@ -239,7 +245,7 @@ mod tests {
             let (issued, connected, sent, headers, first_chunk, last_chunk) = chain;
             let parts = Stamps {
                 intended, issued, connected, sent, headers, first_chunk, last_chunk, done, reused,
-                encode_ns, decode_ns, socket_wait_ns, ttft_ns: None, tpot_ns: None,
+                encode_ns, decode_ns, final_decode_ns: None, socket_wait_ns, ttft_ns: None, tpot_ns: None,
             }.parts();
             let e2e = parts.stages[E2E].unwrap();
             prop_assert_eq!(e2e, (done - intended).max(0));

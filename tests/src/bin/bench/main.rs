@@ -44,6 +44,8 @@ enum Row {
     Memory,
     /// 10,000 streams with a token each 500 ms
     TenThousand,
+    /// What trace mode (-vvv) costs on the shards, in bursts of 128 and at 4,000 paced streams
+    Trace,
     /// A pause of 724 ms is one gap
     Stall,
 }
@@ -70,9 +72,8 @@ fn main() -> anyhow::Result<()> {
     };
     // The floor has a connection for each stream too.
     let _as_it_is = tailcliff_agent::host_check::raise_descriptors();
-    let all =
-        [Row::Plain, Row::Burst, Row::Paced, Row::Ttft, Row::Held, Row::Memory, Row::TenThousand, Row::Stall];
-    for row in all.into_iter().filter(|row| args.row.is_empty() || args.row.contains(row)) {
+    let all = Row::value_variants();
+    for row in all.iter().filter(|row| args.row.is_empty() || args.row.contains(row)) {
         match row {
             Row::Plain => rows::plain(&bench)?,
             Row::Burst => rows::burst(&bench)?,
@@ -81,6 +82,7 @@ fn main() -> anyhow::Result<()> {
             Row::Held => rows::held(&bench)?,
             Row::Memory => memory::row(&bench)?,
             Row::TenThousand => rows::ten_thousand(&bench)?,
+            Row::Trace => rows::trace(&bench)?,
             Row::Stall => stall::check(&bench.binary, &bench.dir.path().join("stall"))?,
         }
     }

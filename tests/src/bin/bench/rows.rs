@@ -179,6 +179,41 @@ pub(crate) fn ten_thousand(bench: &Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What trace mode may take of a shard's time, ns an event.
+const TRACE_NS: f64 = 60.0;
+
+/// Off and on in turns. Bursts show the nanoseconds, as an event takes few of them there; the paced streams the share.
+pub(crate) fn trace(bench: &Bench) -> anyhow::Result<()> {
+    let bursts = Job {
+        stub: "--mode burst",
+        streams: 64,
+        tokens: 128,
+        streaming: true,
+        warmup_s: 1,
+        seconds: bench.seconds,
+    };
+    let stub = "--mode paced --ttft-ms 100 --itl-ms 100 --spread";
+    let paced = Job { stub, streams: 4_000, tokens: 40, warmup_s: 6, ..bursts };
+    for (name, job) in [("bursts of 128, 64 streams", bursts), ("4,000 streams at 100 ms", paced)] {
+        let mut pairs = Vec::new();
+        for _ in 0..bench.passes(3) {
+            pairs.push((bench.ours(&job, &[])?.figures, bench.ours(&job, &["-vvv"])?.figures));
+        }
+        let middle = |part: &dyn Fn(&(Figures, Figures)) -> f64| median(pairs.iter().map(part).collect());
+        let (off, on) = (middle(&|p| p.0.cpu_per_token_ns()), middle(&|p| p.1.cpu_per_token_ns()));
+        let more = middle(&|p| p.1.cpu_per_token_ns() - p.0.cpu_per_token_ns());
+        let rate = middle(&|p| (p.1.tokens as f64 / p.0.tokens as f64 - 1.0) * 100.0);
+        say(&format!(
+            "-vvv, {name}: CPU per event off {off:.0} ns, on {on:.0} ns, {more:+.0} ns ({:+.1} %; reach {TRACE_NS} ns: {}); \
+             throughput {rate:+.1} %; median of {} pairs",
+            more / off * 100.0,
+            verdict(more <= TRACE_NS),
+            pairs.len()
+        ));
+    }
+    Ok(())
+}
+
 /// Of the window, from the certificate.
 fn in_flight(level: &Value) -> f64 {
     let checks = level["certificate"]["checks"].as_array();
