@@ -139,7 +139,7 @@ async fn each_request_is_meant_for_its_arrival_and_told_in_its_phase() {
         assert_eq!((record.stream, record.attempt, record.held_ns), (0, 0, None));
     }
     let done = &ended.done;
-    assert_eq!(histogram(&done.health.as_ref().unwrap().send_lag).len(), 60);
+    assert_eq!(histogram(&done.health.as_ref().unwrap().send_lag).len(), 40, "the warm-up is left out");
     assert!(histogram(&done.held).is_empty() && done.never_sent == 0);
     assert!(done.own_bound && done.max_in_flight.unwrap() > 0);
 }

@@ -296,7 +296,10 @@ impl Level {
         let elapsed_s = ((now - self.began_ns).max(1)) as f64 / 1e9;
         let (done, of) = match self.wanted {
             Wanted::Requests(n) => {
-                (completed.saturating_add(failed) as f64 / n.max(1) as f64, format!("/{n}"))
+                let ended = completed.saturating_add(failed);
+                // Warm-up, retries and the later turns of sessions come on top of what was asked for.
+                let of = if ended <= n { format!("/{n}") } else { String::new() };
+                (ended as f64 / n.max(1) as f64, of)
             }
             Wanted::Ns(ns) => (elapsed_s * 1e9 / ns.max(1) as f64, String::new()),
         };

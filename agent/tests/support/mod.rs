@@ -245,6 +245,10 @@ impl Bulk for Service {
 pub(crate) struct Model {
     pub(crate) url: String,
     pub(crate) asked: AtomicU64,
+    /// Bodies of the requests, in the order they came.
+    pub(crate) bodies: Mutex<Vec<Vec<u8>>>,
+    /// Says nothing of usage, but why the text ended.
+    pub(crate) uncounted: AtomicBool,
     tokens: u32,
     gap: Duration,
 }
@@ -253,7 +257,14 @@ impl Model {
     pub(crate) async fn start(tokens: u32, gap: Duration) -> Arc<Model> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let model = Arc::new(Model { url, asked: AtomicU64::new(0), tokens, gap });
+        let model = Arc::new(Model {
+            url,
+            asked: AtomicU64::new(0),
+            bodies: Mutex::default(),
+            uncounted: AtomicBool::new(false),
+            tokens,
+            gap,
+        });
         let serving = model.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -265,7 +276,8 @@ impl Model {
 
     async fn serve(self: Arc<Self>, mut stream: TcpStream) {
         let mut bytes = Vec::new();
-        while take_request(&mut stream, &mut bytes).await {
+        while let Some(body) = take_request(&mut stream, &mut bytes).await {
+            self.bodies.lock().unwrap().push(body);
             self.asked.fetch_add(1, SeqCst);
             if self.answer(&mut stream).await.is_err() {
                 return;
@@ -281,10 +293,11 @@ impl Model {
             let event = r#"{"choices":[{"index":0,"delta":{"content":"ab"},"finish_reason":null}]}"#;
             chunk(stream, &format!("data: {event}\n\n")).await?;
         }
-        let last = format!(
+        let usage = format!(
             r#"{{"choices":[],"usage":{{"prompt_tokens":5,"completion_tokens":{},"total_tokens":9}}}}"#,
             self.tokens
         );
+        let last = if self.uncounted.load(SeqCst) { r#"{"choices":[]}"#.to_owned() } else { usage };
         chunk(stream, &format!("data: {last}\n\ndata: [DONE]\n\n")).await?;
         stream.write_all(b"0\r\n\r\n").await
     }
@@ -307,16 +320,17 @@ async fn chunk(stream: &mut TcpStream, text: &str) -> std::io::Result<()> {
     stream.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes()).await
 }
 
-/// Reads one request off the stream; false at its end.
-async fn take_request(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> bool {
+/// Reads one request off the stream and gives its body; `None` at its end.
+async fn take_request(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
     loop {
         if let Some(end) = request_end(bytes) {
-            bytes.drain(..end);
-            return true;
+            let request: Vec<u8> = bytes.drain(..end).collect();
+            let body = request.windows(4).position(|w| w == b"\r\n\r\n").map_or(0, |at| at + 4);
+            return Some(request[body..].to_vec());
         }
         match stream.read_buf(bytes).await {
             Ok(1..) => {}
-            _ => return false,
+            _ => return None,
         }
     }
 }
