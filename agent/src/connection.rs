@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -50,11 +51,20 @@ impl Connection {
     /// Stamps go to `stamps`.
     pub(crate) async fn open(target: &Target, stamps: &Arc<Stamps>) -> Result<Connection, Failure> {
         let limit = target.connect_timeout();
-        let overdue = |_| {
-            let detail = format!("failed to connect to {}: no answer within {limit:?}", target.authority());
-            Failure::new(ErrorKind::ConnectTimeout, detail)
+        let securing = AtomicBool::new(false);
+        let overdue = |_| match securing.load(Relaxed) {
+            true => {
+                let detail =
+                    format!("{} took the connection, but does not answer in TLS", target.authority());
+                Failure::new(ErrorKind::Tls, detail)
+            }
+            false => {
+                let detail =
+                    format!("failed to connect to {}: no answer within {limit:?}", target.authority());
+                Failure::new(ErrorKind::ConnectTimeout, detail)
+            }
         };
-        timeout(limit, open(target, stamps)).await.map_err(overdue)?
+        timeout(limit, open(target, stamps, &securing)).await.map_err(overdue)?
     }
 
     /// Can take the next request: nothing is pending, and neither HTTP nor the kernel knows of its end. The server may
@@ -88,11 +98,12 @@ impl Connection {
     }
 }
 
-async fn open(target: &Target, stamps: &Arc<Stamps>) -> Result<Connection, Failure> {
+async fn open(target: &Target, stamps: &Arc<Stamps>, securing: &AtomicBool) -> Result<Connection, Failure> {
     let socket = connect(target, stamps).await?;
     let stream = match target.tls() {
         None => Stream::Plain(socket),
         Some(tls) => {
+            securing.store(true, Relaxed);
             let secured = tls.connector.connect(tls.name.clone(), socket).await;
             let detail =
                 |e: io::Error| format!("failed to set up TLS with {}: {}", target.authority(), chain(&e));

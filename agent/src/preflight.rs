@@ -223,7 +223,7 @@ fn explain(target: &Target, record: &v1::RequestRecord) -> v1::PreflightDone {
         }
         ("tls", _) => (
             "unreachable",
-            "give --ca-cert for a certificate of your own, --insecure to check none, --http-version 2 for a server of HTTP/2 alone",
+            "is it http:// after all? give --ca-cert for a certificate of your own, --insecure to check none, --http-version 2 for a server of HTTP/2 alone",
         ),
         ("timeout" | "read_timeout", _) => (
             "timeout",

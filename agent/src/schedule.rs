@@ -22,7 +22,7 @@ pub const MAX_STREAMS: u32 = MAX_AGENT_STREAMS;
 pub const LONGEST_NS: i64 = 7 * 24 * 3600 * 1_000_000_000;
 
 /// Most tries of one request beyond the first.
-const MAX_RETRIES: u32 = 100;
+pub const MAX_RETRIES: u32 = 100;
 
 /// An agent's part of a level, checked.
 #[derive(Clone, Copy, Debug, PartialEq)]

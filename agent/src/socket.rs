@@ -3,7 +3,7 @@
 //! Where the kernel stamps what it receives (`SO_TIMESTAMPING` with `RX_SOFTWARE`), each read tells how long its bytes had
 //! lain there: that the client read late is then measured and not guessed. Such a stamp dates the *last* bytes of a read,
 //! and is wall clock: it is compared at once with the wall clock's own now, so that only a step within that wait could
-//! falsify it.
+//! falsify it. The kernel begins to stamp a moment after the first socket has asked: reads before that have none.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -292,6 +292,15 @@ mod tests {
     async fn a_late_reader_is_told_how_late_it_is() {
         let (mut socket, mut peer) = pair().await;
         assert!(!socket.control.is_empty(), "this kernel stamps what it receives");
+        // The kernel begins to stamp when somebody first asks, and not at once (net_enable_timestamp).
+        for _ in 0..2_000 {
+            peer.write_all(b"first").await.unwrap();
+            if read(&mut socket, 100).await.1.waited_ns.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        socket.stamps().begin();
         let mut waits = Vec::new();
         for late_ms in [0, 300, 0] {
             let written = HostClock.now();

@@ -154,7 +154,7 @@ pub struct SweepArgs {
     /// Requests of an open loop in flight at most; what it holds back is counted [default: what the hosts can hold].
     #[arg(long, value_name = "N")]
     pub max_concurrency: Option<u32>,
-    /// Time over which a level's load rises, within its warm-up [default: 0s].
+    /// Time over which a level's load rises: part of its warm-up, and without a --warmup all of it [default: 0s].
     #[arg(long, value_name = "TIME")]
     pub ramp: Option<Span>,
     /// Times to try a request again that failed before a reply or with HTTP 429, 502, 503 or 504 [default: 0].

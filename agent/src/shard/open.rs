@@ -242,7 +242,10 @@ impl Open {
         if self.busy.get() >= self.limit {
             let waited = (now - due.max(self.full_since.get())).max(0);
             next.due.held_ns = Some(waited);
-            self.held.borrow_mut().waits.record(waited);
+            // As every figure, without the warm-up.
+            if next.due.phase != v1::Phase::Warmup {
+                self.held.borrow_mut().waits.record(waited);
+            }
             self.shared.note_held();
         }
         if self.next_due().is_none() {

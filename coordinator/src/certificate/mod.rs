@@ -13,6 +13,8 @@ pub use check::*;
 
 /// Little's law misses by more than the edges of the window can explain.
 pub const LITTLE_RESIDUAL_MAX: f64 = 0.10;
+/// Share of failures from which a level says so.
+pub const FAILED_SHARE: f64 = 0.01;
 /// Completions below which a p95 is the largest value, one request.
 pub const THIN_BELOW: u64 = 20;
 /// Share of the streams that wait for a connection, from which on it is worth a note.
@@ -145,6 +147,7 @@ impl Certificate {
             let percent = little.residual * 100.0;
             self.notes.push(format!("Little's law misses by {percent:+.0} %: gauge and records disagree"));
         }
+        self.note_failures(level);
         self.note_bound(level);
         if level.load.is_at_once() {
             self.notes.push("all requests at once: throughput over the makespan".to_owned());
@@ -161,6 +164,17 @@ impl Certificate {
         }
         if level.clock.is_none() && level.all_phases.released() > 0 {
             self.notes.push("no stamp could be placed on the common timeline".to_owned());
+        }
+    }
+
+    /// Failures are the server's to answer for, but the latencies are of what did not fail.
+    fn note_failures(&mut self, level: &Level) {
+        if let Some(rate) = level.measured.error_rate().filter(|rate| *rate >= FAILED_SHARE) {
+            let failed = level.measured.failed;
+            self.notes.push(format!(
+                "{failed} requests failed ({:.0} %): latencies are of the others",
+                rate * 100.0
+            ));
         }
     }
 

@@ -25,6 +25,8 @@ use terminal::{Key, Screen};
 const LOOK_MS: u16 = 100;
 /// Between two frames when nothing was told and no key pressed, ns.
 const FRAME_NS: i64 = 500_000_000;
+/// From one wiping of the screen to the next, ns.
+const CLEAR_NS: i64 = 5_000_000_000;
 /// A drawing thread that does not end in this time is left behind: its terminal takes nothing.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -112,6 +114,7 @@ struct Painter {
     choice: Choice,
     trace: (u64, Trace),
     painted_ns: i64,
+    cleared_ns: i64,
     size: ratatui_core::layout::Size,
 }
 
@@ -120,7 +123,16 @@ impl Painter {
         let terminal = Terminal::new(screen)?;
         let size = terminal.size()?;
         let trace = (u64::MAX, Trace::default());
-        Ok(Self { model, terminal, colour, choice: Choice::default(), trace, painted_ns: 0, size })
+        Ok(Self {
+            model,
+            terminal,
+            colour,
+            choice: Choice::default(),
+            trace,
+            painted_ns: 0,
+            cleared_ns: 0,
+            size,
+        })
     }
 
     /// Until told to stop, or a person leaves. Somebody else may have given the terminal back: then it is not ours.
@@ -149,6 +161,11 @@ impl Painter {
         }
         if is_new {
             self.trace = (snapshot.version, snapshot.trace());
+        }
+        // Whatever else wrote here meanwhile, such as a line that was late, must not stay.
+        if !pressed && now - self.cleared_ns >= CLEAR_NS {
+            self.cleared_ns = now;
+            self.terminal.clear()?;
         }
         self.painted_ns = now;
         let view = snapshot.view(now, &self.trace.1);

@@ -211,8 +211,9 @@ fn rung(data: &RunData, level: &Level) -> Rung {
     let rule = &data.header.plan.cliff;
     let skip = match level.certificate.verdict {
         Verdict::Void => Some("void".to_owned()),
-        Verdict::ClientBound => Some("client-bound: the client was the limit, not the server".to_owned()),
+        // Whoever was the limit: of nothing there is nothing to judge.
         _ if level.measured.completed == 0 => Some("no completed request".to_owned()),
+        Verdict::ClientBound => Some("client-bound: the client was the limit, not the server".to_owned()),
         _ => None,
     };
     Rung {

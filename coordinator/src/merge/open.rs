@@ -41,12 +41,13 @@ pub(super) fn held(log: &LevelLog) -> Option<Held> {
     let mut held = Held { bound: Some(0), never_sent: never_sent(log), ..Held::default() };
     for done in log.done.values() {
         let requests = done.counts.map_or(0, |counts| counts.held_back);
-        held.requests = held.requests.saturating_add(requests);
         held.bound = held.bound.zip(done.max_in_flight).map(|(sum, bound)| sum + u64::from(bound));
         held.own_bound_hit |= done.own_bound && (requests > 0 || done.never_sent > 0);
         if let Some(Ok(waits)) = done.held.as_ref().map(LatencyHistogram::try_from) {
             held.waits.add(&waits);
         }
     }
+    // Of the measured phase, as the waits are.
+    held.requests = held.waits.len().saturating_add(held.waits.out_of_range());
     Some(held)
 }
