@@ -32,6 +32,8 @@ pub struct Bodies {
     label: Arc<str>,
     seed: u64,
     max_tokens: u32,
+    /// Some sessions have more than one turn.
+    has_sessions: bool,
 }
 
 /// Which request (or session) of the run.
@@ -100,7 +102,13 @@ impl Bodies {
         if talks && !is_chat {
             return Err(BodyError::Conversation);
         }
+        let is_session = |entry: &v1::Entry| entry.turns.len() > 1;
+        let has_sessions = match &source {
+            Source::Entries(..) => corpus.as_ref().is_some_and(|c| c.entries().iter().any(is_session)),
+            Source::Words(_) | Source::Fixed(_) | Source::Absent => talks,
+        };
         Ok(Bodies {
+            has_sessions,
             fields,
             source,
             corpus,
@@ -122,14 +130,7 @@ impl Bodies {
 
     /// What servers answer is of use: as a session's history, or to be counted where they do not count.
     pub fn wants_answers(&self) -> bool {
-        let talks = match &self.source {
-            Source::Words(words) => words.turns() > 1,
-            Source::Entries(..) => {
-                self.corpus.as_ref().is_some_and(|c| c.entries().iter().any(|entry| entry.turns.len() > 1))
-            }
-            Source::Fixed(_) | Source::Absent => false,
-        };
-        talks || self.counter().is_some()
+        self.has_sessions || self.counter().is_some()
     }
 
     /// One request on its own: of a session, its first turn. The same for the same seed and numbers; a synthetic one of

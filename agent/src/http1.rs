@@ -277,7 +277,7 @@ impl Decoder {
 /// One byte of the framing between the pieces of a chunked body.
 fn after(state: State, byte: u8) -> Result<State, HttpError> {
     match (state, byte) {
-        (State::Size(_, 0), b'\r' | b';') => Err(HttpError::Chunk),
+        (State::Size(_, 0), b'\r' | b';' | b' ' | b'\t') => Err(HttpError::Chunk),
         (State::Size(size, _), b'\r') => Ok(State::SizeEnd(size)),
         (State::Size(size, length), b';' | b' ' | b'\t') => Ok(State::Extension(size, length)),
         // Sixteen digits fill 64 bits.

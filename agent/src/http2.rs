@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{Outgoing, Stream};
 use crate::failure::{ErrorKind, Failure, chain};
@@ -87,7 +87,7 @@ impl Http2 {
             Err(e) => return reply.early_end(&chain(&e)),
         };
         let arrival = self.stamps.arrival();
-        // HTTP/2 flushes more than this request: the nearest there is is the latest flush, and never after the answer.
+        // The first flush since the request began, and never after the answer; of a long body it is that of its beginning.
         reply.has_sent(self.stamps.sent_at().map(|at| at.min(arrival.at)));
         let text =
             |name| answer.headers().get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
@@ -99,9 +99,12 @@ impl Http2 {
         };
         reply.head(head, arrival)?;
         let mut body = answer.into_body();
+        let mut drained_by = None;
         loop {
             let next = if reply.is_over() {
-                match timeout(DRAIN, body.frame()).await {
+                // One deadline for all that may follow.
+                let drained_by = *drained_by.get_or_insert_with(|| Instant::now() + DRAIN);
+                match timeout_at(drained_by, body.frame()).await {
                     Ok(next) => next,
                     // Dropping the body resets its stream; the connection goes on.
                     Err(_) => return Ok(true),

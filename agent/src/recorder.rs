@@ -149,6 +149,7 @@ impl Recorder {
     fn without_traces(&mut self, mut batch: v1::Batch) -> v1::Batch {
         for record in batch.records.iter_mut().filter(|record| !record.arrivals.is_empty()) {
             record.arrivals.clear();
+            record.socket_waits.clear();
             record.arrivals_dropped = true;
             self.dropped_traces += 1;
         }

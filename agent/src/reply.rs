@@ -61,6 +61,8 @@ pub(crate) struct Reply<'a> {
     /// The connection was a reused one, and not a byte of the reply has come.
     may_be_stale: bool,
     times_code: bool,
+    handled_until: RawNs,
+    was_over: bool,
     is_plain: bool,
 }
 
@@ -83,6 +85,8 @@ impl<'a> Reply<'a> {
             verdict: None,
             may_be_stale: reused,
             times_code,
+            handled_until: 0,
+            was_over: false,
             is_plain: false,
         }
     }
@@ -135,8 +139,13 @@ impl<'a> Reply<'a> {
     /// What a read brought has been taken in.
     pub(crate) fn has_handled(&mut self, arrival: Arrival) {
         self.may_be_stale = false;
-        if self.times_code {
-            self.timeline.decoded(HostClock.now() - arrival.at);
+        if self.times_code && !self.was_over {
+            let now = HostClock.now();
+            // One read may be handed out in several pieces, each of which is counted from the end of the one before.
+            self.timeline.decoded(now - arrival.at.max(self.handled_until));
+            self.handled_until = now;
+            // What follows the reply's own end is no part of it.
+            self.was_over = self.timeline.is_over();
         }
     }
 
@@ -173,7 +182,6 @@ impl<'a> Reply<'a> {
     fn stream(&mut self, bytes: &[u8], arrival: Arrival) -> Result<(), Failure> {
         let Mode::Stream(parser, any) = &mut self.mode else { return Ok(()) };
         let (timeline, deltas, target) = (&mut *self.timeline, &mut *self.deltas, self.target);
-        // Only the newest chunk of a read is dated by the kernel: whatever came before it lay there for longer.
         let first = timeline.content_chunks();
         let mut failure = None;
         let fed = parser.feed(bytes, |payload| {
@@ -183,7 +191,7 @@ impl<'a> Reply<'a> {
             }
         });
         if timeline.content_chunks() > first {
-            timeline.waited(arrival.waited_ns);
+            timeline.waited(arrival.read, arrival.waited_ns);
         }
         match failure {
             Some(failure) => Err(failure),

@@ -79,6 +79,16 @@ pub(crate) struct Gauges {
 }
 
 impl Gauges {
+    /// It is no longer in flight, whatever is still made of its record.
+    fn ended(&self, outcome: Outcome) {
+        let ended = match outcome {
+            Outcome::Completed => &self.completed,
+            Outcome::Incomplete => &self.incomplete,
+            Outcome::Failed | Outcome::Unspecified => &self.failed,
+        };
+        ended.fetch_add(1, Relaxed);
+    }
+
     /// As they stand; in flight is what was released and has not ended.
     pub(crate) fn counts(&self) -> v1::LevelCounts {
         // Ends are read first: a request that ends in between must not make in-flight negative.
@@ -322,6 +332,7 @@ impl Shared {
             work.gauges.released.fetch_add(1, Relaxed);
             self.trace(|trace| trace.issued(due.phase));
             let mut record = client.request(work.attempt(&mut due, attempt), &self.cancel).await;
+            work.gauges.ended(record.outcome());
             (record.attempt, record.held_ns) = (attempt, due.held_ns);
             due.prepared.about.mark(&mut record);
             let said = work.bodies.wants_answers().then(|| client.take_text());
@@ -357,18 +368,8 @@ impl Shared {
         if record.phase() != Phase::Warmup {
             self.note_own_lag(&record);
         }
-        let gauges = &self.work.gauges;
-        gauges.output_tokens.fetch_add(record.output_tokens.unwrap_or(0), Relaxed);
-        let ended = match record.outcome() {
-            Outcome::Completed => &gauges.completed,
-            Outcome::Incomplete => &gauges.incomplete,
-            Outcome::Failed | Outcome::Unspecified => &gauges.failed,
-        };
-        ended.fetch_add(1, Relaxed);
-        // A retry counts from the first try's intended send: its stages would blame us for the tries before it.
-        if record.attempt == 0 {
-            self.trace(|trace| trace.add(&record));
-        }
+        self.work.gauges.output_tokens.fetch_add(record.output_tokens.unwrap_or(0), Relaxed);
+        self.trace(|trace| trace.add(&record));
         self.recorder.borrow_mut().record(record);
     }
 

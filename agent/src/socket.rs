@@ -34,12 +34,15 @@ const LONGEST_WAIT_NS: i64 = 3_600_000_000_000;
 pub(crate) struct Arrival {
     pub(crate) at: RawNs,
     pub(crate) waited_ns: Option<u64>,
+    /// Number of the read, from the socket's first: TLS and HTTP/2 hand out one read in several pieces.
+    pub(crate) read: u64,
 }
 
 /// The stamps of the request that is on a socket; 0 is "not yet". Shared with whoever drives the connection.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
     read_at: AtomicI64,
+    reads: AtomicU64,
     /// Of the latest read: ns waited + 1, 0 for unknown.
     waited: AtomicU64,
     wait_max: AtomicU64,
@@ -62,6 +65,7 @@ impl Stamps {
 
     fn has_read(&self, waited_ns: Option<u64>) {
         self.read_at.store(HostClock.now(), Relaxed);
+        add(&self.reads, 1);
         self.waited.store(waited_ns.map_or(0, |ns| ns + 1), Relaxed);
         if let Some(ns) = waited_ns {
             self.wait_max.store(self.wait_max.load(Relaxed).max(ns), Relaxed);
@@ -73,7 +77,8 @@ impl Stamps {
     /// The latest read; the time of asking if there was none.
     pub(crate) fn arrival(&self) -> Arrival {
         let waited_ns = self.waited.load(Relaxed).checked_sub(1);
-        Arrival { at: self.read_at().unwrap_or_else(|| HostClock.now()), waited_ns }
+        let at = self.read_at().unwrap_or_else(|| HostClock.now());
+        Arrival { at, waited_ns, read: self.reads.load(Relaxed) }
     }
 
     /// When the latest read came back, ns RAW.
@@ -88,7 +93,10 @@ impl Stamps {
 
     /// The latest write was the request's last.
     pub(crate) fn has_sent(&self) {
-        self.sent_at.store(self.written_at.load(Relaxed), Relaxed);
+        // HTTP/2 writes on for its own ends, such as the answer to a ping: the first flush is the request's.
+        if self.sent_at().is_none() {
+            self.sent_at.store(self.written_at.load(Relaxed), Relaxed);
+        }
     }
 
     /// The longest wait of this request's bytes in the socket and the sum of all, ns; `None` where the kernel gave no stamp.

@@ -67,6 +67,8 @@ pub struct Timeline {
     record: RequestRecord,
     arrivals: Arrivals,
     socket_waits: SocketWaits,
+    /// The newest content chunk of the latest read that had one: the read, the chunk's number, its wait.
+    newest: Option<(u64, u32, Option<u64>)>,
     words: u64,
     /// The stamp of the latest event.
     latest: RawNs,
@@ -80,6 +82,7 @@ impl Timeline {
             record,
             arrivals: Arrivals::default(),
             socket_waits: SocketWaits::default(),
+            newest: None,
             words: 0,
             latest,
         }
@@ -136,9 +139,19 @@ impl Timeline {
         self.record.content_chunks
     }
 
-    /// How long the newest content chunk's bytes had lain in the socket when they were read, where the kernel told.
-    pub(crate) fn waited(&mut self, waited_ns: Option<u64>) {
-        self.socket_waits.set(self.record.content_chunks, waited_ns);
+    /// How long the bytes of a read had lain in the socket, where the kernel told: of the read's content chunks it dates the
+    /// newest alone, whatever came before it lay there for longer.
+    pub(crate) fn waited(&mut self, read: u64, waited_ns: Option<u64>) {
+        if self.newest.is_some_and(|(before, ..)| before != read) {
+            self.date_newest();
+        }
+        self.newest = Some((read, self.record.content_chunks, waited_ns));
+    }
+
+    fn date_newest(&mut self) {
+        if let Some((_, number, waited_ns)) = self.newest.take().filter(|_| !self.record.arrivals_dropped) {
+            self.socket_waits.set(number, waited_ns);
+        }
     }
 
     /// The longest and the sum of the waits of all reads, ns.
@@ -164,6 +177,7 @@ impl Timeline {
     pub fn into_record(mut self) -> RequestRecord {
         self.on(self.latest, Event::Cancelled);
         self.count_tokens();
+        self.date_newest();
         self.record.arrivals = self.arrivals.into_bytes();
         if !self.record.arrivals.is_empty() {
             self.record.socket_waits = self.socket_waits.into_bytes();
@@ -193,6 +207,7 @@ impl Timeline {
         self.arrivals.push(gap_ns, chars);
         if self.arrivals.len() > MAX_ARRIVALS {
             self.arrivals = Arrivals::default();
+            self.socket_waits = SocketWaits::default();
             self.record.arrivals_dropped = true;
         }
     }

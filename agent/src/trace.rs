@@ -92,7 +92,8 @@ impl Trace {
             Outcome::Failed | Outcome::Unspecified => self.counts.failed += 1,
         }
         // A failed request has no stages to compare: it is counted.
-        if record.outcome == Outcome::Completed as i32 {
+        // A retry counts from the first try's intended send: its stages would blame us for the tries before it.
+        if record.outcome == Outcome::Completed as i32 && record.attempt == 0 {
             self.samples.push(Stamps::of(record));
             if self.samples.len() >= BATCH {
                 self.hand_over();

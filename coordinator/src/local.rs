@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use tailcliff_agent::calibration;
+pub use tailcliff_agent::failure::ErrorKind;
 pub use tailcliff_agent::plain_reqwest;
 pub use tailcliff_agent::preflight::REQUEST_ID as PREFLIGHT_ID;
 pub use tailcliff_agent::stub::{Args as StubArgs, Served, Truth, serve as serve_stub};

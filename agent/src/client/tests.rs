@@ -521,3 +521,27 @@ async fn sent_is_when_the_last_byte_went_out() {
     assert_eq!(ended(&record), (Outcome::Completed, ""));
     assert!(record.sent_raw_ns.unwrap() - record.connected_raw_ns.unwrap() >= 200_000_000, "{record:?}");
 }
+
+#[tokio::test]
+async fn of_the_chunks_of_one_read_only_the_newest_is_dated() {
+    let server = Server::start(|mut conn| async move {
+        while conn.ask().await.is_some() {
+            conn.say(format!("{STREAM_HEAD}{}{}{}", token("a"), token("b"), token("c"))).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            conn.say(format!("{}{}{}{LAST_CHUNK}", token("d"), finish(), done())).await;
+        }
+    })
+    .await;
+    let mut client = client(&server.target());
+    let mut dated = Vec::new();
+    // The kernel begins to stamp a moment after it was first asked to.
+    for _ in 0..200 {
+        let record = send(&mut client).await;
+        assert_eq!(record.content_chunks, 4);
+        dated = arrivals::decode_waits(&record.socket_waits).map(|wait| wait.is_some()).collect();
+        if dated.last() == Some(&true) && dated.len() == 4 && dated[2] {
+            break;
+        }
+    }
+    assert_eq!(dated, [false, false, true, true]);
+}

@@ -129,9 +129,17 @@ fn framings_and_keep_alive() {
 fn what_breaks_the_framing_is_refused() {
     let of = |text: &str| read([text.as_bytes()]).error;
     let body = |body: &str| of(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{body}"));
-    for bad in
-        ["\r\n", ";\r\n", "g\r\n", "-1\r\n", "5\nhello", "2\r\nhello", "11112222333344445\r\n", "5 \nhello"]
-    {
+    for bad in [
+        "\r\n",
+        ";\r\n",
+        " 5\r\nhello",
+        "g\r\n",
+        "-1\r\n",
+        "5\nhello",
+        "2\r\nhello",
+        "11112222333344445\r\n",
+        "5 \nhello",
+    ] {
         assert_eq!(body(bad), Some(HttpError::Chunk), "{bad:?}");
     }
     assert_eq!(body(&format!("0\r\n{}", "x: y\r\n".repeat(5_000))), Some(HttpError::Trailers));

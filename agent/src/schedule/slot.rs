@@ -66,11 +66,6 @@ impl Slot {
         self.start_ns
     }
 
-    /// Number of the request that would be next.
-    pub fn next_request(&self) -> u64 {
-        self.released
-    }
-
     /// How long the slot rests after a request, ns: 0 unless it failed. The rest is part of the slot's time, not of any
     /// request's latency.
     pub fn pause_ns(&mut self, failed: bool) -> i64 {

@@ -4,6 +4,7 @@ use tailcliff_proto::v1;
 
 use super::*;
 use crate::axis::Load;
+use crate::local::ErrorKind;
 use crate::merge::testrun::{self, MS, S};
 use crate::merge::{Merged, merge};
 use crate::stored::RunData;
@@ -125,12 +126,18 @@ fn a_host_without_descriptors_or_ports_is_named_and_a_refusing_server_is_not() {
             }
         })
     };
-    let files = failing("failed to connect to h:1: Too many open files (os error 24)", "connect");
+    let files = failing(
+        "failed to connect to h:1: Too many open files (os error 24)",
+        ErrorKind::ClientLimit.as_str(),
+    );
     assert_eq!(
         (files.verdict, check(&files, "descriptor_failures").value),
         (Verdict::ClientBound, Some(5.0))
     );
-    let ports = failing("failed to connect to h:1: Cannot assign requested address (os error 99)", "connect");
+    let ports = failing(
+        "failed to connect to h:1: Cannot assign requested address (os error 99)",
+        ErrorKind::ClientLimit.as_str(),
+    );
     assert_eq!((ports.verdict, check(&ports, "port_failures").value), (Verdict::ClientBound, Some(5.0)));
     assert!(ports.reasons[0].contains("ip_local_port_range"));
     let refused = failing("failed to connect to h:1: Connection refused (os error 111)", "connect_refused");

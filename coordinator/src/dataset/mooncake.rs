@@ -4,11 +4,12 @@
 
 use std::collections::HashMap;
 
+use prost::Message;
 use serde_json::{Map, Value};
 use tailcliff_proto::MAX_INPUT_WORDS;
 use tailcliff_proto::v1::{self, turn::Content};
 
-use super::{Flaw, Reading, broken, jsonl, label, name, object, positive, short, text, turn};
+use super::{Flaw, MAX_ENTRY, Reading, broken, jsonl, label, name, object, positive, short, text, turn};
 
 /// Tokens of a block.
 const BLOCK: u32 = 512;
@@ -43,6 +44,10 @@ impl Trace {
                     return Err(broken(format!("session {session:?} has more than {MOST_TURNS} turns")));
                 }
                 entry.turns.push(v1::Turn { delay_ns, ..turn });
+                if entry.encoded_len() > MAX_ENTRY {
+                    entry.turns.pop();
+                    return Err(broken(format!("session {session:?} has more than {} MiB", MAX_ENTRY >> 20)));
+                }
                 Ok(None)
             }
             (_, _, None) => Err(broken("it has no timestamp, nor a delay after a line of its session")),

@@ -27,7 +27,7 @@ pub(crate) struct Point {
     pub(crate) done_ns: i64,
     pub(crate) outcome: Outcome,
     pub(crate) measured: bool,
-    /// The first try of its request.
+    /// The first try of its request; in open loop, of an arrival and no later turn of its session.
     pub(crate) first: bool,
     pub(crate) input_tokens: u64,
     pub(crate) output_tokens: u64,
@@ -124,7 +124,7 @@ impl Tally {
     /// What the system says of a connection that it could not give: these numbers are Linux's, and agents run on nothing
     /// else.
     fn host_limit(&mut self, record: &v1::RequestRecord) {
-        if !record.error_kind.starts_with("connect") && record.error_kind != "resolve" {
+        if !["client_limit", "resolve"].contains(&record.error_kind.as_str()) {
             return;
         }
         let says = |number: u32| record.error_detail.contains(&format!("(os error {number})"));
@@ -222,7 +222,7 @@ fn point(
         done_ns: done.ns,
         outcome,
         measured,
-        first: record.attempt == 0,
+        first: record.attempt == 0 && record.turn.unwrap_or(0) == 0,
         input_tokens: record.prompt_tokens.unwrap_or(0),
         output_tokens: record.output_tokens.unwrap_or(0),
     };

@@ -109,7 +109,7 @@ pub(crate) fn choose(
         return Window::new(Rule::Duration, from, end);
     }
     let measured = || points.iter().filter(|p| p.measured && p.completed());
-    let last_arrival = || points.iter().filter(|p| p.measured).map(|p| p.intended_ns).max();
+    let last_arrival = || points.iter().filter(|p| p.measured && p.first).map(|p| p.intended_ns).max();
     let steady = match load {
         Load::Streams(_) => dry_ns.and_then(|dry| Window::new(Rule::Steady, from, dry)),
         Load::Rate(_) => last_arrival().and_then(|last| Window::new(Rule::Arrivals, from, last)),
