@@ -221,11 +221,11 @@ impl Work {
 
     /// Counts by the tokenizer what the server has not counted, on another thread: it takes a microsecond a token, for
     /// which other streams would have to wait. No part of any latency, as the request has ended.
-    async fn count_tokens(&self, mut record: v1::RequestRecord, said: Kept) -> v1::RequestRecord {
+    async fn count_tokens(&self, mut record: v1::RequestRecord, said: &Kept) -> v1::RequestRecord {
         if self.bodies.counter().is_none() {
             return record;
         }
-        let bodies = self.bodies.clone();
+        let (bodies, said) = (self.bodies.clone(), said.clone());
         let count =
             move || bodies.counter().and_then(|c| Some(c.count(&said.answer)? + c.count(&said.beside)?));
         if let Ok(Some(tokens)) = tokio::task::spawn_blocking(count).await
@@ -336,10 +336,10 @@ impl Shared {
             (record.attempt, record.held_ns) = (attempt, due.held_ns);
             due.prepared.about.mark(&mut record);
             let said = work.bodies.wants_answers().then(|| client.take_text());
-            let answer = said.as_ref().map(|said| said.answer.clone());
-            if let Some(said) = said.filter(|_| record.token_source() != TokenSource::Usage) {
+            if let Some(said) = said.as_ref().filter(|_| record.token_source() != TokenSource::Usage) {
                 record = work.count_tokens(record, said).await;
             }
+            let answer = said.map(|said| said.answer);
             let went = Went { failed: record.outcome() == Outcome::Failed, answer };
             let rest = work.retry.rest_ns(&record, attempt);
             self.took(record);

@@ -68,11 +68,6 @@ impl Script {
         self.turn > 0
     }
 
-    /// What the server says to the request under way will be history: worth keeping.
-    pub fn wants_answer(&self) -> bool {
-        !self.history.is_empty()
-    }
-
     /// The next request. `answer` is what the server said to the one before, where that is known; otherwise the
     /// history has the dataset's own answer, or synthetic words of the length that was asked for.
     pub fn next(&mut self, answer: Option<&str>) -> Prepared {

@@ -218,11 +218,12 @@ fn a_session_carries_what_was_said_and_the_next_begins_anew() {
     assert_eq!(turns.each_ref().map(|t| marked(t).turn), [Some(0), Some(1), Some(2), Some(0)]);
     assert_eq!(turns.each_ref().map(|t| marked(t).session), ["4-0", "4-0", "4-0", "4-1"]);
     let mut again = bodies.script(0, 4);
-    assert!(!again.wants_answer());
-    let again = (again.next(None), again);
-    assert!(again.1.wants_answer() && !bodies_of_one_turn().script(0, 0).wants_answer());
-    let again = again.0;
-    assert_eq!(again.body, turns[0].body);
+    assert!(!again.is_mid_session());
+    assert_eq!(again.next(None).body, turns[0].body);
+    assert!(again.is_mid_session());
+    let mut single = bodies_of_one_turn().script(0, 0);
+    single.next(None);
+    assert!(!single.is_mid_session());
     let plain = target(v1::EndpointType::Completions, true, "");
     assert!(matches!(Bodies::new(&plain, &asked, None), Err(BodyError::Conversation)));
 }
