@@ -15,9 +15,12 @@ pub struct Args {
     /// Where the coordinator listens; the agent keeps dialling until it answers
     #[arg(long, value_name = "HOST:PORT")]
     pub coordinator: String,
-    /// Name in reports [default: this host's name]
+    /// Name in reports [default: agent-N with an index N, else this host's name]
     #[arg(long)]
     pub name: Option<String>,
+    /// Place in the fleet, from 0: an agent started anew with it takes the place of the one before
+    #[arg(long, value_name = "N", env = "JOB_COMPLETION_INDEX")]
+    pub index: Option<u32>,
     /// Threads that make load [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SHARDS)))]
     pub shards: Option<u32>,
@@ -33,6 +36,8 @@ pub struct Config {
     pub coordinator: String,
     /// Name in reports.
     pub name: String,
+    /// Place in the fleet, from 0; `None` for whichever is free.
+    pub index: Option<u32>,
     /// Threads that make load; each is a runtime with connections of its own. 0 counts as 1.
     pub shards: u32,
     /// Bytes of measurements kept until acked; what does not fit is left out and counted.
@@ -46,7 +51,14 @@ impl Config {
     pub fn new(coordinator: String) -> Config {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let name = host::facts(0).hostname;
-        Config { coordinator, name, shards: cores.min(MAX_SHARDS), outbox_bytes: OUTBOX_BYTES, tell: |_| {} }
+        Config {
+            coordinator,
+            name,
+            index: None,
+            shards: cores.min(MAX_SHARDS),
+            outbox_bytes: OUTBOX_BYTES,
+            tell: |_| {},
+        }
     }
 }
 
@@ -54,7 +66,8 @@ impl From<Args> for Config {
     fn from(args: Args) -> Config {
         let default = Config::new(args.coordinator);
         Config {
-            name: args.name.unwrap_or(default.name),
+            name: args.name.or_else(|| Some(format!("agent-{}", args.index?))).unwrap_or(default.name),
+            index: args.index,
             shards: args.shards.unwrap_or(default.shards),
             outbox_bytes: (args.outbox_mib as usize) << 20,
             coordinator: default.coordinator,
@@ -72,7 +85,9 @@ mod tests {
         let parse = |line: &str| Args::try_parse_from(line.split(' ')).map(Config::from);
         let config = parse("agent --coordinator h:1 --name a --shards 3 --outbox-mib 2").unwrap();
         assert_eq!((config.coordinator.as_str(), config.name.as_str()), ("h:1", "a"));
-        assert_eq!((config.shards, config.outbox_bytes), (3, 2 << 20));
+        assert_eq!((config.shards, config.outbox_bytes, config.index), (3, 2 << 20, None));
+        let config = parse("agent --coordinator h:1 --index 3").unwrap();
+        assert_eq!((config.name.as_str(), config.index), ("agent-3", Some(3)));
         assert!(parse("agent --coordinator h:1").unwrap().shards >= 1);
         for bad in ["agent", "agent --coordinator h:1 --shards 0", "agent --coordinator h:1 --shards 2000"] {
             assert!(parse(bad).is_err(), "{bad}");

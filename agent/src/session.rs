@@ -147,6 +147,7 @@ impl Session {
             name: self.config.name.clone(),
             incarnation: self.incarnation,
             host: Some(self.host()),
+            index: self.config.index,
             ..Default::default()
         }
     }
