@@ -1,11 +1,14 @@
 //! The command line as typed, and the plan file, which has the same names.
 
+pub mod results;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
+use self::results::{FetchArgs, ServeArgs};
 use crate::axis::Rate;
 use crate::local::StubArgs;
 
@@ -25,6 +28,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Wait for agents and probes that dial in, then sweep through them.
     Coordinate(Box<CoordinateArgs>),
+    /// Fetch the outputs of a run from its coordinator, once it is over; exits as the coordinator does.
+    Fetch(FetchArgs),
     /// Measure what this host's own client adds and how much it can drive, against a stub with a fixed schedule.
     Calibrate(CalibrateArgs),
     /// The stub of calibrate and the bench.
@@ -102,6 +107,9 @@ pub struct CoordinateArgs {
     /// How long to wait for them.
     #[arg(long, value_name = "TIME", default_value = "60s")]
     pub wait: Span,
+    /// What happens after the run.
+    #[command(flatten)]
+    pub serve: ServeArgs,
 }
 
 /// Names of datasets: files, then synthetic ones.

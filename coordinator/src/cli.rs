@@ -1,11 +1,15 @@
 //! From a parsed command line to an exit code: the three jobs, their signals, and what they print.
 
+mod offer;
+
 use std::io::Write;
 use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use self::offer::Offer;
+use crate::args::results::ServeArgs;
 use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
 use crate::calibrate::{self, CalibrateError};
 use crate::certificate::Verdict;
@@ -37,6 +41,8 @@ pub const EXIT_LISTEN: i32 = 6;
 pub const EXIT_BROKEN: i32 = 7;
 /// A level that counts has not one completed request.
 pub const EXIT_NOTHING_COMPLETED: i32 = 8;
+/// What the run measured could not be fetched from its coordinator.
+pub const EXIT_FETCH: i32 = 9;
 /// Interrupted; what was measured is kept.
 pub const EXIT_INTERRUPTED: i32 = 130;
 
@@ -45,6 +51,7 @@ pub async fn main(cli: Cli) -> i32 {
     match cli.command {
         Command::Run(args) => run(*args).await,
         Command::Coordinate(args) => coordinate(*args).await,
+        Command::Fetch(args) => offer::fetch(&args).await,
         Command::Calibrate(args) => calibrate(&args).await,
         Command::Stub(args) => match local::serve_stub(args).await {
             Ok(()) => EXIT_OK,
@@ -71,7 +78,7 @@ async fn run(args: RunArgs) -> i32 {
     }
     config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
     let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command() };
-    conclude(drive(config, "127.0.0.1:0", setup, false, verbose).await)
+    drive(config, "127.0.0.1:0", setup, None, verbose).await
 }
 
 async fn coordinate(args: CoordinateArgs) -> i32 {
@@ -88,11 +95,11 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         return fail(&error.to_string(), EXIT_USAGE);
     }
     let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command() };
-    conclude(drive(config, &args.listen, setup, true, verbose).await)
+    drive(config, &args.listen, setup, Some(args.serve), verbose).await
 }
 
 async fn calibrate(args: &CalibrateArgs) -> i32 {
-    let report = match calibrate::run(args, interrupts(), &tell).await {
+    let report = match calibrate::run(args, interrupts().1, &tell).await {
         Ok(report) => report,
         Err(error) => {
             let code = match &error {
@@ -129,14 +136,30 @@ fn command() -> Vec<String> {
     redacted_command(std::iter::once("tailcliff".to_owned()).chain(std::env::args().skip(1)))
 }
 
-async fn drive(
+async fn drive(config: Config, listen: &str, setup: Setup, announced: Option<ServeArgs>, verbose: u8) -> i32 {
+    let (stop, interrupts) = interrupts();
+    let bound = Listeners::bind(listen).and_then(|bound| Offer::of(announced.as_ref(), bound, stop));
+    let (listeners, offer) = match bound {
+        Ok(bound) => bound,
+        Err(error) => return Conclusion::of(&Err(error)).tell(),
+    };
+    let result = carry_out(config, listeners, setup, announced.is_some(), verbose, interrupts).await;
+    let conclusion = Conclusion::of(&result);
+    conclusion.tell();
+    if let Some(offer) = offer {
+        offer.until_fetched(result.ok(), &conclusion).await;
+    }
+    conclusion.code
+}
+
+async fn carry_out(
     config: Config,
-    listen: &str,
+    listeners: Listeners,
     setup: Setup,
     announce: bool,
     verbose: u8,
+    interrupts: mpsc::Receiver<String>,
 ) -> Result<Outcome, RunError> {
-    let listeners = Listeners::bind(listen)?;
     let mut display = Display::stderr(config.plan.levels().len()).verbose(verbose);
     if announce {
         let (agents, probes) = (config.plan.agents, config.plan.probes);
@@ -149,12 +172,13 @@ async fn drive(
         }
     }
     workload::words(&config.plan).into_iter().for_each(|line| display.say(&line));
-    drive::drive(config, listeners, setup, interrupts(), display).await
+    drive::drive(config, listeners, setup, interrupts, display).await
 }
 
 /// Ctrl-C, SIGTERM and a terminal that hangs up, one message each; the third kills.
-fn interrupts() -> mpsc::Receiver<String> {
+fn interrupts() -> (mpsc::Sender<String>, mpsc::Receiver<String>) {
     let (out, inbox) = mpsc::channel(2);
+    let others = out.clone();
     // Before anything else happens: until then a signal kills.
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let mut hangup = if ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
@@ -174,7 +198,7 @@ fn interrupts() -> mpsc::Receiver<String> {
         terminal_modes::restore();
         std::process::exit(EXIT_INTERRUPTED);
     });
-    inbox
+    (others, inbox)
 }
 
 /// As /proc tells: a mask of ignored signals, of which SIGHUP is the first.
@@ -184,40 +208,60 @@ fn ignores_hangup() -> bool {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
-fn conclude(result: Result<Outcome, RunError>) -> i32 {
-    let outcome = match result {
-        Ok(outcome) => outcome,
-        Err(error) => return fail(&error.to_string(), code_of_error(&error)),
-    };
-    if let (Some(merged), Some(dir)) = (&outcome.merged, &outcome.dir) {
-        print(merged, dir);
+/// How a run is told: the table and the exit code are the same for whoever reads them here or fetches them.
+struct Conclusion {
+    code: i32,
+    /// Why the code is not 0.
+    words: Option<String>,
+    table: Option<String>,
+}
+
+impl Conclusion {
+    fn of(result: &Result<Outcome, RunError>) -> Self {
+        let (code, words) = match result {
+            Ok(outcome) => ended(outcome),
+            Err(error) => (code_of_error(error), Some(error.to_string())),
+        };
+        let told =
+            result.as_ref().ok().and_then(|outcome| Some((outcome.merged.as_ref()?, outcome.dir.as_ref()?)));
+        Self { code, words, table: told.map(|(merged, dir)| table(merged, dir)) }
     }
-    match outcome.ending {
+
+    fn tell(&self) -> i32 {
+        if let Some(table) = &self.table {
+            print(table);
+        }
+        self.words.as_ref().map_or(self.code, |words| fail(words, self.code))
+    }
+}
+
+fn ended(outcome: &Outcome) -> (i32, Option<String>) {
+    match &outcome.ending {
         Ending::Complete => completed(outcome.merged.as_ref()),
         Ending::Interrupted(_) => {
             let kept =
                 if outcome.dir.is_some() { "what was measured is kept" } else { "nothing was measured" };
-            fail(&format!("interrupted; {kept}"), EXIT_INTERRUPTED)
+            (EXIT_INTERRUPTED, Some(format!("interrupted; {kept}")))
         }
-        Ending::NodesMissing(why) => fail(
-            &format!("{why}; start them with --coordinator at this address, or raise --wait"),
+        Ending::NodesMissing(why) => (
             EXIT_NODES,
+            Some(format!("{why}; start them with --coordinator at this address, or raise --wait")),
         ),
-        Ending::Target(_, why) => fail(&why, EXIT_TARGET),
-        Ending::Broken(why) => fail(&why, EXIT_BROKEN),
+        Ending::Target(_, why) => (EXIT_TARGET, Some(why.clone())),
+        Ending::Broken(why) => (EXIT_BROKEN, Some(why.clone())),
     }
 }
 
 /// A finished plan whose server answered nothing at some level is no success to a script.
-fn completed(merged: Option<&Merged>) -> i32 {
+fn completed(merged: Option<&Merged>) -> (i32, Option<String>) {
     let levels = merged.map_or(&[][..], |merged| &merged.levels);
     let failed = |level: &&Level| level.certificate.verdict != Verdict::Void && level.measured.completed == 0;
     match levels.iter().find(failed) {
         Some(level) => {
             let line = format!("no request completed at {}", level.load.words());
-            fail(&line, EXIT_NOTHING_COMPLETED)
+            (EXIT_NOTHING_COMPLETED, Some(line))
         }
-        None => EXIT_OK,
+        None => (EXIT_OK, None),
     }
 }
 
@@ -233,17 +277,20 @@ fn code_of_error(error: &RunError) -> i32 {
 fn merge(dir: &Path) -> i32 {
     match drive::merge_stored(dir) {
         Ok(merged) => {
-            print(&merged, dir);
+            print(&table(&merged, dir));
             EXIT_OK
         }
         Err(error) => fail(&error.to_string(), code_of_error(&error)),
     }
 }
 
-fn print(merged: &Merged, dir: &Path) {
-    let table = terminal::render(merged, terminal_width());
+fn table(merged: &Merged, dir: &Path) -> String {
+    format!("{}\nfiles: {}", terminal::render(merged, terminal_width()), dir.display())
+}
+
+fn print(text: &str) {
     // A reader that left early, such as `head`, is no error.
-    let _left = writeln!(std::io::stdout(), "{table}\nfiles: {}", dir.display());
+    let _left = writeln!(std::io::stdout(), "{text}");
 }
 
 fn fail(line: &str, code: i32) -> i32 {

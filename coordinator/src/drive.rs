@@ -21,6 +21,7 @@ use crate::local::{self, Embedded};
 use crate::merge::Merged;
 use crate::outputs::{OutputError, write_all};
 use crate::pinger;
+use crate::results::Shelf;
 use crate::run::{Ending, Run};
 use crate::service;
 use crate::stored::{RunEnd, RunHeader};
@@ -33,6 +34,7 @@ const RUNS: &str = "runs";
 pub struct Listeners {
     control: TcpListener,
     clock: TcpListener,
+    shelf: Option<Shelf>,
 }
 
 /// How a run is set up beyond its plan.
@@ -109,7 +111,17 @@ impl Listeners {
         let asked = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         next.set_port(asked.filter(|&port| port != 0).map_or(0, |port| port.wrapping_add(1)));
         let clock = TcpListener::bind(next).map_err(fail(format!("{next} (clock)")))?;
-        Ok(Self { control, clock })
+        Ok(Self { control, clock, shelf: None })
+    }
+
+    /// Hands out results on the control port; the second handle keeps the port when the run is over.
+    ///
+    /// # Errors
+    /// When there is no handle to be had.
+    pub fn with_shelf(mut self, shelf: Shelf) -> std::io::Result<(Self, TcpListener)> {
+        let kept = self.control.try_clone()?;
+        self.shelf = Some(shelf);
+        Ok((self, kept))
     }
 
     /// Address of the control and bulk services.
@@ -179,7 +191,11 @@ async fn conduct(
     let (pinger, clock_thread) = pinger::serve(listeners.clock, clock_events, shutdown.clone())?;
     listeners.control.set_nonblocking(true)?;
     let (inputs, nodes) = mpsc::channel(32);
-    let server = tokio::spawn(service::serve(tokio::net::TcpListener::from_std(listeners.control)?, inputs));
+    let server = tokio::spawn(service::serve(
+        tokio::net::TcpListener::from_std(listeners.control)?,
+        inputs,
+        listeners.shelf,
+    ));
     let (failures, failed) = mpsc::channel(4);
     let mut threads = vec![clock_thread];
     if let Some(embedded) = &setup.embedded {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tailcliff_proto::link::MAX_MESSAGE_BYTES;
 use tailcliff_proto::v1::bulk_server::{Bulk, BulkServer};
 use tailcliff_proto::v1::control_server::{Control, ControlServer};
+use tailcliff_proto::v1::results_server::ResultsServer;
 use tailcliff_proto::v1::{self, coordinator_message, node_message};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -15,6 +16,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::results::Shelf;
 use crate::run::LEASE_NS;
 use crate::stored::Incarnation;
 
@@ -52,15 +54,18 @@ pub enum Input {
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 /// Histograms of every stage, each as full as can be.
 const MAX_CONTROL_BYTES: usize = 2 << 20;
+/// A question for results holds a name.
+const MAX_ASKED_BYTES: usize = 4 << 10;
 const SILENCE: Duration = Duration::from_nanos(LEASE_NS as u64);
 
-/// Serves control and bulk on `listener` until the future is dropped.
+/// Serves control and bulk on `listener` until the future is dropped, and results where there is a shelf for them.
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
     inputs: mpsc::Sender<Input>,
+    shelf: Option<Shelf>,
 ) -> Result<(), tonic::transport::Error> {
     let control = ControlServer::new(Service { inputs: inputs.clone(), connections: AtomicU64::new(1) });
     let bulk = BulkServer::new(Service { inputs, connections: AtomicU64::new(1) });
@@ -70,6 +75,9 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(control.max_decoding_message_size(MAX_CONTROL_BYTES))
         .add_service(bulk.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_optional_service(
+            shelf.map(|shelf| ResultsServer::new(shelf).max_decoding_message_size(MAX_ASKED_BYTES)),
+        )
         .serve_with_incoming(TcpListenerStream::new(listener))
         .await
 }

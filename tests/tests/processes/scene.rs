@@ -51,6 +51,11 @@ impl Scene {
         self.dir.path().join("run")
     }
 
+    /// Where the coordinator listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     pub(crate) fn network(&self) -> &Network {
         self.network.as_ref().unwrap()
     }
