@@ -1,13 +1,15 @@
 //! The command line as typed, and the plan file, which has the same names.
 
+pub mod k8s;
 pub mod results;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use self::k8s::K8sCommand;
 use self::results::{FetchArgs, ServeArgs};
 use crate::axis::Rate;
 use crate::local::StubArgs;
@@ -30,6 +32,9 @@ pub enum Command {
     Coordinate(Box<CoordinateArgs>),
     /// Fetch the outputs of a run from its coordinator, once it is over; exits as the coordinator does.
     Fetch(FetchArgs),
+    /// Sweep from a Kubernetes cluster.
+    #[command(subcommand)]
+    K8s(K8sCommand),
     /// Measure what this host's own client adds and how much it can drive, against a stub with a fixed schedule.
     Calibrate(CalibrateArgs),
     /// The stub of calibrate and the bench.
@@ -117,7 +122,7 @@ pub const DATASETS: [&str; 7] =
     ["sharegpt", "jsonl", "openai-batch", "mooncake", "random", "shared-prefix", "sessions"];
 
 /// A sweep, by flags or by a plan file; a flag wins over the file.
-#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SweepArgs {
     /// YAML file with these same names.
@@ -386,8 +391,8 @@ impl SweepArgs {
 }
 
 /// A length of time, ns: `500ms`, `60s`, `2m`, `1h`, or plain seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "serde_norway::Value")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "serde_norway::Value", into = "String")]
 pub struct Span(pub i64);
 
 impl FromStr for Span {
@@ -414,6 +419,18 @@ impl FromStr for Span {
     }
 }
 
+/// As it would be typed.
+impl From<Span> for String {
+    fn from(Span(ns): Span) -> String {
+        let whole = |unit: i64| ns % unit == 0;
+        match ns {
+            ns if whole(1_000_000_000) => format!("{}s", ns / 1_000_000_000),
+            ns if whole(1_000_000) => format!("{}ms", ns / 1_000_000),
+            ns => format!("{}us", ns as f64 / 1e3),
+        }
+    }
+}
+
 impl TryFrom<serde_norway::Value> for Span {
     type Error = String;
 
@@ -423,7 +440,7 @@ impl TryFrom<serde_norway::Value> for Span {
 }
 
 /// Levels of a sweep: `1,2,4,8`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "serde_norway::Value")]
 pub struct Levels(pub Vec<u32>);
 
@@ -447,7 +464,7 @@ impl TryFrom<serde_norway::Value> for Levels {
 }
 
 /// Rates of a sweep: `1,2.5,inf`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(try_from = "serde_norway::Value")]
 pub struct Rates(pub Vec<Rate>);
 

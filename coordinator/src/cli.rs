@@ -1,5 +1,6 @@
 //! From a parsed command line to an exit code: the three jobs, their signals, and what they print.
 
+mod cluster;
 mod offer;
 
 use std::io::Write;
@@ -52,6 +53,7 @@ pub async fn main(cli: Cli) -> i32 {
         Command::Run(args) => run(*args).await,
         Command::Coordinate(args) => coordinate(*args).await,
         Command::Fetch(args) => offer::fetch(&args).await,
+        Command::K8s(command) => cluster::main(command).await,
         Command::Calibrate(args) => calibrate(&args).await,
         Command::Stub(args) => match local::serve_stub(args).await {
             Ok(()) => EXIT_OK,

@@ -13,6 +13,7 @@ pub mod display;
 pub mod drive;
 pub mod fleet;
 pub mod journal;
+pub mod k8s;
 pub mod knee;
 pub mod levels;
 pub mod little;

@@ -1,0 +1,36 @@
+//! Kubernetes as the engine of a distributed run: the objects of a run, and a run carried out by the user's own kubectl.
+
+pub mod manifests;
+pub mod plan_file;
+pub mod settings;
+
+use plan_file::PlanFile;
+use settings::Settings;
+
+use crate::args::k8s::K8sArgs;
+use crate::config::{ConfigError, bad};
+
+/// What `render` calls a run.
+const RENDERED: &str = "tailcliff";
+
+/// The objects of a run as YAML. A key that is in the environment here is not printed: the objects name the Secret that
+/// has to hold it.
+///
+/// # Errors
+/// The first flag that makes no sense.
+pub fn render(args: &K8sArgs, env_key: Option<String>) -> Result<String, ConfigError> {
+    let plan = PlanFile::new(&args.sweep, env_key)?;
+    let mut settings = Settings::from_args(args, RENDERED)?;
+    if settings.api_key.is_none() && !plan.config.target.api_key.is_empty() {
+        settings.api_key = Some((settings.named("api-key"), "api-key".to_owned()));
+    }
+    check(&plan, args)?;
+    manifests::yaml(&manifests::objects(&settings, &plan)).map_err(|e| bad("--plan", e.to_string()))
+}
+
+/// The highest level fits on so many agents.
+fn check(plan: &PlanFile, args: &K8sArgs) -> Result<(), ConfigError> {
+    let mut config = plan.config.clone();
+    (config.plan.agents, config.plan.probes) = (args.agents, args.probes);
+    config.check_agents()
+}
