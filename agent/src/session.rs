@@ -28,6 +28,10 @@ const HASTY_ACKS: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_millis(250);
 /// A coordinator that took the connection answers hello in this time.
 const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a place is asked for that another node has: of one that died with its host, the coordinator learns in two
+/// leases.
+const PLACE_PATIENCE: Duration = Duration::from_secs(20);
+const PLACE_PAUSE: Duration = Duration::from_secs(1);
 /// Between two hellos that came to nothing.
 const REJOIN_PAUSE: Duration = Duration::from_millis(200);
 /// Why a level was given up without an order.
@@ -191,6 +195,9 @@ impl Session {
         let shutdown = self.shutdown.clone();
         let is_hasty = shutdown.is_cancelled();
         let running = self.running.as_ref().map(|(level, _)| *level);
+        if is_hasty {
+            say(&link, Say::Leaving(v1::Leaving { reason: "it was told to stop".to_owned() }));
+        }
         self.abandon();
         let patience = if is_hasty { HASTY_ACKS } else { LAST_ACKS };
         let shipped = async {
@@ -406,6 +413,7 @@ async fn reach(
     tell: fn(&str),
 ) -> Result<ControlLink, LinkError> {
     let mut told = false;
+    let mut full_since = None;
     loop {
         let channel = dial_telling(address, shutdown, tell).await?;
         match tokio::time::timeout(WELCOME_PATIENCE, join(channel, hello.clone())).await {
@@ -415,6 +423,15 @@ async fn reach(
                     tell(&format!("{address} answers, but not as a coordinator would; is the port right?"));
                 }
                 tokio::time::sleep(REJOIN_PAUSE).await;
+            }
+            Ok(Err(LinkError::Full(why))) => {
+                if full_since.is_none() {
+                    tell(&format!("{why}; asking again for {} s", PLACE_PATIENCE.as_secs()));
+                }
+                if full_since.get_or_insert_with(Instant::now).elapsed() > PLACE_PATIENCE {
+                    return Err(LinkError::Refused(why));
+                }
+                tokio::time::sleep(PLACE_PAUSE).await;
             }
             Ok(Err(fatal)) => return Err(fatal),
         }

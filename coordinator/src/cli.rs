@@ -4,7 +4,7 @@ mod cluster;
 mod offer;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -23,6 +23,7 @@ use crate::local::{self, Embedded};
 use crate::merge::Merged;
 use crate::redact::redacted_command;
 use crate::report::terminal;
+use crate::resume::{self, Resume, ResumeError};
 use crate::run::Ending;
 use crate::workload;
 
@@ -79,25 +80,76 @@ async fn run(args: RunArgs) -> i32 {
         return fail(&error.to_string(), EXIT_USAGE);
     }
     config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
-    let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command() };
-    drive(config, "127.0.0.1:0", setup, None, verbose).await
+    let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command(), resume: None };
+    drive(config, ("127.0.0.1:0", None), setup, None, verbose).await
 }
+
+/// Where nodes dial unless told otherwise.
+const LISTEN: &str = "127.0.0.1:7100";
 
 async fn coordinate(args: CoordinateArgs) -> i32 {
     let verbose = args.sweep.verbose;
+    let (serve, listen) = (args.serve.clone(), args.listen.clone());
+    let (args, resume) = match resumed(args) {
+        Ok(both) => both,
+        // Its coordinator may have died before its results were fetched.
+        Err(ResumeError::Finished(dir)) if serve.serve_results.is_some() => {
+            return serve_again(dir, listen.as_deref().unwrap_or(LISTEN), &serve).await;
+        }
+        Err(error) => return fail(&error.to_string(), code_of_resume(&error)),
+    };
     let mut config = match config(args.sweep) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
-    if args.agents == 0 {
+    let (agents, probes) = (args.agents.unwrap_or(1), args.probes.unwrap_or(0));
+    if agents == 0 {
         return fail("bad --agents: without an agent there is no load: give at least 1", EXIT_USAGE);
     }
-    (config.plan.agents, config.plan.probes) = (args.agents, args.probes);
+    if args.fleet.max_agents.is_some_and(|most| most < agents) {
+        return fail("bad --max-agents: fewer than --agents", EXIT_USAGE);
+    }
+    (config.plan.agents, config.plan.probes, config.plan.fleet) = (agents, probes, args.fleet.rule());
     if let Err(error) = config.check_agents() {
         return fail(&error.to_string(), EXIT_USAGE);
     }
-    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command() };
-    drive(config, &args.listen, setup, Some(args.serve), verbose).await
+    let listen = args.listen.unwrap_or_else(|| LISTEN.to_owned());
+    let clock_port = resume.as_ref().map(|resume| &resume.header.listen);
+    let clock_port = clock_port.filter(|before| before.0 == listen).map(|before| before.1);
+    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), resume };
+    drive(config, (&listen, clock_port), setup, Some(args.serve), verbose).await
+}
+
+/// With the flags that the run began with, and where it stands, when these flags go on with one.
+fn resumed(args: CoordinateArgs) -> Result<(CoordinateArgs, Option<Resume>), ResumeError> {
+    let Some(dir) = resume::directory(&args) else { return Ok((args, None)) };
+    let resume = Resume::read(&dir)?;
+    let args = resume::flags(&dir, args, &resume.header)?;
+    Ok((args, Some(resume)))
+}
+
+/// A run that is over, for whoever has not fetched it yet.
+async fn serve_again(dir: PathBuf, listen: &str, serve: &ServeArgs) -> i32 {
+    let (stop, _) = mpsc::channel(1);
+    let bound = Listeners::bind(listen, None).and_then(|bound| Offer::of(Some(serve), bound, stop));
+    let result = bound.and_then(|(_, offer)| {
+        let merged = Some(drive::merge_stored(&dir)?);
+        Ok((offer, Outcome { ending: Ending::Complete, dir: Some(dir), merged }))
+    });
+    let (offer, outcome) = match result {
+        Ok(both) => both,
+        Err(error) => return Conclusion::of(&Err(error)).tell(),
+    };
+    conclude(Ok(outcome), offer).await
+}
+
+fn code_of_resume(error: &ResumeError) -> i32 {
+    match error {
+        ResumeError::Journal(_) => EXIT_OUTPUT,
+        // A supervisor that starts us again after the end has nothing to mend.
+        ResumeError::Finished(_) => EXIT_OK,
+        ResumeError::Unfit { .. } | ResumeError::OtherPlan { .. } => EXIT_USAGE,
+    }
 }
 
 async fn calibrate(args: &CalibrateArgs) -> i32 {
@@ -138,20 +190,32 @@ fn command() -> Vec<String> {
     redacted_command(std::iter::once("tailcliff".to_owned()).chain(std::env::args().skip(1)))
 }
 
-async fn drive(config: Config, listen: &str, setup: Setup, announced: Option<ServeArgs>, verbose: u8) -> i32 {
+async fn drive(
+    config: Config,
+    (listen, clock_port): (&str, Option<u16>),
+    setup: Setup,
+    announced: Option<ServeArgs>,
+    verbose: u8,
+) -> i32 {
     let (stop, interrupts) = interrupts();
-    let bound = Listeners::bind(listen).and_then(|bound| Offer::of(announced.as_ref(), bound, stop));
+    let bound =
+        Listeners::bind(listen, clock_port).and_then(|bound| Offer::of(announced.as_ref(), bound, stop));
     let (listeners, offer) = match bound {
         Ok(bound) => bound,
         Err(error) => return Conclusion::of(&Err(error)).tell(),
     };
     let result = carry_out(config, listeners, setup, announced.is_some(), verbose, interrupts).await;
+    conclude(result, offer).await
+}
+
+/// Says how it went, to whoever sits here and to whoever fetches it.
+async fn conclude(result: Result<Outcome, RunError>, offer: Option<Offer>) -> i32 {
     let conclusion = Conclusion::of(&result);
-    conclusion.tell();
+    let code = conclusion.tell();
     if let Some(offer) = offer {
         offer.until_fetched(result.ok(), &conclusion).await;
     }
-    conclusion.code
+    code
 }
 
 async fn carry_out(
@@ -272,6 +336,7 @@ fn code_of_error(error: &RunError) -> i32 {
         RunError::Listen { reason, .. } if reason.kind() == std::io::ErrorKind::InvalidInput => EXIT_USAGE,
         RunError::Listen { .. } => EXIT_LISTEN,
         RunError::OutputDir { .. } | RunError::Journal(_) | RunError::Outputs(_) => EXIT_OUTPUT,
+        RunError::Resume(error) => code_of_resume(error),
         RunError::Start(_) | RunError::Serve(_) => EXIT_BROKEN,
     }
 }

@@ -27,6 +27,7 @@ pub mod plan;
 mod redact;
 pub mod report;
 pub mod results;
+pub mod resume;
 pub mod run;
 pub mod service;
 pub mod split;

@@ -14,6 +14,14 @@ pub struct ServeArgs {
     pub serve_results: Option<Span>,
 }
 
+impl ServeArgs {
+    /// These flags, with what they leave open taken from `before`.
+    #[must_use]
+    pub fn over(self, before: &Self) -> Self {
+        Self { serve_results: self.serve_results.or(before.serve_results) }
+    }
+}
+
 /// `tailcliff fetch`.
 #[derive(Clone, Debug, Args)]
 pub struct FetchArgs {

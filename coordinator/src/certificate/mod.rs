@@ -109,7 +109,9 @@ impl Certificate {
         if let Some(why) = &level.voided {
             self.because(Verdict::Void, why.clone());
         }
-        if self.lost_agents > 0 && level.voided.is_none() {
+        // Kept by the plan's own rule: whether the others held the load, the checks tell.
+        self.notes.extend(level.marks.iter().cloned());
+        if self.lost_agents > 0 && level.voided.is_none() && level.marks.is_empty() {
             let reason = format!("{} agents did not finish the level", self.lost_agents);
             self.because(Verdict::Void, reason);
         }

@@ -182,9 +182,16 @@ fn coordinator_job(settings: &Settings, plan: &PlanFile) -> Value {
         "activeDeadlineSeconds": deadline_s(settings),
         "ttlSecondsAfterFinished": KEPT_S,
         "podReplacementPolicy": "Failed",
+        // The first rule that fits counts: a coordinator that a drain ends says that it was interrupted.
         "podFailurePolicy": { "rules": [
-            { "action": "FailJob", "onExitCodes": { "containerName": COORDINATOR, "operator": "In", "values": VERDICTS } },
-            { "action": if durable { "Ignore" } else { "FailJob" }, "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }] },
+            {
+                "action": if durable { "Ignore" } else { "FailJob" },
+                "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }],
+            },
+            {
+                "action": "FailJob",
+                "onExitCodes": { "containerName": COORDINATOR, "operator": "In", "values": VERDICTS },
+            },
         ] },
         "template": coordinator_pod(settings, plan),
     });
@@ -241,6 +248,9 @@ fn coordinate(settings: &Settings, plan: &PlanFile) -> Vec<String> {
     let mut args = vec!["coordinate", "--plan", "/plan/plan.yaml", "--listen", &listen];
     args.extend(["--agents", "$(AGENTS)", "--probes", "$(PROBES)", "--wait", &wait]);
     args.extend(["--output-dir", "/runs/run", "--serve-results", &serve]);
+    if settings.args.volume.is_some() {
+        args.push("--resume-if-present");
+    }
     args.extend(std::iter::repeat_n("-v", plan.verbose.into()));
     args.into_iter().map(str::to_owned).collect()
 }

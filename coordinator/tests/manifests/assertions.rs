@@ -271,8 +271,12 @@ impl<'a> Set<'a> {
         let mut wrong = Vec::new();
         let ports: Vec<_> =
             list(container, "/ports").iter().filter_map(|p| p["containerPort"].as_u64()).collect();
-        let port: u64 =
-            args.listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or_default();
+        let port: u64 = args
+            .listen
+            .as_ref()
+            .and_then(|listen| listen.rsplit_once(':'))
+            .and_then(|(_, port)| port.parse().ok())
+            .unwrap_or_default();
         if ports != [port, port + 1] {
             wrong.push(format!("it listens on {port} and the next, and its ports are {ports:?}"));
         }

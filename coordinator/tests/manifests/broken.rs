@@ -26,11 +26,11 @@ fn breaks() -> Vec<Break> {
         (COORDINATOR, "/spec/podFailurePolicy/rules/0/action", json!("Fail"), "action"),
         (
             COORDINATOR,
-            "/spec/podFailurePolicy/rules/0/onExitCodes/containerName",
+            "/spec/podFailurePolicy/rules/1/onExitCodes/containerName",
             json!("c"),
             "container \"c\"",
         ),
-        (COORDINATOR, "/spec/podFailurePolicy/rules/0/onExitCodes/values", json!([0, 2]), "without 0"),
+        (COORDINATOR, "/spec/podFailurePolicy/rules/1/onExitCodes/values", json!([0, 2]), "without 0"),
         (PROBE, "/spec/template/spec/restartPolicy", json!("Never"), "restartPolicy"),
         ("Service/t-coordinator", "/spec/ports/1/targetPort", json!("clocks"), "no port of its pods"),
         ("Service/t-coordinator", "/spec/ports/0/port", json!(7200), "where no Service listens"),
