@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use tailcliff_proto::host;
+use tailcliff_proto::link::Route;
 
 /// Threads that make load, at most.
 pub const MAX_SHARDS: u32 = 1024;
@@ -32,8 +33,8 @@ pub struct Args {
 /// What the agent goes by.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Coordinator as HOST:PORT.
-    pub coordinator: String,
+    /// The way to the coordinator.
+    pub coordinator: Route,
     /// Name in reports.
     pub name: String,
     /// Place in the fleet, from 0; `None` for whichever is free.
@@ -48,11 +49,11 @@ pub struct Config {
 
 impl Config {
     /// The defaults for a coordinator at HOST:PORT: a shard for each core, and this host's name.
-    pub fn new(coordinator: String) -> Config {
+    pub fn new(coordinator: impl Into<Route>) -> Config {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let name = host::facts(0).hostname;
         Config {
-            coordinator,
+            coordinator: coordinator.into(),
             name,
             index: None,
             shards: cores.min(MAX_SHARDS),
@@ -84,7 +85,7 @@ mod tests {
     fn flags_override_the_defaults_and_absurd_ones_are_refused() {
         let parse = |line: &str| Args::try_parse_from(line.split(' ')).map(Config::from);
         let config = parse("agent --coordinator h:1 --name a --shards 3 --outbox-mib 2").unwrap();
-        assert_eq!((config.coordinator.as_str(), config.name.as_str()), ("h:1", "a"));
+        assert_eq!((config.coordinator.address(), config.name.as_str()), ("h:1", "a"));
         assert_eq!((config.shards, config.outbox_bytes, config.index), (3, 2 << 20, None));
         let config = parse("agent --coordinator h:1 --index 3").unwrap();
         assert_eq!((config.name.as_str(), config.index), ("agent-3", Some(3)));

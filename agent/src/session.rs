@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tailcliff_proto::clock::HostClock;
-use tailcliff_proto::link::{ControlLink, LinkError, clock_address, dial_telling, join};
+use tailcliff_proto::link::{ControlLink, LinkError, Route, dial_telling, join};
 use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
 use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
@@ -99,8 +99,8 @@ impl Session {
         loop {
             let Some(link) = self.connect().await? else { return Ok(()) };
             if !clock_runs {
-                let address = clock_address(&self.config.coordinator, &link.welcome);
-                pong::answer_pings(address, self.incarnation, children.clone())
+                let route = self.config.coordinator.clock(&link.welcome);
+                pong::answer_pings(route, self.incarnation, children.clone())
                     .map_err(|e| LinkError::Broken(format!("failed to start the clock thread: {e}")))?;
                 clock_runs = true;
             }
@@ -114,8 +114,8 @@ impl Session {
     /// Dials until welcomed, giving up the load when the lease lapses meanwhile; `None` when told to stop.
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
         let shutdown = self.shutdown.clone();
-        let (address, hello) = (self.config.coordinator.clone(), self.hello());
-        let reached = reach(&address, &hello, &shutdown, self.config.tell);
+        let (route, hello) = (self.config.coordinator.clone(), self.hello());
+        let reached = reach(&route, &hello, &shutdown, self.config.tell);
         tokio::pin!(reached);
         loop {
             tokio::select! {
@@ -407,7 +407,7 @@ async fn preflight(order: v1::Preflight, corpus: Option<Arc<Corpus>>, shards: u3
 
 /// Dials and says hello until welcomed; fails when refused, told to stop, or the address makes no sense.
 async fn reach(
-    address: &str,
+    route: &Route,
     hello: &v1::Hello,
     shutdown: &CancellationToken,
     tell: fn(&str),
@@ -415,12 +415,12 @@ async fn reach(
     let mut told = false;
     let mut full_since = None;
     loop {
-        let channel = dial_telling(address, shutdown, tell).await?;
+        let channel = dial_telling(route, shutdown, tell).await?;
         match tokio::time::timeout(WELCOME_PATIENCE, join(channel, hello.clone())).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(LinkError::Broken(_))) | Err(_) => {
                 if !std::mem::replace(&mut told, true) {
-                    tell(&format!("{address} answers, but not as a coordinator would; is the port right?"));
+                    tell(&format!("{route} answers, but not as a coordinator would; is the port right?"));
                 }
                 tokio::time::sleep(REJOIN_PAUSE).await;
             }

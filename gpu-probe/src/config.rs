@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tailcliff_proto::host;
+use tailcliff_proto::link::Route;
 
 /// Measurements kept until acked, bytes: over 20 minutes of a node with 8 GPUs at 10 ms.
 pub const OUTBOX_BYTES: usize = 64 << 20;
@@ -41,8 +42,8 @@ pub struct Args {
 /// What the probe goes by.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Coordinator as HOST:PORT.
-    pub coordinator: String,
+    /// The way to the coordinator.
+    pub coordinator: Route,
     /// Name in reports.
     pub name: String,
     /// Sampling interval, at least 1 ms.
@@ -55,8 +56,14 @@ pub struct Config {
 
 impl Config {
     /// The defaults for a coordinator at HOST:PORT.
-    pub fn new(coordinator: String) -> Self {
-        Self { coordinator, name: host::facts(0).hostname, interval: INTERVAL, nvml_path: None, tell: |_| {} }
+    pub fn new(coordinator: impl Into<Route>) -> Self {
+        Self {
+            coordinator: coordinator.into(),
+            name: host::facts(0).hostname,
+            interval: INTERVAL,
+            nvml_path: None,
+            tell: |_| {},
+        }
     }
 }
 
