@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::offer::Offer;
+pub(crate) use self::offer::WAITING;
 use crate::args::results::ServeArgs;
 use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
 use crate::calibrate::{self, CalibrateError};
@@ -45,6 +46,8 @@ pub const EXIT_BROKEN: i32 = 7;
 pub const EXIT_NOTHING_COMPLETED: i32 = 8;
 /// What the run measured could not be fetched from its coordinator.
 pub const EXIT_FETCH: i32 = 9;
+/// The cluster refuses, or kubectl cannot be used.
+pub const EXIT_CLUSTER: i32 = 10;
 /// Interrupted; what was measured is kept.
 pub const EXIT_INTERRUPTED: i32 = 130;
 
@@ -210,6 +213,9 @@ async fn drive(
 
 /// Says how it went, to whoever sits here and to whoever fetches it.
 async fn conclude(result: Result<Outcome, RunError>, offer: Option<Offer>) -> i32 {
+    if let Some(offer) = &offer {
+        offer.announce();
+    }
     let conclusion = Conclusion::of(&result);
     let code = conclusion.tell();
     if let Some(offer) = offer {

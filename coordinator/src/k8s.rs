@@ -1,13 +1,21 @@
 //! Kubernetes as the engine of a distributed run: the objects of a run, and a run carried out by the user's own kubectl.
 
+mod companions;
+pub mod drive;
+pub mod follow;
+pub mod kubectl;
 pub mod manifests;
 pub mod plan_file;
 pub mod settings;
 
+use std::path::PathBuf;
+
+use drive::Cluster;
+use kubectl::Kubectl;
 use plan_file::PlanFile;
 use settings::Settings;
 
-use crate::args::k8s::K8sArgs;
+use crate::args::k8s::{K8sArgs, K8sRunArgs};
 use crate::config::{ConfigError, bad};
 
 /// What `render` calls a run.
@@ -33,4 +41,35 @@ fn check(plan: &PlanFile, args: &K8sArgs) -> Result<(), ConfigError> {
     let mut config = plan.config.clone();
     (config.plan.agents, config.plan.probes) = (args.agents, args.probes);
     config.check_agents()
+}
+
+/// A run by the user's own kubectl, not begun yet. A key that is in the environment or a file here goes to the cluster as
+/// a Secret of the run.
+///
+/// # Errors
+/// The first flag that makes no sense.
+pub fn cluster(
+    args: &K8sRunArgs,
+    env_key: Option<String>,
+    run_id: &str,
+    tell: fn(&str),
+) -> Result<Cluster, ConfigError> {
+    let objects = &args.objects;
+    let plan = PlanFile::new(&objects.sweep, env_key)?;
+    let mut settings = Settings::from_args(objects, run_id)?;
+    check(&plan, objects)?;
+    let mut secrets = Vec::new();
+    let key = &plan.config.target.api_key;
+    if settings.api_key.is_none() && !key.is_empty() {
+        let named = (settings.named("api-key"), "api-key".to_owned());
+        secrets.push(manifests::api_key_secret(&settings, &named, key));
+        settings.api_key = Some(named);
+    }
+    let kubectl = Kubectl {
+        program: args.kubectl.clone(),
+        context: args.context.clone(),
+        namespace: objects.namespace.clone(),
+    };
+    let (with_journal, keep) = (!args.no_journal, args.keep);
+    Ok(Cluster { kubectl, settings, plan, secrets, dir: PathBuf::new(), with_journal, keep, tell })
 }

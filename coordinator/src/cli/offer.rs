@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::Utc;
+use tailcliff_proto::link::Route;
 use tailcliff_proto::v1::Listing;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,9 @@ use crate::service;
 const FAREWELL: Duration = Duration::from_millis(200);
 /// A table longer than this is no table for a person, and an answer has its limit.
 const LONGEST_TABLE: usize = 1 << 20;
+
+/// How the line begins that says so.
+pub(crate) const WAITING: &str = "results wait";
 
 /// A port and a shelf that outlive the run.
 pub(super) struct Offer {
@@ -44,6 +48,11 @@ impl Offer {
         Ok((listeners, Some(Self { shelf, port, patience })))
     }
 
+    /// Said before the table: whoever follows from afar is given that with the files.
+    pub(super) fn announce(&self) {
+        tell(&format!("{WAITING} for `tailcliff fetch` for {:?}", self.patience));
+    }
+
     /// Hands out what there is, until somebody has it, the time is over, or a signal comes.
     pub(super) async fn until_fetched(self, outcome: Option<Outcome>, told: &Conclusion) {
         let interrupted = outcome.as_ref().is_some_and(|o| matches!(o.ending, Ending::Interrupted(_)));
@@ -58,7 +67,6 @@ impl Offer {
             ..Listing::default()
         };
         self.shelf.offer(outcome.and_then(|outcome| outcome.dir), listing);
-        tell(&format!("results wait for `tailcliff fetch` for {:?}", self.patience));
         // Nobody takes what nodes say: one that dials now is told that the run is over.
         let (inputs, _) = mpsc::channel(1);
         let Ok(port) = tokio::net::TcpListener::from_std(self.port) else { return };
@@ -76,7 +84,7 @@ impl Offer {
 pub(super) async fn fetch(args: &FetchArgs) -> i32 {
     let dir = args.output_dir.clone().unwrap_or_else(default_dir);
     let fetch = Fetch {
-        coordinator: args.coordinator.clone(),
+        route: Route::new(args.coordinator.clone()),
         dir: dir.clone(),
         patience: Duration::from_nanos(args.wait.0.unsigned_abs()),
         most_bytes: u64::from(args.max_mib) << 20,

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tailcliff_proto::clock::HostClock;
-use tailcliff_proto::link::{self, LinkError, MAX_MESSAGE_BYTES};
+use tailcliff_proto::link::{self, Link, LinkError, MAX_MESSAGE_BYTES, Route};
 use tailcliff_proto::v1::results_client::ResultsClient;
 use tailcliff_proto::v1::{self, Listing, ResultFile};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::transport::Channel;
 
 use super::names;
 use crate::journal;
@@ -27,8 +26,8 @@ const FRUITLESS: u32 = 5;
 /// What to fetch, and from where.
 #[derive(Clone, Debug)]
 pub struct Fetch {
-    /// Coordinator as HOST:PORT.
-    pub coordinator: String,
+    /// The way to the coordinator.
+    pub route: Route,
     /// Where the files go; made when missing.
     pub dir: PathBuf,
     /// Longest wait for the run's end, or for a coordinator that does not answer.
@@ -165,8 +164,8 @@ impl Fetch {
         &self,
         shutdown: &CancellationToken,
         patience: Duration,
-    ) -> Result<ResultsClient<Channel>, FetchError> {
-        let dialled = tokio::time::timeout(patience, link::dial(&self.coordinator, shutdown)).await;
+    ) -> Result<ResultsClient<Link>, FetchError> {
+        let dialled = tokio::time::timeout(patience, link::dial(self.route.clone(), shutdown)).await;
         let channel = match dialled {
             Ok(Ok(channel)) => channel,
             Ok(Err(LinkError::Stopped)) => return Err(FetchError::Stopped),
@@ -177,7 +176,7 @@ impl Fetch {
     }
 
     fn unreachable(&self, why: impl Into<String>) -> FetchError {
-        FetchError::Unreachable { address: self.coordinator.clone(), why: why.into() }
+        FetchError::Unreachable { address: self.route.address().to_owned(), why: why.into() }
     }
 
     fn of(&self, status: &tonic::Status) -> FetchError {
