@@ -9,6 +9,11 @@ use serde::Deserialize;
 use crate::axis::Rate;
 use crate::local::StubArgs;
 
+pub mod certs;
+
+use certs::CertsArgs;
+use tailcliff_proto::link::args::LinkArgs;
+
 /// Finds the p95 cliff of an LLM inference server, and gives every number its error bar.
 #[derive(Debug, Parser)]
 #[command(name = "tailcliff", version, about)]
@@ -27,6 +32,8 @@ pub enum Command {
     Coordinate(Box<CoordinateArgs>),
     /// Measure what this host's own client adds and how much it can drive, against a stub with a fixed schedule.
     Calibrate(CalibrateArgs),
+    /// Make certificates with which coordinator and nodes know each other.
+    Certs(CertsArgs),
     /// The stub of calibrate and the bench.
     #[command(hide = true)]
     Stub(StubArgs),
@@ -89,8 +96,7 @@ pub struct CoordinateArgs {
     /// What to sweep.
     #[command(flatten)]
     pub sweep: SweepArgs,
-    /// Address that nodes dial; the clock listens on the next port. Nodes are not authenticated: whoever reaches a port
-    /// beyond loopback can join, and agents are given the API key.
+    /// Address that nodes dial; the clock listens on the next port.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7100")]
     pub listen: String,
     /// Agents to wait for.
@@ -102,6 +108,9 @@ pub struct CoordinateArgs {
     /// How long to wait for them.
     #[arg(long, value_name = "TIME", default_value = "60s")]
     pub wait: Span,
+    /// Who is let in.
+    #[command(flatten)]
+    pub link: LinkArgs,
 }
 
 /// Names of datasets: files, then synthetic ones.
