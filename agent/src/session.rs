@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::corpus::{Corpus, Intake, Taken};
 use crate::level::{self, Armed, Ends};
-use crate::{calibration, host_check, preflight};
+use crate::{calibration, host_check, permit, preflight};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// At the end of a run, how long batches are given to reach the coordinator's disk.
@@ -96,6 +96,7 @@ impl Session {
         let _stop_children = children.clone().drop_guard();
         tokio::spawn(self.outbox.clone().ship(self.config.coordinator.clone(), children.clone()));
         let mut clock_runs = false;
+        permit::words(&self.config).into_iter().for_each(|line| (self.config.tell)(&line));
         loop {
             let Some(link) = self.connect().await? else { return Ok(()) };
             if !clock_runs {
@@ -254,7 +255,7 @@ impl Session {
         match order {
             Order::Corpus(part) => self.take_part(part, link),
             Order::Preflight(order) => self.preflight(order),
-            Order::Arm(order) => self.arm(&order, link),
+            Order::Arm(mut order) => self.arm(&mut order, link),
             Order::Start(start) => self.start(&start, link),
             Order::Stop(stop) => self.stop(stop.level, link),
             Order::Heartbeat(_) | Order::Welcome(_) | Order::Refused(_) | Order::End(_) => {}
@@ -272,15 +273,21 @@ impl Session {
         }
     }
 
-    fn preflight(&mut self, order: v1::Preflight) {
+    fn preflight(&mut self, mut order: v1::Preflight) {
         self.newest.clear();
         self.level = None;
         let (levels, shards) = (self.levels.clone(), self.config.shards);
         let corpus = self.corpus.of(order.workload.as_ref().unwrap_or(&v1::Workload::default()));
+        let permitted = permit::target(&self.config, order.target.as_mut());
         let task = tokio::spawn(async move {
-            let done = match corpus {
-                Ok(corpus) => preflight(order, corpus, shards).await,
-                Err(error) => {
+            let done = match permitted.map(|()| corpus) {
+                Err(error) => v1::PreflightDone {
+                    error_kind: permit::ERROR_KIND.to_owned(),
+                    error,
+                    ..Default::default()
+                },
+                Ok(Ok(corpus)) => preflight(order, corpus, shards).await,
+                Ok(Err(error)) => {
                     v1::PreflightDone { error_kind: "rejected".to_owned(), error, ..Default::default() }
                 }
             };
@@ -292,14 +299,16 @@ impl Session {
         }
     }
 
-    fn arm(&mut self, order: &v1::ArmLevel, link: &ControlLink) {
+    fn arm(&mut self, order: &mut v1::ArmLevel, link: &ControlLink) {
         // An order for another level means that nobody waits for the one before.
         self.abandon();
         self.newest.clear();
         self.level = Some(order.level);
         self.given_up = None;
         let corpus = self.corpus.of(&order.workload.clone().unwrap_or_default());
-        let armed = corpus
+        let permitted = permit::target(&self.config, order.target.as_mut());
+        let armed = permitted
+            .and(corpus)
             .and_then(|corpus| level::arm(order, corpus, self.config.shards, self.incarnation, &self.outbox));
         match armed {
             Ok(mut armed) => {

@@ -16,6 +16,11 @@ use self::results::{FetchArgs, ServeArgs};
 use crate::axis::Rate;
 use crate::local::StubArgs;
 
+pub mod certs;
+
+use certs::CertsArgs;
+use tailcliff_proto::link::args::LinkArgs;
+
 /// Finds the p95 cliff of an LLM inference server, and gives every number its error bar.
 #[derive(Debug, Parser)]
 #[command(name = "tailcliff", version, about)]
@@ -39,6 +44,8 @@ pub enum Command {
     K8s(K8sCommand),
     /// Measure what this host's own client adds and how much it can drive, against a stub with a fixed schedule.
     Calibrate(CalibrateArgs),
+    /// Make certificates with which coordinator and nodes know each other.
+    Certs(CertsArgs),
     /// The stub of calibrate and the bench.
     #[command(hide = true)]
     Stub(StubArgs),
@@ -101,8 +108,7 @@ pub struct CoordinateArgs {
     /// What to sweep.
     #[command(flatten)]
     pub sweep: SweepArgs,
-    /// Address that nodes dial; the clock listens on the next port. Nodes are not authenticated: whoever reaches a port
-    /// beyond loopback can join, and agents are given the API key [default: 127.0.0.1:7100].
+    /// Address that nodes dial; the clock listens on the next port [default: 127.0.0.1:7100].
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
     /// Agents to wait for [default: 1].
@@ -120,6 +126,9 @@ pub struct CoordinateArgs {
     /// Who takes part.
     #[command(flatten)]
     pub fleet: FleetArgs,
+    /// Who is let in.
+    #[command(flatten)]
+    pub link: LinkArgs,
 }
 
 /// Names of datasets: files, then synthetic ones.

@@ -6,18 +6,24 @@ mod offer;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use tailcliff_proto::link::args::{LinkArgs, LinkArgsError, TOKEN_VARIABLE};
+use tailcliff_proto::secret::is_secret;
+use tailcliff_proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::offer::Offer;
 pub(crate) use self::offer::WAITING;
+use crate::args::certs::CertsArgs;
 use crate::args::results::ServeArgs;
 use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
 use crate::calibrate::{self, CalibrateError};
 use crate::certificate::Verdict;
+use crate::certs::{self, CertsError};
 use crate::config::{Config, ConfigError};
 use crate::dashboard::terminal as terminal_modes;
 use crate::display::{Display, terminal_width};
+use crate::door::Door;
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
 use crate::levels::Level;
 use crate::local::{self, Embedded};
@@ -63,6 +69,7 @@ pub async fn main(cli: Cli) -> i32 {
             Ok(()) => EXIT_OK,
             Err(error) => fail(&error.to_string(), EXIT_BROKEN),
         },
+        Command::Certs(args) => certs(&args),
         Command::Merge { run_dir } => merge(&run_dir),
     }
 }
@@ -83,7 +90,12 @@ async fn run(args: RunArgs) -> i32 {
         return fail(&error.to_string(), EXIT_USAGE);
     }
     config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
-    let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command(), resume: None };
+    let door = match Door::of_this_process() {
+        Ok(door) => door,
+        Err(error) => return fail(&format!("failed to make a token: {error}"), EXIT_BROKEN),
+    };
+    let (embedded, command) = (Some(embedded), command());
+    let setup = Setup { wait_ns: 30_000_000_000, embedded, command, door, resume: None };
     drive(config, ("127.0.0.1:0", None), setup, None, verbose).await
 }
 
@@ -92,12 +104,12 @@ const LISTEN: &str = "127.0.0.1:7100";
 
 async fn coordinate(args: CoordinateArgs) -> i32 {
     let verbose = args.sweep.verbose;
-    let (serve, listen) = (args.serve.clone(), args.listen.clone());
+    let (serve, listen, link) = (args.serve.clone(), args.listen.clone(), args.link.clone());
     let (args, resume) = match resumed(args) {
         Ok(both) => both,
         // Its coordinator may have died before its results were fetched.
         Err(ResumeError::Finished(dir)) if serve.serve_results.is_some() => {
-            return serve_again(dir, listen.as_deref().unwrap_or(LISTEN), &serve).await;
+            return serve_again(dir, listen.as_deref().unwrap_or(LISTEN), &link, &serve).await;
         }
         Err(error) => return fail(&error.to_string(), code_of_resume(&error)),
     };
@@ -119,8 +131,12 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     let listen = args.listen.unwrap_or_else(|| LISTEN.to_owned());
     let clock_port = resume.as_ref().map(|resume| &resume.header.listen);
     let clock_port = clock_port.filter(|before| before.0 == listen).map(|before| before.1);
-    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), resume };
-    drive(config, (&listen, clock_port), setup, Some(args.serve), verbose).await
+    let door = match door(&args.link) {
+        Ok(door) => door,
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
+    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), door, resume };
+    drive(config, (&listen, clock_port), setup, Some((&args.link, &args.serve)), verbose).await
 }
 
 /// With the flags that the run began with, and where it stands, when these flags go on with one.
@@ -132,9 +148,18 @@ fn resumed(args: CoordinateArgs) -> Result<(CoordinateArgs, Option<Resume>), Res
 }
 
 /// A run that is over, for whoever has not fetched it yet.
-async fn serve_again(dir: PathBuf, listen: &str, serve: &ServeArgs) -> i32 {
+async fn serve_again(dir: PathBuf, listen: &str, link: &LinkArgs, serve: &ServeArgs) -> i32 {
     let (stop, _) = mpsc::channel(1);
-    let bound = Listeners::bind(listen, None).and_then(|bound| Offer::of(Some(serve), bound, stop));
+    let door = match door(link) {
+        Ok(door) => door,
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
+    let bound = Listeners::bind(listen, None).and_then(|bound| {
+        if !link.allow_unauthenticated {
+            door.permit(bound.address()?)?;
+        }
+        Offer::of(Some(serve), bound, &door, stop)
+    });
     let result = bound.and_then(|(_, offer)| {
         let merged = Some(drive::merge_stored(&dir)?);
         Ok((offer, Outcome { ending: Ending::Complete, dir: Some(dir), merged }))
@@ -180,6 +205,21 @@ async fn calibrate(args: &CalibrateArgs) -> i32 {
     }
 }
 
+fn door(link: &LinkArgs) -> Result<Door, LinkArgsError> {
+    Ok(Door { tls: link.tls()?, token: link.token(std::env::var(TOKEN_VARIABLE).ok())? })
+}
+
+fn certs(args: &CertsArgs) -> i32 {
+    match certs::make(args) {
+        Ok(words) => {
+            let _left = writeln!(std::io::stdout(), "{words}");
+            EXIT_OK
+        }
+        Err(error @ CertsError::Host(_)) => fail(&error.to_string(), EXIT_USAGE),
+        Err(error) => fail(&error.to_string(), EXIT_OUTPUT),
+    }
+}
+
 fn tell(line: &str) {
     let _closed = writeln!(std::io::stderr(), "{line}");
 }
@@ -197,17 +237,18 @@ async fn drive(
     config: Config,
     (listen, clock_port): (&str, Option<u16>),
     setup: Setup,
-    announced: Option<ServeArgs>,
+    announced: Option<(&LinkArgs, &ServeArgs)>,
     verbose: u8,
 ) -> i32 {
     let (stop, interrupts) = interrupts();
-    let bound =
-        Listeners::bind(listen, clock_port).and_then(|bound| Offer::of(announced.as_ref(), bound, stop));
+    let bound = Listeners::bind(listen, clock_port)
+        .and_then(|bound| Offer::of(announced.map(|(_, serve)| serve), bound, &setup.door, stop));
     let (listeners, offer) = match bound {
         Ok(bound) => bound,
         Err(error) => return Conclusion::of(&Err(error)).tell(),
     };
-    let result = carry_out(config, listeners, setup, announced.is_some(), verbose, interrupts).await;
+    let result =
+        carry_out(config, listeners, setup, announced.map(|(link, _)| link), verbose, interrupts).await;
     conclude(result, offer).await
 }
 
@@ -225,26 +266,45 @@ async fn conclude(result: Result<Outcome, RunError>, offer: Option<Offer>) -> i3
 }
 
 async fn carry_out(
-    config: Config,
+    mut config: Config,
     listeners: Listeners,
     setup: Setup,
-    announce: bool,
+    announce: Option<&LinkArgs>,
     verbose: u8,
     interrupts: mpsc::Receiver<String>,
 ) -> Result<Outcome, RunError> {
     let mut display = Display::stderr(config.plan.levels().len()).verbose(verbose);
-    if announce {
+    if let Some(link) = announce {
+        let address = listeners.address()?;
+        if !link.allow_unauthenticated {
+            setup.door.permit(address)?;
+        }
         let (agents, probes) = (config.plan.agents, config.plan.probes);
-        display.say(&format!(
-            "listening on {}, waiting for {agents} agents and {probes} probes",
-            listeners.address()?
-        ));
-        if !listeners.address()?.ip().is_loopback() {
-            display.say("nodes are not authenticated: let only your own hosts reach this port and the next");
+        display.say(&format!("listening on {}, waiting for {agents} agents and {probes} probes", address));
+        setup.door.words(address).into_iter().for_each(|line| display.say(line));
+        if !setup.door.is_private(address) {
+            withhold(&mut config.target).into_iter().for_each(|line| display.say(&line));
         }
     }
     workload::words(&config.plan).into_iter().for_each(|line| display.say(&line));
     drive::drive(config, listeners, setup, interrupts, display).await
+}
+
+/// Takes out of the orders what must not go over a network in the clear; says so when there was something.
+fn withhold(target: &mut v1::Target) -> Option<String> {
+    let key = !std::mem::take(&mut target.api_key).is_empty();
+    let (secret, open): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut target.headers).into_iter().partition(|header| is_secret(&header.name));
+    target.headers = open;
+    let named =
+        key.then_some("the API key").into_iter().chain(secret.iter().map(|header| header.name.as_str()));
+    let named = named.collect::<Vec<_>>().join(", ");
+    (!named.is_empty()).then(|| {
+        format!(
+            "agents are not sent {named}, since the link is not encrypted: give --tls-dir, or a key at each agent \
+             (OPENAI_API_KEY or --api-key-file, with --allow-target)"
+        )
+    })
 }
 
 /// Ctrl-C, SIGTERM and a terminal that hangs up, one message each; the third kills.
@@ -340,6 +400,7 @@ fn completed(merged: Option<&Merged>) -> (i32, Option<String>) {
 fn code_of_error(error: &RunError) -> i32 {
     match error {
         RunError::Listen { reason, .. } if reason.kind() == std::io::ErrorKind::InvalidInput => EXIT_USAGE,
+        RunError::Open(_) => EXIT_USAGE,
         RunError::Listen { .. } => EXIT_LISTEN,
         RunError::OutputDir { .. } | RunError::Journal(_) | RunError::Outputs(_) => EXIT_OUTPUT,
         RunError::Resume(error) => code_of_resume(error),

@@ -208,5 +208,6 @@ pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<Coor
         wait: now.wait,
         fleet: now.fleet.over(then.fleet),
         serve: now.serve.over(&then.serve),
+        link: now.link,
     })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use tailcliff_proto::host;
 use tailcliff_proto::link::Route;
+use tailcliff_proto::link::args::{LinkArgs, LinkArgsError};
 
 /// Measurements kept until acked, bytes: over 20 minutes of a node with 8 GPUs at 10 ms.
 pub const OUTBOX_BYTES: usize = 64 << 20;
@@ -37,6 +38,9 @@ pub struct Args {
     /// Print samples as CSV for so long instead of dialling a coordinator
     #[arg(long, value_name = "N")]
     pub print_seconds: Option<u64>,
+    /// How the coordinator is trusted
+    #[command(flatten)]
+    pub link: LinkArgs,
 }
 
 /// What the probe goes by.
@@ -67,16 +71,18 @@ impl Config {
     }
 }
 
-impl From<Args> for Config {
-    fn from(args: Args) -> Self {
-        let usual = Self::new(args.coordinator);
-        Self {
+impl TryFrom<Args> for Config {
+    type Error = LinkArgsError;
+
+    fn try_from(args: Args) -> Result<Self, LinkArgsError> {
+        let usual = Self::new(args.link.route(args.coordinator)?);
+        Ok(Self {
             name: args.name.unwrap_or(usual.name),
             interval: args.interval,
             nvml_path: args.nvml_path,
             coordinator: usual.coordinator,
             tell: usual.tell,
-        }
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use crate::v1;
 use crate::v1::control_client::ControlClient;
 use crate::v1::{coordinator_message, node_message};
 
+pub mod args;
 mod connect;
 pub mod tls;
 pub mod trouble;
@@ -68,6 +69,12 @@ impl Route {
     pub fn host(&self) -> &str {
         let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
         host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// It does not leave this host.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host();
+        host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
     }
 
     /// The way to the clock service: same host and same credentials, at the port that the coordinator named.

@@ -23,6 +23,17 @@ impl Secret {
         Self(value)
     }
 
+    /// A random one, for nodes of this very process.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn random() -> std::io::Result<Self> {
+        let mut bytes = [0; 32];
+        let filled = rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes);
+        filled.map_err(|_| std::io::Error::other("the system gives no random bytes"))?;
+        Ok(Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
     /// The value itself, for the one place that sends it.
     pub fn expose(&self) -> &str {
         &self.0

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tailcliff_proto::link::args::LinkArgs;
 
 use super::Span;
 
@@ -37,6 +38,9 @@ pub struct FetchArgs {
     /// Leave the journal there: the outputs alone, which cannot be written anew by `merge`.
     #[arg(long)]
     pub no_journal: bool,
+    /// How the coordinator is reached.
+    #[command(flatten)]
+    pub link: LinkArgs,
     /// Refuse more than this in all, MiB.
     #[arg(long, value_name = "MIB", default_value_t = 65_536)]
     pub max_mib: u32,

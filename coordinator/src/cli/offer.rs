@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::Utc;
-use tailcliff_proto::link::Route;
 use tailcliff_proto::v1::Listing;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Conclusion, EXIT_FETCH, EXIT_INTERRUPTED, EXIT_OUTPUT, fail, interrupts, print, tell};
+use super::{
+    Conclusion, EXIT_FETCH, EXIT_INTERRUPTED, EXIT_OUTPUT, EXIT_USAGE, fail, interrupts, print, tell,
+};
 use crate::args::results::{FetchArgs, ServeArgs};
+use crate::door::{Door, Strangers};
 use crate::drive::{Listeners, Outcome, RunError};
 use crate::results::Shelf;
 use crate::results::fetch::{Fetch, FetchError};
@@ -29,6 +31,7 @@ pub(crate) const WAITING: &str = "results wait";
 pub(super) struct Offer {
     shelf: Shelf,
     port: std::net::TcpListener,
+    door: Door,
     patience: Duration,
 }
 
@@ -37,6 +40,7 @@ impl Offer {
     pub(super) fn of(
         args: Option<&ServeArgs>,
         listeners: Listeners,
+        door: &Door,
         stop: mpsc::Sender<String>,
     ) -> Result<(Listeners, Option<Self>), RunError> {
         let Some(patience) = args.and_then(|args| args.serve_results) else {
@@ -45,7 +49,7 @@ impl Offer {
         let shelf = Shelf::new(stop);
         let (listeners, port) = listeners.with_shelf(shelf.clone())?;
         let patience = Duration::from_nanos(patience.0.unsigned_abs());
-        Ok((listeners, Some(Self { shelf, port, patience })))
+        Ok((listeners, Some(Self { shelf, port, door: door.clone(), patience })))
     }
 
     /// Said before the table: whoever follows from afar is given that with the files.
@@ -70,9 +74,11 @@ impl Offer {
         // Nobody takes what nodes say: one that dials now is told that the run is over.
         let (inputs, _) = mpsc::channel(1);
         let Ok(port) = tokio::net::TcpListener::from_std(self.port) else { return };
+        // Whoever is turned away now has nobody to be told of.
+        let strangers = Strangers::new(mpsc::channel(1).0);
         let (_, mut interrupts) = interrupts();
         tokio::select! {
-            _ = service::serve(port, inputs, Some(self.shelf.clone())) => {}
+            _ = service::serve(port, &self.door, strangers, inputs, Some(self.shelf.clone())) => {}
             () = async { self.shelf.fetched().await; tokio::time::sleep(FAREWELL).await } => tell("results were fetched"),
             () = tokio::time::sleep(self.patience) => tell("nobody fetched the results in time; they stay here"),
             _ = interrupts.recv() => {}
@@ -83,8 +89,12 @@ impl Offer {
 /// Exits as the coordinator does, once all is here.
 pub(super) async fn fetch(args: &FetchArgs) -> i32 {
     let dir = args.output_dir.clone().unwrap_or_else(default_dir);
+    let route = match args.link.route(args.coordinator.clone()) {
+        Ok(route) => route,
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
     let fetch = Fetch {
-        route: Route::new(args.coordinator.clone()),
+        route,
         dir: dir.clone(),
         patience: Duration::from_nanos(args.wait.0.unsigned_abs()),
         most_bytes: u64::from(args.max_mib) << 20,
