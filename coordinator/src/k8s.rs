@@ -13,11 +13,16 @@ use std::path::PathBuf;
 use drive::Cluster;
 use kubectl::Kubectl;
 use plan_file::PlanFile;
+use serde_json::Value;
 use settings::Settings;
+use tailcliff_proto::link::tls::Tls;
 
 use crate::args::k8s::{K8sArgs, K8sRunArgs};
+use crate::certs;
 use crate::config::{ConfigError, bad};
 
+/// No run is longer.
+const CERTIFICATE_DAYS: u32 = 8;
 /// What `render` calls a run.
 const RENDERED: &str = "tailcliff";
 
@@ -65,11 +70,24 @@ pub fn cluster(
         secrets.push(manifests::api_key_secret(&settings, &named, key));
         settings.api_key = Some(named);
     }
+    let tls = if objects.allow_unauthenticated { None } else { Some(certificates(&settings, &mut secrets)?) };
     let kubectl = Kubectl {
         program: args.kubectl.clone(),
         context: args.context.clone(),
         namespace: objects.namespace.clone(),
     };
     let (with_journal, keep) = (!args.no_journal, args.keep);
-    Ok(Cluster { kubectl, settings, plan, secrets, dir: PathBuf::new(), with_journal, keep, tell })
+    Ok(Cluster { kubectl, settings, plan, secrets, tls, dir: PathBuf::new(), with_journal, keep, tell })
+}
+
+/// Throw-away certificates of this run alone, for its pods and for us: the results come through a port-forward, whose near
+/// end is loopback.
+fn certificates(settings: &Settings, secrets: &mut Vec<Value>) -> Result<Tls, ConfigError> {
+    let fail = |why: String| bad("--run-id", why);
+    let hosts = [settings.named(manifests::COORDINATOR), "127.0.0.1".to_owned()];
+    let signed = certs::sign(&hosts, CERTIFICATE_DAYS).map_err(|e| fail(e.to_string()))?;
+    for ((_, pems), name) in signed.ends.iter().zip(manifests::TLS_SECRETS) {
+        secrets.push(manifests::tls_secret(settings, name, pems));
+    }
+    Tls::of_pem(&signed.ends[1].1).map_err(|e| fail(e.to_string()))
 }

@@ -46,6 +46,9 @@ pub struct K8sArgs {
     /// Secret that holds the API key of the server, which must exist; key of its data after a slash [default: api-key].
     #[arg(long, value_name = "NAME[/KEY]")]
     pub api_key_secret: Option<String>,
+    /// Go without TLS: whoever reaches a pod's port can join the run, and agents are not sent the API key.
+    #[arg(long)]
+    pub allow_unauthenticated: bool,
     /// CPU of each agent, requested and at most; whole cores can be its own on nodes with a static CPU policy.
     #[arg(long, value_name = "CPU", default_value = "2")]
     pub agent_cpu: String,

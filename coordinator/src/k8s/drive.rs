@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::link::Route;
+use tailcliff_proto::link::tls::Tls;
 use tailcliff_proto::v1::Listing;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +74,8 @@ pub struct Cluster {
     pub plan: PlanFile,
     /// Secrets that go by standard input.
     pub secrets: Vec<Value>,
+    /// By which we fetch.
+    pub tls: Option<Tls>,
     /// Where results go.
     pub dir: PathBuf,
     /// With the journal.
@@ -154,7 +157,7 @@ impl Cluster {
         let forward = companions::forward(&self.kubectl, &self.settings, port, self.tell);
         let logs = companions::logs(&self.kubectl, &self.settings, self.tell);
         let fetch = Fetch {
-            route: Route::new(format!("127.0.0.1:{port}")),
+            route: Route::new(format!("127.0.0.1:{port}")).with_tls(self.tls.clone()),
             dir: self.dir.clone(),
             patience: Duration::from_nanos(args.deadline.0.unsigned_abs()),
             most_bytes: u64::MAX,

@@ -2,6 +2,7 @@
 //! and kustomize lays clusters' differences over that.
 
 use serde_json::{Map, Value, json};
+use tailcliff_proto::link::tls::FILE_NAMES;
 
 use super::plan_file::{DATA_DIR, PLAN_DIR, PlanFile};
 use super::settings::{Labels, Settings};
@@ -30,6 +31,11 @@ const KEPT_S: u32 = 86_400;
 const NODE_PATIENCE_S: u32 = 30;
 /// Exit codes by which the coordinator says how a run went: it would say so again.
 const VERDICTS: [i32; 8] = [2, 3, 4, 5, 6, 7, 8, 130];
+
+/// Where an end's certificate is mounted.
+const TLS_DIR: &str = "/tls";
+/// Name of the Secret with the coordinator's certificate, and of the nodes'.
+pub const TLS_SECRETS: [&str; 2] = ["coordinator-tls", "node-tls"];
 
 /// All objects, in the order in which they are made.
 pub fn objects(settings: &Settings, plan: &PlanFile) -> Vec<Value> {
@@ -60,6 +66,17 @@ pub fn api_key_secret(settings: &Settings, (name, key): &(String, String), value
     let mut secret = object(settings, "v1", "Secret", name);
     secret["immutable"] = json!(true);
     secret["stringData"] = json!({ key: value });
+    secret
+}
+
+/// An end's certificate as a Secret.
+pub fn tls_secret(settings: &Settings, what: &str, pems: &[String; 3]) -> Value {
+    let mut secret = object(settings, "v1", "Secret", &settings.named(what));
+    secret["type"] = json!("kubernetes.io/tls");
+    secret["immutable"] = json!(true);
+    let files: Map<String, Value> =
+        FILE_NAMES.into_iter().zip(pems).map(|(name, pem)| (name.to_owned(), json!(pem))).collect();
+    secret["stringData"] = Value::Object(files);
     secret
 }
 
@@ -216,6 +233,11 @@ fn coordinator_pod(settings: &Settings, plan: &PlanFile) -> Value {
         json!({ "name": "runs", "mountPath": "/runs" }),
         json!({ "name": "tmp", "mountPath": "/tmp" }),
     ];
+    if !settings.args.allow_unauthenticated {
+        let (volume, mount) = tls(settings, TLS_SECRETS[0]);
+        volumes.push(volume);
+        mounts.push(mount);
+    }
     if let Some(claim) = &settings.args.data_claim {
         volumes.push(
             json!({ "name": "data", "persistentVolumeClaim": { "claimName": claim, "readOnly": true } }),
@@ -247,6 +269,7 @@ fn coordinate(settings: &Settings, plan: &PlanFile) -> Vec<String> {
     let listen = format!("0.0.0.0:{PORT}");
     let mut args = vec!["coordinate", "--plan", "/plan/plan.yaml", "--listen", &listen];
     args.extend(["--agents", "$(AGENTS)", "--probes", "$(PROBES)", "--wait", &wait]);
+    args.extend(link(settings));
     args.extend(["--output-dir", "/runs/run", "--serve-results", &serve]);
     if settings.args.volume.is_some() {
         args.push("--resume-if-present");
@@ -300,10 +323,11 @@ fn agent_pod(settings: &Settings) -> Value {
     })));
     spec["volumes"] = json!([{ "name": "tmp", "emptyDir": {} }]);
     let mut container = container(settings, AGENT, "tailcliff-agent");
-    container["args"] = json!(["--coordinator", address(settings)]);
+    container["args"] = json!(node_args(settings));
     container["resources"] = resources(&settings.args.agent_cpu, &settings.args.agent_memory);
     container["volumeMounts"] = json!([{ "name": "tmp", "mountPath": "/tmp" }]);
     spec["containers"] = json!([container]);
+    with_tls(spec, settings);
     pod
 }
 
@@ -324,7 +348,8 @@ fn probes(settings: &Settings) -> Value {
         spec.remove("affinity");
     }
     let mut container = container(settings, PROBE, "tailcliff-gpu-probe");
-    container["args"] = json!(["--coordinator", address(settings), "--name", "$(NODE_NAME)"]);
+    let name = ["--name", "$(NODE_NAME)"].map(str::to_owned);
+    container["args"] = json!([node_args(settings), name.to_vec()].concat());
     container["env"] = json!([
         { "name": "NODE_NAME", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } },
         { "name": "NVIDIA_VISIBLE_DEVICES", "value": "all" },
@@ -332,12 +357,48 @@ fn probes(settings: &Settings) -> Value {
     ]);
     container["resources"] = resources("200m", "256Mi");
     spec["containers"] = json!([container]);
+    with_tls(spec, settings);
     set["spec"] = json!({ "selector": selector(settings, PROBE), "template": pod });
     set
 }
 
-fn address(settings: &Settings) -> String {
-    format!("{}:{PORT}", settings.named(COORDINATOR))
+fn node_args(settings: &Settings) -> Vec<String> {
+    let address = format!("{}:{PORT}", settings.named(COORDINATOR));
+    ["--coordinator", &address].into_iter().chain(link(settings)).map(str::to_owned).collect()
+}
+
+/// How an end is secured.
+fn link(settings: &Settings) -> Vec<&'static str> {
+    if settings.args.allow_unauthenticated {
+        vec!["--allow-unauthenticated"]
+    } else {
+        vec!["--tls-dir", TLS_DIR]
+    }
+}
+
+/// Volume and mount of an end's certificate; the group that can read it is the pod's.
+fn tls(settings: &Settings, secret: &str) -> (Value, Value) {
+    let secret = json!({ "secretName": settings.named(secret), "defaultMode": 0o440 });
+    (
+        json!({ "name": "tls", "secret": secret }),
+        json!({ "name": "tls", "mountPath": TLS_DIR, "readOnly": true }),
+    )
+}
+
+/// Adds a node's certificate to its pod.
+fn with_tls(spec: &mut Value, settings: &Settings) {
+    if settings.args.allow_unauthenticated {
+        return;
+    }
+    let (volume, mount) = tls(settings, TLS_SECRETS[1]);
+    for (list, item) in [("/volumes", volume), ("/containers/0/volumeMounts", mount)] {
+        let (parent, key) = list.rsplit_once('/').unwrap_or_default();
+        let Some(parent) = spec.pointer_mut(parent) else { continue };
+        match parent[key].as_array_mut() {
+            Some(items) => items.push(item),
+            None => parent[key] = json!([item]),
+        }
+    }
 }
 
 /// What all pods have in common: no rights, no token, not on the server's nodes, not moved about.
@@ -403,6 +464,9 @@ fn deadline_s(settings: &Settings) -> i64 {
 
 fn needs(metadata: &mut Value, settings: &Settings) {
     let mut needs = Vec::new();
+    if !settings.args.allow_unauthenticated {
+        needs.extend(TLS_SECRETS.map(|name| format!("secret/{}", settings.named(name))));
+    }
     needs.extend(settings.api_key.as_ref().map(|(name, _)| format!("secret/{name}")));
     needs.extend(settings.args.data_claim.as_ref().map(|name| format!("persistentvolumeclaim/{name}")));
     needs.extend(settings.args.image_pull_secret.as_ref().map(|name| format!("secret/{name}")));

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tailcliff_proto::clock::HostClock;
@@ -165,12 +166,16 @@ impl Fetch {
         shutdown: &CancellationToken,
         patience: Duration,
     ) -> Result<ResultsClient<Link>, FetchError> {
-        let dialled = tokio::time::timeout(patience, link::dial(self.route.clone(), shutdown)).await;
+        let told = Mutex::new(String::from("nobody answers there"));
+        let tell = |line: &str| line.clone_into(&mut told.lock().unwrap_or_else(PoisonError::into_inner));
+        let dialled = tokio::time::timeout(patience, link::dial_telling(&self.route, shutdown, tell)).await;
         let channel = match dialled {
             Ok(Ok(channel)) => channel,
             Ok(Err(LinkError::Stopped)) => return Err(FetchError::Stopped),
             Ok(Err(error)) => return Err(self.unreachable(error.to_string())),
-            Err(_) => return Err(self.unreachable("nobody answers there")),
+            Err(_) => {
+                return Err(self.unreachable(told.into_inner().unwrap_or_else(PoisonError::into_inner)));
+            }
         };
         Ok(ResultsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }

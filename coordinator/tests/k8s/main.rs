@@ -191,7 +191,7 @@ fn pods_that_do_not_start_are_a_reason_each_and_exit_4() {
 #[test]
 fn a_coordinator_whose_agents_do_not_come_is_fetched_through_a_port_forward_that_died() {
     let stage = Stage::new(&[("pods", &running()), ("coordinator", &coordinator("1s")), ("dies", "")]);
-    let (code, said) = stage.run(&["--agents", "3"]);
+    let (code, said) = stage.run(&["--agents", "3", "--allow-unauthenticated"]);
     assert_eq!(code, 4, "{said}");
     assert!(said.contains("lost connection to pod") && said.contains("0 of 1 agents"), "{said}");
     assert!(said.contains("the coordinator speaks") && said.contains("deleted"), "{said}");
@@ -232,7 +232,7 @@ fn ctrl_c_in_each_phase_cleans_up() {
 
     let running = running();
     let under_way = Stage::new(&[("pods", &running), ("coordinator", &coordinator("60s"))]);
-    let (code, said) = under_way.interrupted(&[], &["the coordinator speaks"]);
+    let (code, said) = under_way.interrupted(&["--allow-unauthenticated"], &["the coordinator speaks"]);
     assert_eq!(code, 130, "{said}");
     assert!(said.contains("stopping the run") && said.contains("interrupted"), "{said}");
     assert!(said.contains("deleted the run's objects"), "{said}");

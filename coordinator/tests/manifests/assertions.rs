@@ -7,6 +7,7 @@ use clap::Parser;
 use serde_json::Value;
 use tailcliff::args::{Cli, Command, SweepArgs};
 use tailcliff::config::Config;
+use tailcliff_proto::link::args::LinkArgs;
 
 pub(crate) const RUN: &str = "tailcliff.dev/run";
 const NEEDS: &str = "tailcliff.dev/needs";
@@ -251,11 +252,11 @@ impl<'a> Set<'a> {
                 Err(error) => refused(error),
             },
             Some("tailcliff-agent") => match tailcliff_agent::config::Args::try_parse_from(&words) {
-                Ok(args) => self.dials(&args.coordinator),
+                Ok(args) => [self.dials(&args.coordinator), secured(container, &args.link)].concat(),
                 Err(error) => refused(error),
             },
             Some("tailcliff-gpu-probe") => match tailcliff_gpu_probe::config::Args::try_parse_from(&words) {
-                Ok(args) => self.dials(&args.coordinator),
+                Ok(args) => [self.dials(&args.coordinator), secured(container, &args.link)].concat(),
                 Err(error) => refused(error),
             },
             other => vec![format!("{other:?} is not in the image")],
@@ -268,7 +269,7 @@ impl<'a> Set<'a> {
         container: &Value,
         args: tailcliff::args::CoordinateArgs,
     ) -> Vec<String> {
-        let mut wrong = Vec::new();
+        let mut wrong = secured(container, &args.link);
         let ports: Vec<_> =
             list(container, "/ports").iter().filter_map(|p| p["containerPort"].as_u64()).collect();
         let port: u64 = args
@@ -409,6 +410,18 @@ impl<'a> Set<'a> {
         }
         wrong
     }
+}
+
+/// Its certificate is mounted where it looks for it, or it was told to do without.
+fn secured(container: &Value, link: &LinkArgs) -> Vec<String> {
+    let mounts = || list(container, "/volumeMounts").iter().map(|mount| text(mount, "/mountPath"));
+    let wrong = match &link.tls_dir {
+        Some(dir) if mounts().any(|path| dir == path) => None,
+        Some(dir) => Some(format!("its certificate {} is on no volume", dir.display())),
+        None if link.allow_unauthenticated => None,
+        None => Some("it would refuse to go without TLS".to_owned()),
+    };
+    wrong.into_iter().collect()
 }
 
 /// A tokenizer on a claim cannot be read here; that the claim is mounted can be seen.

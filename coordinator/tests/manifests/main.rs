@@ -39,6 +39,7 @@ fn deploy() -> PathBuf {
 fn every_kind_of_run_is_one_that_would_start() {
     for flags in [
         "--url h:1 --model m",
+        "--url h:1 --model m --allow-unauthenticated --probes 1",
         "--url h:1 --model m --agents 64 --probes 8 --gpu-runtime-class nvidia -n load",
         "--url https://h/v1 --model m --agents 2 --request-rate 1,2 --duration 30s -vv",
         "--url h:1 --model m --volume 1Gi --storage-class fast --api-key-secret s/k --image-pull-secret pull",
@@ -127,7 +128,7 @@ fn files_of_a_plan_go_with_it_and_its_secrets_do_not() {
     }
     assert!(!yaml.contains("hunter") && !yaml.contains("/here"), "{yaml}");
     // The key was given, so the objects need the Secret that holds it.
-    assert!(yaml.contains("tailcliff.dev/needs: secret/tailcliff-api-key"), "{yaml}");
+    assert!(yaml.contains("secret/tailcliff-api-key"), "{yaml}");
     let large = file("large.jsonl", &"{\"prompt\": \"hello\"}\n".repeat(100_000));
     let error =
         render(&format!("--url h:1 --model m --dataset-name jsonl --dataset-path {large}")).unwrap_err();
