@@ -415,7 +415,16 @@ async fn reach(
     let mut told = false;
     let mut full_since = None;
     loop {
-        let channel = dial_telling(address, shutdown, tell).await?;
+        let channel = match full_since {
+            None => dial_telling(address, shutdown, tell).await?,
+            // Without a place in the run, its end is no reason to wait for another.
+            Some((since, ref why)) => {
+                let dialled = dial_telling(address, shutdown, tell);
+                tokio::time::timeout_at(since + PLACE_PATIENCE, dialled)
+                    .await
+                    .unwrap_or_else(|_| Err(LinkError::Refused(String::clone(why))))?
+            }
+        };
         match tokio::time::timeout(WELCOME_PATIENCE, join(channel, hello.clone())).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(LinkError::Broken(_))) | Err(_) => {
@@ -428,7 +437,8 @@ async fn reach(
                 if full_since.is_none() {
                     tell(&format!("{why}; asking again for {} s", PLACE_PATIENCE.as_secs()));
                 }
-                if full_since.get_or_insert_with(Instant::now).elapsed() > PLACE_PATIENCE {
+                let (since, _) = full_since.get_or_insert_with(|| (Instant::now(), why.clone()));
+                if since.elapsed() > PLACE_PATIENCE {
                     return Err(LinkError::Refused(why));
                 }
                 tokio::time::sleep(PLACE_PAUSE).await;

@@ -67,6 +67,7 @@ pub struct Fleet {
     voided: BTreeMap<u32, String>,
     started: Vec<u32>,
     interrupted: bool,
+    last_refusal: String,
     /// Trace mode: the newest word of each agent on a level that is not settled.
     told: BTreeMap<Incarnation, Arc<v1::Telemetry>>,
     stored: mpsc::UnboundedSender<(Incarnation, u64)>,
@@ -98,6 +99,7 @@ impl Fleet {
             voided: BTreeMap::new(),
             started: Vec::new(),
             interrupted: false,
+            last_refusal: String::new(),
             told: BTreeMap::new(),
             stored,
             display,
@@ -194,7 +196,12 @@ impl Fleet {
         let of = hello.incarnation;
         let kind = hello.node_kind();
         if let Err(refused) = self.admit(&hello) {
-            self.display.say(&format!("refused {}: {}", label(&hello.name), refused.reason));
+            let text = format!("refused {}: {}", label(&hello.name), refused.reason);
+            // One that asks again every second is told of once.
+            if self.last_refusal != text {
+                self.display.say(&text);
+                self.last_refusal = text;
+            }
             // One who dialled and left at once needs no answer.
             let _left = out.try_send(Ok(message(Order::Refused(refused))));
             return Ok(None);
@@ -417,7 +424,7 @@ impl Fleet {
                 self.lost.extend(self.peers.remove(&of).map(|peer| (of, peer)));
             }
             Command::Lost(of) => {
-                self.display.say(&format!("{} is lost: away for longer than its lease", self.name(of)));
+                self.display.say(&format!("{} is lost: its place is free", self.name(of)));
                 self.append(of, Fact::Lost(HostClock.now()))?;
                 self.lost.extend(self.peers.remove(&of).map(|peer| (of, peer)));
             }

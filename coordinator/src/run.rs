@@ -323,6 +323,11 @@ impl Run {
         }
     }
 
+    /// Nothing more will be driven.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::End(_) | Phase::Over)
+    }
+
     fn agents(&self) -> Vec<Incarnation> {
         let agents = self.members.iter().filter(|(_, m)| m.kind == v1::NodeKind::Agent);
         agents.map(|(&of, _)| of).collect()

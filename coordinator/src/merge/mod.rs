@@ -145,6 +145,8 @@ fn merge_level(
     tally.bounds_ns.sort_unstable();
     let worst = tally.bounds_ns.last().copied();
     let median = nodes::median(std::mem::take(&mut tally.bounds_ns));
+    // A gauge that fell silent in mid-window says nothing of the rest.
+    let gauged = window.filter(|_| log.marks.is_empty());
     let mut level = Level {
         drive: log.drive,
         load: log.load,
@@ -155,8 +157,8 @@ fn merge_level(
         measured,
         all_phases,
         throughput: window.map(|w| window::throughput(w, log.load, &tally.points)),
-        little: window.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
-        in_flight: window.and_then(|w| little::in_flight(w, &agents, &tally.gauges)),
+        little: gauged.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
+        in_flight: gauged.and_then(|w| little::in_flight(w, &agents, &tally.gauges)),
         connecting: window.map(|w| tally.connecting(w)),
         host_limits: tally.host_limits,
         latencies: tally.latencies,

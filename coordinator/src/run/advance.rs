@@ -254,7 +254,8 @@ impl Run {
         }
         let Phase::Settle(level) = &self.phase else { return false };
         let (drive, again) = (level.drive, level.again);
-        let passed = !again && !(level.is_void && self.cut_short.is_some());
+        let is_cut = level.is_void && self.cut_short.is_some();
+        let passed = !again && !is_cut;
         out.push(Command::LevelSettled { level: drive.level, passed });
         let (rung, attempt) = if again { (drive.rung, drive.attempt + 1) } else { (drive.rung + 1, 1) };
         self.next = Drive { rung, attempt, ..self.next };
