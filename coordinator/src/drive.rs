@@ -175,8 +175,9 @@ async fn conduct(
     let _stop_all = shutdown.clone().drop_guard();
     let clock_port = listeners.clock.local_addr()?.port();
     let address = listeners.control.local_addr()?;
+    let fleet_size = config.plan.agents.saturating_add(config.plan.probes);
     let (clock_events, clock) = mpsc::channel(1024);
-    let (pinger, clock_thread) = pinger::serve(listeners.clock, clock_events, shutdown.clone())?;
+    let (pinger, clock_thread) = pinger::serve(listeners.clock, fleet_size, clock_events, shutdown.clone())?;
     listeners.control.set_nonblocking(true)?;
     let (inputs, nodes) = mpsc::channel(32);
     let server = tokio::spawn(service::serve(tokio::net::TcpListener::from_std(listeners.control)?, inputs));
