@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::display::Display;
 use crate::fleet::{Fleet, Happening};
 use crate::journal::{Entry, FILE_NAME, Fact, Journal, JournalError};
-use crate::load::load;
+use crate::load;
 use crate::local::{self, Embedded};
 use crate::merge::Merged;
 use crate::outputs::{OutputError, write_all};
@@ -158,7 +158,7 @@ pub async fn drive(
 /// # Errors
 /// When there is no journal to read, or an output cannot be written.
 pub fn merge_stored(dir: &Path) -> Result<Merged, RunError> {
-    let data = load(dir)?;
+    let data = load::open(dir)?;
     Ok(write_all(dir, &data)?)
 }
 

@@ -1,6 +1,8 @@
 //! The run directory's journal: append-only frames of length, crc32c and one entry each. Acked only after fdatasync,
 //! so that what a node forgets is on disk; readable to the last whole frame however the coordinator died.
 
+mod frames;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use tailcliff_proto::v1;
 use tokio::sync::oneshot;
 
 use crate::axis::{Load, Rate};
+
+pub use frames::{Frames, Place, read_again};
 
 /// File name inside the run directory.
 pub const FILE_NAME: &str = "journal.tcj";
@@ -259,24 +263,12 @@ fn write_frame(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
 /// # Errors
 /// When the file cannot be read or is not a journal.
 pub fn read(dir: &Path) -> Result<(Vec<Entry>, u64), JournalError> {
-    let path = dir.join(FILE_NAME);
-    let bytes = std::fs::read(&path).map_err(|source| JournalError::Read { path: path.clone(), source })?;
-    let mut rest = bytes.strip_prefix(MAGIC).ok_or(JournalError::Foreign(path))?;
+    let mut frames = Frames::open(dir)?;
     let mut entries = Vec::new();
-    while let Some((entry, after)) = next_frame(rest) {
+    while let Some((_, entry)) = frames.next_entry()? {
         entries.push(entry);
-        rest = after;
     }
-    Ok((entries, rest.len() as u64))
-}
-
-fn next_frame(bytes: &[u8]) -> Option<(Entry, &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let length = u32::from_le_bytes(*length) as usize;
-    let (payload, after) = (length <= MAX_FRAME).then(|| rest.split_at_checked(length)).flatten()?;
-    let whole = crc32c::crc32c(payload) == u32::from_le_bytes(*crc);
-    Some((whole.then(|| Entry::decode(payload).ok()).flatten()?, after))
+    Ok((entries, frames.torn()))
 }
 
 #[cfg(test)]
