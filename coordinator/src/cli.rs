@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
 use crate::calibrate::{self, CalibrateError};
+use crate::capacity;
 use crate::certificate::Verdict;
 use crate::config::{Config, ConfigError};
 use crate::dashboard::terminal as terminal_modes;
@@ -86,6 +87,9 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     (config.plan.agents, config.plan.probes) = (args.agents, args.probes);
     if let Err(error) = config.check_agents() {
         return fail(&error.to_string(), EXIT_USAGE);
+    }
+    if let Err(error) = capacity::check(u64::from(args.agents) + u64::from(args.probes)) {
+        return fail(&format!("bad --agents: {error}"), EXIT_USAGE);
     }
     let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command() };
     conclude(drive(config, &args.listen, setup, true, verbose).await)

@@ -131,3 +131,6 @@ fn take_of_node(node: &mut Node, fact: Fact, (shelf, place): Source<'_>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;
