@@ -22,7 +22,7 @@ use crate::target::Target;
 use crate::trace::collect::{Collector, collector};
 use crate::trace::{Trace, watch_control};
 
-const PROGRESS: Duration = Duration::from_millis(250);
+pub(crate) const PROGRESS: Duration = Duration::from_millis(250);
 const GAUGE: Duration = Duration::from_millis(100);
 /// In-flight samples handed on at once.
 const GAUGE_BATCH: usize = 10;
@@ -213,7 +213,7 @@ impl Armed {
 
     /// Runs it from its start, on this agent's clock, to its last ended request; says `Started`, `Progress` and `Done`.
     /// A start that has passed is now: the delay is the level's, and no request's latency.
-    pub(crate) async fn run(self, at: RawNs, said: mpsc::Sender<Say>) {
+    pub(crate) async fn run(self, at: RawNs, report_every: Duration, said: mpsc::Sender<Say>) {
         let Self { level, load, bound, outbox, gauges, ready: _, starts, reports, trace, ends } = self;
         let now = HostClock.now();
         let start = at.max(now);
@@ -231,7 +231,7 @@ impl Armed {
         let mut samples = Vec::new();
         let reports = tokio::select! {
             reports = collect(reports) => reports,
-            never = watch(level, &gauges, &outbox, &mut samples, &said) => match never {},
+            never = watch(level, &gauges, &outbox, &mut samples, report_every, &said) => match never {},
             never = enforce(&load, start, &ends) => match never {},
             never = watch_control(control) => match never {},
         };
@@ -318,9 +318,10 @@ async fn watch(
     gauges: &[Arc<Gauges>],
     outbox: &Outbox,
     samples: &mut Vec<v1::InFlightSample>,
+    report_every: Duration,
     said: &mpsc::Sender<Say>,
 ) -> std::convert::Infallible {
-    let mut tell = tokio::time::interval(PROGRESS);
+    let mut tell = tokio::time::interval(report_every);
     let mut next = tokio::time::Instant::now();
     loop {
         tokio::select! {

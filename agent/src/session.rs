@@ -39,6 +39,9 @@ const LAPSED: &str = "nothing was heard from the coordinator for longer than the
 /// Shortest and longest lease believed.
 const LEASES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 
+/// Shortest and longest time between two reports of progress that is obeyed.
+const REPORTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
 /// One agent process.
 pub(crate) struct Session {
     config: Config,
@@ -46,6 +49,8 @@ pub(crate) struct Session {
     outbox: Outbox,
     shutdown: CancellationToken,
     lease: Duration,
+    /// How often progress is told.
+    report_every: Duration,
     heard: Instant,
     run_id: Option<u64>,
     armed: Option<Armed>,
@@ -74,6 +79,7 @@ impl Session {
             incarnation,
             shutdown,
             lease: Duration::from_secs(5),
+            report_every: level::PROGRESS,
             heard: Instant::now(),
             run_id: None,
             armed: None,
@@ -138,6 +144,10 @@ impl Session {
             return Err(LinkError::Refused(text.to_owned()));
         }
         self.lease = Duration::from_nanos(link.welcome.lease_ns.unsigned_abs()).clamp(LEASES.0, LEASES.1);
+        self.report_every = match link.welcome.report_every_ns {
+            0 => level::PROGRESS,
+            ns => Duration::from_nanos(ns.unsigned_abs()).clamp(REPORTS.0, REPORTS.1),
+        };
         self.heard = Instant::now();
         (self.config.tell)(&format!("joined the run at {}", self.config.coordinator));
         Ok(link)
@@ -314,7 +324,7 @@ impl Session {
         match self.armed.take() {
             Some(armed) if armed.level() == start.level => {
                 self.running = Some((armed.level(), armed.ends()));
-                tokio::spawn(armed.run(start.at_raw_ns, self.levels.clone()));
+                tokio::spawn(armed.run(start.at_raw_ns, self.report_every, self.levels.clone()));
             }
             other => {
                 self.armed = other;

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
 use crate::calibrate::{self, CalibrateError};
+use crate::capacity;
 use crate::certificate::Verdict;
 use crate::config::{Config, ConfigError};
 use crate::dashboard::terminal as terminal_modes;
@@ -98,6 +99,11 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     (config.plan.agents, config.plan.probes, config.plan.fleet) = (agents, probes, args.fleet.rule());
     if let Err(error) = config.check_agents() {
         return fail(&error.to_string(), EXIT_USAGE);
+    }
+    if let Err(error) =
+        capacity::check(u64::from(args.fleet.max_agents.unwrap_or(agents)) + u64::from(probes))
+    {
+        return fail(&format!("bad --agents: {error}"), EXIT_USAGE);
     }
     let listen = args.listen.unwrap_or_else(|| LISTEN.to_owned());
     let clock_port = resume.as_ref().map(|resume| &resume.header.listen);

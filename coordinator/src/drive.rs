@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::display::Display;
 use crate::fleet::{Fleet, Happening};
 use crate::journal::{Entry, FILE_NAME, Fact, Journal, JournalError};
-use crate::load::load;
+use crate::load;
 use crate::local::{self, Embedded};
 use crate::merge::Merged;
 use crate::outputs::{OutputError, write_all};
@@ -190,7 +190,7 @@ fn begin(config: &Config, listeners: &Listeners, setup: &Setup) -> Result<Begun,
 /// # Errors
 /// When there is no journal to read, or an output cannot be written.
 pub fn merge_stored(dir: &Path) -> Result<Merged, RunError> {
-    let data = load(dir)?;
+    let data = load::open(dir)?;
     Ok(write_all(dir, &data)?)
 }
 
@@ -207,8 +207,9 @@ async fn conduct(
     let _stop_all = shutdown.clone().drop_guard();
     let clock_port = listeners.clock.local_addr()?.port();
     let address = listeners.control.local_addr()?;
+    let fleet_size = config.plan.agents.saturating_add(config.plan.probes);
     let (clock_events, clock) = mpsc::channel(1024);
-    let (pinger, clock_thread) = pinger::serve(listeners.clock, clock_events, shutdown.clone())?;
+    let (pinger, clock_thread) = pinger::serve(listeners.clock, fleet_size, clock_events, shutdown.clone())?;
     listeners.control.set_nonblocking(true)?;
     let (inputs, nodes) = mpsc::channel(32);
     let server = tokio::spawn(service::serve(tokio::net::TcpListener::from_std(listeners.control)?, inputs));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
 use tailcliff_proto::{BUILD, PROTOCOL};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tonic::Status;
 
 use crate::axis::Load;
@@ -20,6 +20,11 @@ use crate::resume::Resume;
 use crate::run::{Command, Ending, Event, LEASE_NS, Run};
 use crate::service::{Connection, Input, ToNode, message};
 use crate::stored::{Drive, Incarnation};
+
+/// Agents that may each tell their progress four times a second.
+const FEW_AGENTS: u32 = 40;
+/// Happenings of this kind in a second.
+const BEATS_PER_SECOND: usize = 4;
 
 /// Something for the owner of the state.
 #[derive(Debug)]
@@ -71,6 +76,7 @@ pub struct Fleet {
     /// Trace mode: the newest word of each agent on a level that is not settled.
     told: BTreeMap<Incarnation, Arc<v1::Telemetry>>,
     stored: mpsc::UnboundedSender<(Incarnation, u64)>,
+    beats: usize,
     display: Display,
     corpus: Option<Arc<Corpus>>,
 }
@@ -102,6 +108,7 @@ impl Fleet {
             last_refusal: String::new(),
             told: BTreeMap::new(),
             stored,
+            beats: 0,
             display,
             corpus: None,
         }
@@ -144,7 +151,7 @@ impl Fleet {
             }
             Happening::Node(Input::Gone(connection, of)) if self.is_current(connection, of) => self.gone(of),
             Happening::Node(Input::Said(..) | Input::Gone(..)) => Ok(None),
-            Happening::Node(Input::Batch { batch, acks }) => self.batch(*batch, acks),
+            Happening::Node(Input::Batch { batch, acks, room }) => self.batch(*batch, acks, room),
             Happening::Clock(event) => self.clock(event),
             Happening::Stored(of, seq) => self.step(Event::Stored(of, seq)),
             Happening::Interrupt(why) => {
@@ -232,6 +239,7 @@ impl Fleet {
             lease_ns: LEASE_NS,
             clock_port: self.clock_port,
             run_id: self.run_id,
+            report_every_ns: report_every_ns(self.places.0),
         };
         let _left = out.try_send(Ok(message(Order::Welcome(welcome))));
         peer.connection = Some((connection, out));
@@ -317,6 +325,7 @@ impl Fleet {
         &mut self,
         batch: v1::Batch,
         acks: mpsc::Sender<Result<v1::Ack, Status>>,
+        room: OwnedSemaphorePermit,
     ) -> Result<Option<Ending>, JournalError> {
         let (of, seq) = (batch.incarnation, batch.seq);
         let refuse = |text: &str| {
@@ -344,7 +353,9 @@ impl Fleet {
         }
         let stored = self.stored.clone();
         tokio::spawn(async move {
-            if on_disk.await.is_ok() {
+            let is_stored = on_disk.await.is_ok();
+            drop(room);
+            if is_stored {
                 let _over = stored.send((of, seq));
                 let _left = acks.send(Ok(v1::Ack { through_seq: seq })).await;
             }
@@ -375,7 +386,10 @@ impl Fleet {
 
     fn beat(&mut self) -> Result<Option<Ending>, JournalError> {
         let beat = v1::Heartbeat { sent_raw_ns: HostClock.now() };
-        let all: Vec<_> = self.peers.keys().copied().collect();
+        // Each node hears one a second, a fifth of its lease; they take turns, so that a large fleet makes no bursts of them.
+        self.beats += 1;
+        let turn = self.beats % BEATS_PER_SECOND;
+        let all: Vec<_> = self.peers.keys().copied().skip(turn).step_by(BEATS_PER_SECOND).collect();
         for of in all {
             self.send(of, Order::Heartbeat(beat));
         }
@@ -467,6 +481,12 @@ impl Fleet {
         }
         self.append(0, Fact::Voided(v1::StopReleasing { level, reason }))
     }
+}
+
+/// How often agents tell their progress: each quarter of a second where a person watches a few, each second where many
+/// would only add up to noise.
+fn report_every_ns(agents: u32) -> i64 {
+    if agents <= FEW_AGENTS { 250_000_000 } else { 1_000_000_000 }
 }
 
 fn host_of(hello: &v1::Hello) -> String {

@@ -1,6 +1,8 @@
 //! The run directory's journal: append-only frames of length, crc32c and one entry each. Acked only after fdatasync,
 //! so that what a node forgets is on disk; readable to the last whole frame however the coordinator died.
 
+mod frames;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use tokio::sync::oneshot;
 
 use crate::axis::{Load, Rate};
 use crate::stored::Drive;
+
+pub use frames::{Frames, Place, read_again};
 
 /// File name inside the run directory.
 pub const FILE_NAME: &str = "journal.tcj";
@@ -261,8 +265,9 @@ impl Journal {
         let fail = |source| JournalError::Read { path: path.clone(), source };
         let file = OpenOptions::new().append(true).open(&path).map_err(fail)?;
         let file = lock(&path, file)?;
-        let (_, torn_bytes) = read(dir)?;
-        let whole = file.metadata().map_err(fail)?.len().saturating_sub(torn_bytes);
+        let mut frames = Frames::open(dir)?;
+        while frames.next_entry()?.is_some() {}
+        let whole = file.metadata().map_err(fail)?.len().saturating_sub(frames.torn());
         file.set_len(whole).map_err(fail)?;
         Self::start(path.clone(), file).map_err(fail)
     }
@@ -335,24 +340,12 @@ fn write_frame(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
 /// # Errors
 /// When the file cannot be read or is not a journal.
 pub fn read(dir: &Path) -> Result<(Vec<Entry>, u64), JournalError> {
-    let path = dir.join(FILE_NAME);
-    let bytes = std::fs::read(&path).map_err(|source| JournalError::Read { path: path.clone(), source })?;
-    let mut rest = bytes.strip_prefix(MAGIC).ok_or(JournalError::Foreign(path))?;
+    let mut frames = Frames::open(dir)?;
     let mut entries = Vec::new();
-    while let Some((entry, after)) = next_frame(rest) {
+    while let Some((_, entry)) = frames.next_entry()? {
         entries.push(entry);
-        rest = after;
     }
-    Ok((entries, rest.len() as u64))
-}
-
-fn next_frame(bytes: &[u8]) -> Option<(Entry, &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let length = u32::from_le_bytes(*length) as usize;
-    let (payload, after) = (length <= MAX_FRAME).then(|| rest.split_at_checked(length)).flatten()?;
-    let whole = crc32c::crc32c(payload) == u32::from_le_bytes(*crc);
-    Some((whole.then(|| Entry::decode(payload).ok()).flatten()?, after))
+    Ok((entries, frames.torn()))
 }
 
 #[cfg(test)]

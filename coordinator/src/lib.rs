@@ -2,7 +2,9 @@
 
 pub mod args;
 pub mod axis;
+pub mod bursts;
 pub mod calibrate;
+pub mod capacity;
 pub mod certificate;
 pub mod cli;
 pub mod clock;

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use tailcliff_proto::clock::HostClock;
 use tokio_util::sync::CancellationToken;
 
+use crate::light;
 use crate::lines::Lines;
 
 /// Names the role of a copy.
@@ -48,6 +49,7 @@ async fn play(role: &str) -> i32 {
             tailcliff_gpu_probe::run(config, shutdown).await.map_err(Into::into)
         }
         "model-sim" => serve_model(shutdown).await,
+        "light-agents" => play_light_agents(&shutdown).await,
         other => Err(anyhow::anyhow!("no role {other:?}")),
     };
     match ended {
@@ -74,6 +76,14 @@ async fn serve_model(shutdown: CancellationToken) -> anyhow::Result<()> {
         truth.lost,
         truth.total
     );
+    Ok(())
+}
+
+/// Prints the truth of what was simulated when the run is over.
+async fn play_light_agents(shutdown: &CancellationToken) -> anyhow::Result<()> {
+    let _as_it_is = tailcliff_agent::host_check::raise_descriptors();
+    let truth = light::play(&light::Args::parse(), shutdown).await?;
+    writeln!(io::stdout(), "truth {}", serde_json::to_string(&truth)?)?;
     Ok(())
 }
 

@@ -77,15 +77,16 @@ pub struct Merged {
 /// Merges a run.
 pub fn merge(data: &RunData) -> Merged {
     let timeline = Timeline::of(data);
-    let mut tallies = tally::tally(data, &timeline);
     let beats = nodes::probe_beats(data, &timeline);
     let logs: BTreeMap<u32, &LevelLog> = data.levels.iter().map(|log| (log.drive.level, log)).collect();
-    let level = |(index, log): (&u32, &&LevelLog)| {
-        let tally = tallies.remove(index).unwrap_or_default();
+    let mut stray = tally::agents(data).into_iter().map(|(_, node)| node.record_count()).sum::<u64>();
+    let level = |(&index, log): (&u32, &&LevelLog)| {
+        let tally = tally::tally(data, index, &timeline);
+        let known: u64 = tally.by_agent.values().map(Counts::released).sum();
+        stray = stray.saturating_sub(known);
         merge_level(data, log, tally, &timeline, &beats)
     };
     let levels: Vec<Level> = logs.iter().map(level).collect();
-    let stray = tallies.values().map(|t| t.by_agent.values().map(Counts::released).sum::<u64>()).sum();
     let rungs: Vec<Rung> = levels.iter().map(|level| rung(data, level)).collect();
     let rule = &data.header.plan.cliff;
     let kinds = [v1::NodeKind::Agent, v1::NodeKind::GpuProbe];

@@ -1,6 +1,6 @@
 //! Every node's stamps on the coordinator's clock, each with the bound of its conversion.
 
-use tailcliff_proto::v1::{self, NodeKind};
+use tailcliff_proto::v1::NodeKind;
 
 use crate::clock::{Aligned, Causality, Domains, Track, resolve};
 use crate::stored::{Incarnation, RunData};
@@ -47,12 +47,11 @@ impl Timeline {
 
     /// Over all agents and all probes that sent samples; `None` without such a pair, or when one of it is unaligned.
     pub fn gpu_to_token(&self, data: &RunData) -> Option<Alignment> {
-        let has_samples = |batches: &[v1::Batch]| batches.iter().any(|b| !b.gpu_samples.is_empty());
-        let probes =
-            || of_kind(data, NodeKind::GpuProbe).into_iter().filter(|(_, n)| has_samples(&n.batches));
+        let mut probes = of_kind(data, NodeKind::GpuProbe);
+        probes.retain(|(_, node)| node.each_batch_with_samples().next().is_some());
         let mut widest: Option<Alignment> = None;
         for (agent, _) in of_kind(data, NodeKind::Agent) {
-            for (probe, _) in probes() {
+            for &(probe, _) in &probes {
                 let pair = self.pair(agent, probe)?;
                 widest = Some(widest.filter(|w| w.worst_ns >= pair.worst_ns).unwrap_or(pair));
             }
