@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 use crate::axis::Load;
+use crate::beats::Beats;
 use crate::clock::online::Online;
 use crate::dataset::Corpus;
 use crate::display::Display;
@@ -63,6 +64,7 @@ pub struct Fleet {
     voided: BTreeMap<u32, String>,
     started: Vec<u32>,
     interrupted: bool,
+    beats: Beats,
     /// Trace mode: the newest word of each agent on a level that is not settled.
     told: BTreeMap<Incarnation, Arc<v1::Telemetry>>,
     stored: mpsc::UnboundedSender<(Incarnation, u64)>,
@@ -94,6 +96,7 @@ impl Fleet {
             voided: BTreeMap::new(),
             started: Vec::new(),
             interrupted: false,
+            beats: Beats::default(),
             told: BTreeMap::new(),
             stored,
             display,
@@ -243,7 +246,8 @@ impl Fleet {
         match &said {
             Said::PreflightDone(done) => self.append(of, Fact::Preflight(done.clone()))?,
             Said::Started(started) => {
-                self.append(of, Fact::Started(*started))?;
+                let received_ref_ns = Some(HostClock.now());
+                self.append(of, Fact::Started(v1::LevelStarted { received_ref_ns, ..*started }))?;
                 if started.was_late {
                     let late_ms = started.actual_raw_ns.saturating_sub(started.asked_raw_ns) as f64 / 1e6;
                     let name = self.name(of);
@@ -261,7 +265,11 @@ impl Fleet {
                 self.display.say(&line);
                 return Ok(None);
             }
-            Said::Armed(_) | Said::Heartbeat(_) | Said::CorpusHeld(_) => {}
+            Said::Heartbeat(beat) => {
+                let kept = self.beats.keep(of, self.peers.len(), beat, HostClock.now());
+                kept.map_or(Ok(()), |fact| self.append(of, fact))?;
+            }
+            Said::Armed(_) | Said::CorpusHeld(_) => {}
             Said::Hello(_) => return Ok(None),
         }
         self.step(Event::Said(of, said))
@@ -360,9 +368,9 @@ impl Fleet {
     }
 
     fn beat(&mut self) -> Result<Option<Ending>, JournalError> {
-        let beat = v1::Heartbeat { sent_raw_ns: HostClock.now() };
         let all: Vec<_> = self.peers.keys().copied().collect();
         for of in all {
+            let beat = v1::Heartbeat { sent_raw_ns: HostClock.now(), ..Default::default() };
             self.send(of, Order::Heartbeat(beat));
         }
         self.display.repaint(HostClock.now());
@@ -428,7 +436,11 @@ impl Fleet {
             let there = self.peers.get(&of).and_then(|peer| peer.online.to_node(at_ref_ns));
             // Without a clock there is no common start: 0 is long past, so the agent starts at once and says it was late.
             let (at_raw_ns, bound_ns) = there.unwrap_or((0, i64::MAX));
-            self.send(of, Order::Start(v1::StartAt { level, at_raw_ns, at_ref_ns, bound_ns }));
+            let doubt = self.beats.doubt(of, &self.name(of), bound_ns);
+            doubt.into_iter().for_each(|line| self.display.say(&line));
+            let sent_ref_ns = Some(HostClock.now());
+            let order = v1::StartAt { level, at_raw_ns, at_ref_ns, bound_ns, sent_ref_ns };
+            self.send(of, Order::Start(order));
         }
         Ok(())
     }

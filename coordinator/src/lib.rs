@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod axis;
+mod beats;
 pub mod calibrate;
 pub mod certificate;
 pub mod cli;

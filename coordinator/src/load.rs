@@ -101,6 +101,7 @@ fn take_of_node(node: &mut Node, fact: Fact) {
         Fact::Preflight(done) => node.preflight = Some(done),
         Fact::Lost(at) => node.lost_ref_ns = Some(at),
         Fact::LostPings(n) => node.lost_pings += n,
+        Fact::Beat(stored) => node.beats.push(stored.into()),
         Fact::Batch(stored) => {
             let last = node.batches.last().map_or(0, |b| b.seq);
             if let Some(batch) = stored.batch.filter(|b| b.seq > last) {
