@@ -177,7 +177,7 @@ impl Session {
                     message.kind.into_iter().for_each(|order| self.obey(order, &link));
                 }
                 Some(said) = self.inbox.recv() => self.pass_on(said, &link),
-                _ = beat.tick() => say(&link, Say::Heartbeat(self.beats.next())),
+                _ = beat.tick() => say(&link, Say::Heartbeat(self.beats.beat())),
                 () = tokio::time::sleep_until(self.heard + self.lease) => {
                     // Connected, but nobody speaks: as good as cut.
                     self.lapse();
@@ -441,7 +441,7 @@ async fn stay(link: &mut ControlLink) {
     loop {
         tokio::select! {
             message = link.inbound.message() => if !matches!(message, Ok(Some(_))) { return },
-            _ = beat.tick() => say(link, Say::Heartbeat(Beats::default().next())),
+            _ = beat.tick() => say(link, Say::Heartbeat(Beats::default().beat())),
         }
     }
 }

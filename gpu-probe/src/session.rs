@@ -210,7 +210,7 @@ impl Session {
     }
 
     fn beat(&mut self, link: &ControlLink) {
-        say(link, Say::Heartbeat(self.beats.next()));
+        say(link, Say::Heartbeat(self.beats.beat()));
         let dropped = self.switch.dropped_samples.load(Relaxed);
         if dropped != std::mem::replace(&mut self.told, dropped) {
             notice(link, format!("{dropped} GPU samples did not fit and were left out"));

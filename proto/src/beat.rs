@@ -18,7 +18,7 @@ impl Beats {
     }
 
     /// Our next one; what was heard is given back once.
-    pub fn next(&mut self) -> v1::Heartbeat {
+    pub fn beat(&mut self) -> v1::Heartbeat {
         let (heard_sent_ns, heard_raw_ns) = self.heard.take().unzip();
         v1::Heartbeat { sent_raw_ns: HostClock.now(), heard_sent_ns, heard_raw_ns }
     }
@@ -31,13 +31,13 @@ mod tests {
     #[test]
     fn the_newest_is_given_back_once() {
         let mut beats = Beats::default();
-        assert_eq!(beats.next().heard_sent_ns, None);
+        assert_eq!(beats.beat().heard_sent_ns, None);
         for sent_raw_ns in [5, 7] {
             beats.hear(&v1::Heartbeat { sent_raw_ns, ..Default::default() });
         }
-        let beat = beats.next();
+        let beat = beats.beat();
         assert_eq!(beat.heard_sent_ns, Some(7));
         assert!(beat.heard_raw_ns.unwrap() <= beat.sent_raw_ns);
-        assert_eq!(beats.next().heard_sent_ns, None);
+        assert_eq!(beats.beat().heard_sent_ns, None);
     }
 }
