@@ -261,12 +261,12 @@ fn warnings(merged: &Merged) -> Vec<String> {
     }
     merged.bins.iter().filter_map(Bin::warning).for_each(&mut warn);
     for node in &merged.nodes {
-        node_warnings(node, &mut warn);
+        node_warnings(node, merged.header.started_ref_ns, &mut warn);
     }
     all
 }
 
-fn node_warnings(node: &NodeSummary, warn: &mut dyn FnMut(String)) {
+fn node_warnings(node: &NodeSummary, started_ref_ns: i64, warn: &mut dyn FnMut(String)) {
     let who = format!("{} {}", node.kind, node.name);
     if node.lost {
         warn(format!("{who} was lost during the run"));
@@ -282,8 +282,16 @@ fn node_warnings(node: &NodeSummary, warn: &mut dyn FnMut(String)) {
              hold; what different nodes did within that time cannot be put in order"
         ));
     }
-    if !node.breaks.is_empty() {
-        warn(format!("{who}: its clock broke {} times", node.breaks.len()));
+    if let Some(&(from, to)) = node.breaks.first() {
+        let at = |ns: i64| ns.saturating_sub(started_ref_ns) as f64 / 1e9;
+        let bound = duration(node.worst_bound_ns.unwrap_or(0).max(0).unsigned_abs());
+        warn(format!(
+            "{who}: its clock broke {} times (a step, a suspended machine), first between {:.1} and {:.1} s of the run; what it \
+             stamped there is placed to ±{bound} at worst",
+            node.breaks.len(),
+            at(from),
+            at(to)
+        ));
     }
     if node.unaligned_gpu_samples > 0 {
         warn(format!("{who}: {} GPU samples are unaligned and left out", node.unaligned_gpu_samples));

@@ -140,3 +140,32 @@ fn a_clock_that_cannot_be_known_well_is_said_so_and_spoils_no_latency() {
     let unresolved: Vec<_> = wide.bins.iter().filter(|bin| !bin.is_resolved()).collect();
     assert_eq!(unresolved.len(), 1, "a second's part of the window is wide enough: {:?}", wide.bins);
 }
+
+/// The clock of one agent's host steps by 40 ms in the middle of its load, or the host sleeps for so long.
+#[test]
+fn a_step_is_one_break_said_where_and_widens_the_bar_there_only() {
+    let at = ORIGIN + 8 * S + S / 2;
+    for by in [40 * MS, -40 * MS] {
+        let mut data = run();
+        let node = data.nodes.get_mut(&2).unwrap();
+        let step = |e: &mut Exchange| *e = Exchange { t1: e.t1 + by, t2: e.t2 + by, ..*e };
+        node.exchanges.iter_mut().filter(|e| e.t0 > at).for_each(step);
+        let after = |raw: &mut i64| *raw += if *raw - offset(2) > at { by } else { 0 };
+        node.beats.iter_mut().for_each(|beat| {
+            after(&mut beat.sent_raw_ns);
+            beat.heard.iter_mut().for_each(|(_, read)| after(read));
+        });
+        let merged = merge(&data);
+        let summary = merged.nodes.iter().find(|node| node.name == "agent-2").unwrap();
+        assert_eq!(summary.breaks, [(ORIGIN + 8 * S + 20_000, ORIGIN + 9 * S + 20_000)], "{by}");
+        let said = merged.warnings.iter().find(|w| w.contains("its clock broke 1 times")).unwrap();
+        assert!(said.contains("first between 8.0 and 9.0 s of the run"), "{said}");
+        let bound = |at: i64, by: i64| merged.timeline.place(2, at + offset(2) + by).unwrap().bound_ns;
+        assert!(bound(at, 0) > 19 * MS, "{by}: in the gap the clock may be either");
+        assert!(bound(at - 2 * S, 0) < MS && bound(at + 2 * S, by) < MS, "{by}");
+        assert_eq!(of(&merged, Channel::BeatUp).violations, 0, "{by}");
+        assert_eq!(of(&merged, Channel::BeatDown).violations, 0, "{by}");
+        // Nobody else's clock is touched.
+        assert!(merged.nodes.iter().filter(|node| node.name != "agent-2").all(|node| node.breaks.is_empty()));
+    }
+}

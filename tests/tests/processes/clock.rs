@@ -137,6 +137,38 @@ fn told(scene: &Scene) {
     assert!(alignment["worst_bound_us"].as_f64().unwrap() > 180.0, "half of 360 µs: {alignment}");
 }
 
+/// A path whose delay is far longer and less even than any bound worth having: the run is carried out, its latencies are
+/// as good as ever, and the user is told what cannot be known.
+#[test]
+#[ignore = "needs root"]
+fn a_clock_that_cannot_be_synchronised_is_said_so() {
+    let mut scene = Scene::within(Some(Network::star(&[AWAY_S])), &PACED);
+    scene.coordinate(&[&SHORT[..], &["--agents", "1", "--probes", "1"]].concat());
+    let there = || scene.network().far(0, binary());
+    let mut forwarder = Remote::start(there(), "127.0.0.1", scene.address()).unwrap();
+    let uneven = |seed| Way { base: Duration::from_millis(15), jitter: Duration::from_millis(10), seed };
+    forwarder.order(Order::Up(uneven(1))).unwrap();
+    forwarder.order(Order::Down(uneven(2))).unwrap();
+    let agent = there();
+    scene.agent_through(agent, &forwarder.address, "remote");
+    scene.probe();
+    let doubt = scene.coordinator().announced("remote: its clock is known to ±").unwrap();
+    assert!(doubt.contains("only"), "{doubt}");
+    scene.complete();
+    whole(&scene);
+    let data = scene.stored();
+    let (of, node) = named(&data, "remote")[0];
+    let domains = tailcliff::clock::resolve(&data);
+    covered(node, domains.track(of).unwrap(), AWAY_S, "namespace over 30 to 230 ms of round trip");
+    let summary = scene.summary();
+    let warnings = summary["warnings"].to_string();
+    assert!(warnings.contains("agent remote: its clock is known to ±"), "{warnings}");
+    assert!(warnings.contains("GPU samples beside tokens are"), "{warnings}");
+    for level in levels(&summary) {
+        assert!(level["certificate"]["notes"].to_string().contains("stamps are on the common timeline to ±"));
+    }
+}
+
 /// A process killed and started again on its host goes on with the host's clock; one that comes up on another host, even
 /// with the same boot id, has a clock of its own.
 #[test]
@@ -201,7 +233,9 @@ fn whole_requests(scene: &Scene) {
     assert_eq!(accounts.differences(), [""; 0]);
     assert_eq!((accounts.totals.released, accounts.unseen().count()), (60, 0));
     assert_eq!(levels(&summary).len(), 2);
+    assert_eq!(summary["causality"]["violations"], 0, "{}", summary["causality"]);
     for level in levels(&summary) {
+        assert!(count(&level["starts"], "agents") > 0, "{level}");
         assert_eq!((count(level, "completed"), count(level, "failed")), (30, 0), "{level}");
         assert_eq!(count(level, "total_output_tokens"), 300);
     }
