@@ -50,7 +50,10 @@ impl Beats {
             return None;
         }
         Some(match bound_ns {
-            i64::MAX => format!("{name}: its clock is not known yet, so it starts as soon as it is told"),
+            i64::MAX => format!(
+                "{name}: its clock is not known, so it starts as soon as it is told and its stamps may stay unaligned; can it \
+                 reach the clock port, the next after this coordinator's?"
+            ),
             bound => format!(
                 "{name}: its clock is known to ±{} only: the path to it is long or uneven",
                 duration(bound.unsigned_abs())
@@ -80,6 +83,6 @@ mod tests {
         assert_eq!(beats.doubt(1, "a", BOUND_MAX_NS), None);
         assert!(beats.doubt(1, "a", 12_345_678).unwrap().contains("±12.3 ms only"));
         assert_eq!(beats.doubt(1, "a", 12_345_678), None);
-        assert!(beats.doubt(2, "b", i64::MAX).unwrap().contains("not known yet"));
+        assert!(beats.doubt(2, "b", i64::MAX).unwrap().contains("clock port"));
     }
 }

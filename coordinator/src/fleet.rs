@@ -248,7 +248,8 @@ impl Fleet {
             Said::Started(started) => {
                 let received_ref_ns = Some(HostClock.now());
                 self.append(of, Fact::Started(v1::LevelStarted { received_ref_ns, ..*started }))?;
-                if started.was_late {
+                // Asked for 0, it was told to start at once: there is no time to be late by.
+                if started.was_late && started.asked_raw_ns != 0 {
                     let late_ms = started.actual_raw_ns.saturating_sub(started.asked_raw_ns) as f64 / 1e6;
                     let name = self.name(of);
                     self.display.say(&format!("agent {name} started {late_ms:.1} ms late"));

@@ -85,12 +85,24 @@ impl Forwarder {
     /// # Errors
     /// When either cannot be bound: `host` must be another address than that of `to`, such as 127.0.0.2.
     pub fn start(host: IpAddr, to: SocketAddr, up: Way, down: Way) -> io::Result<Self> {
+        Self::start_ports(2, host, to, up, down)
+    }
+
+    /// The same without the clock: what a firewall does that lets one port pass.
+    ///
+    /// # Errors
+    /// As [`Forwarder::start`].
+    pub fn start_without_clock(host: IpAddr, to: SocketAddr) -> io::Result<Self> {
+        Self::start_ports(1, host, to, Way::default(), Way::default())
+    }
+
+    fn start_ports(ports: u16, host: IpAddr, to: SocketAddr, up: Way, down: Way) -> io::Result<Self> {
         let state =
             State { mode: Mode::Pass, up, down, generation: 0, connections: 0, accepted: 0, stopped: false };
         let shared = Arc::new(Shared(Mutex::new(state)));
         let address = SocketAddr::new(host, to.port());
         let mut forwarder = Self { shared, address, listening: Vec::new() };
-        for ahead in 0..2 {
+        for ahead in 0..ports {
             let port =
                 to.port().checked_add(ahead).ok_or_else(|| io::Error::other("no port after this one"))?;
             let (from, to) = (SocketAddr::new(host, port), SocketAddr::new(to.ip(), port));

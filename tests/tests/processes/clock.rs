@@ -4,7 +4,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use e2e::forward::{Order, Remote, Way};
+use e2e::forward::{Forwarder, Order, Remote, Way};
+use serde_json::Value;
 use tailcliff::clock::{Domains, Track, TrackKind};
 use tailcliff::stored::{Incarnation, Node, RunData};
 
@@ -97,6 +98,8 @@ fn three_hosts_over_bad_paths_are_on_one_timeline() {
     // Pings take 280 µs and pongs 80: half the difference is invisible, and the stamps lie so much too early.
     let off = median("asymmetric");
     assert!((-160_000..-40_000).contains(&off), "{off} ns off");
+    let said = scene.coordinator().line("clocks: ").unwrap();
+    assert!(said.contains("asymmetric ±") && said.contains("(worst ±"), "{said}");
     starts_are_true(&scene, &data, &away, &paths.map(|(name, ..)| name));
     told(&scene);
 }
@@ -166,6 +169,33 @@ fn a_clock_that_cannot_be_synchronised_is_said_so() {
     assert!(warnings.contains("GPU samples beside tokens are"), "{warnings}");
     for level in levels(&summary) {
         assert!(level["certificate"]["notes"].to_string().contains("stamps are on the common timeline to ±"));
+    }
+}
+
+/// A firewall that lets the control port pass and not the clock's: the run is carried out, and nothing is placed on a
+/// timeline that nobody knows.
+#[test]
+fn an_agent_that_cannot_reach_the_clock_is_said_so_and_its_stamps_are_unaligned() {
+    let mut scene = Scene::new(&PACED);
+    scene.coordinate(&[&SHORT[..], &["--agents", "1"]].concat());
+    let control = scene.address().parse().unwrap();
+    let forwarder = Forwarder::start_without_clock([127, 0, 0, 3].into(), control).unwrap();
+    scene.agent_through(Command::new(binary()), &forwarder.address().to_string(), "blocked");
+    let advice = scene.coordinator().announced("blocked: its clock is not known").unwrap();
+    assert!(advice.contains("can it reach the clock port"), "{advice}");
+    scene.complete();
+    let (summary, accounts) = (scene.summary(), scene.accounts());
+    assert_eq!(accounts.differences(), [""; 0]);
+    assert!(summary["warnings"].to_string().contains("agent blocked has no clock track"), "{summary}");
+    assert_eq!(summary["causality"]["pairs"], 0, "what has no place is no pair");
+    for level in levels(&summary) {
+        assert_eq!((count(level, "completed"), &level["starts"]), (30, &Value::Null), "{level}");
+        let notes = level["certificate"]["notes"].to_string();
+        assert!(
+            notes.contains("start order late: blocked") && notes.contains("no stamp could be placed"),
+            "{notes}"
+        );
+        assert!(level["median_e2el_ms"].as_f64().unwrap() > 60.0, "latencies are of one clock: {level}");
     }
 }
 
