@@ -213,9 +213,9 @@ impl Armed {
 
     /// Runs it from its start, on this agent's clock, to its last ended request; says `Started`, `Progress` and `Done`.
     /// A start that has passed is now: the delay is the level's, and no request's latency.
-    pub(crate) async fn run(self, at: RawNs, report_every: Duration, said: mpsc::Sender<Say>) {
+    pub(crate) async fn run(self, order: v1::StartAt, report_every: Duration, said: mpsc::Sender<Say>) {
         let Self { level, load, bound, outbox, gauges, ready: _, starts, reports, trace, ends } = self;
-        let now = HostClock.now();
+        let (at, now) = (order.at_raw_ns, HostClock.now());
         let start = at.max(now);
         let (told, actual) = oneshot::channel();
         if let Err(why) = pace(start, now, starts, told, &ends) {
@@ -223,7 +223,15 @@ impl Armed {
             let _gone = said.send(Say::Notice(v1::NodeNotice { text })).await;
         }
         if let Ok(actual_raw_ns) = actual.await {
-            let started = v1::LevelStarted { level, asked_raw_ns: at, actual_raw_ns, was_late: at < now };
+            let started = v1::LevelStarted {
+                level,
+                asked_raw_ns: at,
+                actual_raw_ns,
+                was_late: at < now,
+                order_sent_ref_ns: order.sent_ref_ns,
+                said_raw_ns: Some(HostClock.now()),
+                received_ref_ns: None,
+            };
             // The owner of the connection outlives every level.
             let _gone = said.send(Say::Started(started)).await;
         }

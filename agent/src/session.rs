@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tailcliff_proto::clock::HostClock;
+use tailcliff_proto::beat::Beats;
 use tailcliff_proto::link::{ControlLink, LinkError, clock_address, dial_telling, join};
 use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
@@ -62,6 +62,7 @@ pub(crate) struct Session {
     corpus: Intake,
     /// The newest level that was ordered.
     level: Option<u32>,
+    beats: Beats,
     /// Said by levels and the preflight, to be passed on.
     inbox: mpsc::Receiver<Say>,
     levels: mpsc::Sender<Say>,
@@ -88,6 +89,7 @@ impl Session {
             preflight: None,
             corpus: Intake::default(),
             level: None,
+            beats: Beats::default(),
             inbox,
             levels,
             newest: Vec::new(),
@@ -189,7 +191,7 @@ impl Session {
                     message.kind.into_iter().for_each(|order| self.obey(order, &link));
                 }
                 Some(said) = self.inbox.recv() => self.pass_on(said, &link),
-                _ = beat.tick() => say(&link, heartbeat()),
+                _ = beat.tick() => say(&link, Say::Heartbeat(self.beats.beat())),
                 () = tokio::time::sleep_until(self.heard + self.lease) => {
                     // Connected, but nobody speaks: as good as cut.
                     self.lapse();
@@ -267,7 +269,8 @@ impl Session {
             Order::Arm(order) => self.arm(&order, link),
             Order::Start(start) => self.start(&start, link),
             Order::Stop(stop) => self.stop(stop.level, link),
-            Order::Heartbeat(_) | Order::Welcome(_) | Order::Refused(_) | Order::End(_) => {}
+            Order::Heartbeat(beat) => self.beats.hear(&beat),
+            Order::Welcome(_) | Order::Refused(_) | Order::End(_) => {}
         }
     }
 
@@ -324,7 +327,7 @@ impl Session {
         match self.armed.take() {
             Some(armed) if armed.level() == start.level => {
                 self.running = Some((armed.level(), armed.ends()));
-                tokio::spawn(armed.run(start.at_raw_ns, self.report_every, self.levels.clone()));
+                tokio::spawn(armed.run(*start, self.report_every, self.levels.clone()));
             }
             other => {
                 self.armed = other;
@@ -475,13 +478,9 @@ async fn stay(link: &mut ControlLink) {
     loop {
         tokio::select! {
             message = link.inbound.message() => if !matches!(message, Ok(Some(_))) { return },
-            _ = beat.tick() => say(link, heartbeat()),
+            _ = beat.tick() => say(link, Say::Heartbeat(Beats::default().beat())),
         }
     }
-}
-
-fn heartbeat() -> Say {
-    Say::Heartbeat(v1::Heartbeat { sent_raw_ns: HostClock.now() })
 }
 
 fn say(link: &ControlLink, kind: Say) {

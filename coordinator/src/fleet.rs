@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tonic::Status;
 
 use crate::axis::Load;
+use crate::beats::Beats;
 use crate::clock::online::Online;
 use crate::dataset::Corpus;
 use crate::display::Display;
@@ -73,10 +74,11 @@ pub struct Fleet {
     started: Vec<u32>,
     interrupted: bool,
     last_refusal: String,
+    beats: Beats,
     /// Trace mode: the newest word of each agent on a level that is not settled.
     told: BTreeMap<Incarnation, Arc<v1::Telemetry>>,
     stored: mpsc::UnboundedSender<(Incarnation, u64)>,
-    beats: usize,
+    turn: usize,
     display: Display,
     corpus: Option<Arc<Corpus>>,
 }
@@ -106,9 +108,10 @@ impl Fleet {
             started: Vec::new(),
             interrupted: false,
             last_refusal: String::new(),
+            beats: Beats::default(),
             told: BTreeMap::new(),
             stored,
-            beats: 0,
+            turn: 0,
             display,
             corpus: None,
         }
@@ -259,8 +262,10 @@ impl Fleet {
         match &said {
             Said::PreflightDone(done) => self.append(of, Fact::Preflight(done.clone()))?,
             Said::Started(started) => {
-                self.append(of, Fact::Started(*started))?;
-                if started.was_late {
+                let received_ref_ns = Some(HostClock.now());
+                self.append(of, Fact::Started(v1::LevelStarted { received_ref_ns, ..*started }))?;
+                // Asked for 0, it was told to start at once: there is no time to be late by.
+                if started.was_late && started.asked_raw_ns != 0 {
                     let late_ms = started.actual_raw_ns.saturating_sub(started.asked_raw_ns) as f64 / 1e6;
                     let name = self.name(of);
                     self.display.say(&format!("agent {name} started {late_ms:.1} ms late"));
@@ -281,7 +286,11 @@ impl Fleet {
                 let line = format!("{} leaves: {}", self.name(of), label(&leaving.reason));
                 self.display.say(&line);
             }
-            Said::Armed(_) | Said::Heartbeat(_) | Said::CorpusHeld(_) => {}
+            Said::Heartbeat(beat) => {
+                let kept = self.beats.keep(of, self.peers.len(), beat, HostClock.now());
+                kept.map_or(Ok(()), |fact| self.append(of, fact))?;
+            }
+            Said::Armed(_) | Said::CorpusHeld(_) => {}
             Said::Hello(_) => return Ok(None),
         }
         self.step(Event::Said(of, said))
@@ -385,12 +394,12 @@ impl Fleet {
     }
 
     fn beat(&mut self) -> Result<Option<Ending>, JournalError> {
-        let beat = v1::Heartbeat { sent_raw_ns: HostClock.now() };
         // Each node hears one a second, a fifth of its lease; they take turns, so that a large fleet makes no bursts of them.
-        self.beats += 1;
-        let turn = self.beats % BEATS_PER_SECOND;
+        self.turn += 1;
+        let turn = self.turn % BEATS_PER_SECOND;
         let all: Vec<_> = self.peers.keys().copied().skip(turn).step_by(BEATS_PER_SECOND).collect();
         for of in all {
+            let beat = v1::Heartbeat { sent_raw_ns: HostClock.now(), ..Default::default() };
             self.send(of, Order::Heartbeat(beat));
         }
         self.display.repaint(HostClock.now());
@@ -468,7 +477,11 @@ impl Fleet {
             let there = self.peers.get(&of).and_then(|peer| peer.online.to_node(at_ref_ns));
             // Without a clock there is no common start: 0 is long past, so the agent starts at once and says it was late.
             let (at_raw_ns, bound_ns) = there.unwrap_or((0, i64::MAX));
-            self.send(of, Order::Start(v1::StartAt { level, at_raw_ns, at_ref_ns, bound_ns }));
+            let doubt = self.beats.doubt(of, &self.name(of), bound_ns);
+            doubt.into_iter().for_each(|line| self.display.say(&line));
+            let sent_ref_ns = Some(HostClock.now());
+            let order = v1::StartAt { level, at_raw_ns, at_ref_ns, bound_ns, sent_ref_ns };
+            self.send(of, Order::Start(order));
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use tailcliff_proto::v1;
 use tokio::sync::oneshot;
 
 use crate::axis::{Load, Rate};
+use crate::clock::Beat;
 use crate::stored::Drive;
 
 pub use frames::{Frames, Place, read_again};
@@ -34,7 +35,7 @@ pub struct Entry {
     #[prost(fixed64, tag = "1")]
     pub incarnation: u64,
     /// What it is.
-    #[prost(oneof = "Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30")]
+    #[prost(oneof = "Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 60")]
     pub fact: Option<Fact>,
 }
 
@@ -98,6 +99,41 @@ pub enum Fact {
     /// An agent's last word of a level in trace mode.
     #[prost(message, tag = "30")]
     Telemetry(v1::Telemetry),
+    /// A heartbeat came.
+    #[prost(message, tag = "60")]
+    Beat(StoredBeat),
+}
+
+/// A heartbeat and when it came.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct StoredBeat {
+    /// Sent, on the node's clock.
+    #[prost(sfixed64, tag = "1")]
+    pub sent_raw_ns: i64,
+    /// Came, on the coordinator's.
+    #[prost(sfixed64, tag = "2")]
+    pub received_ref_ns: i64,
+    /// The coordinator's own one that it gives back: sent, on the coordinator's clock.
+    #[prost(sfixed64, optional, tag = "3")]
+    pub heard_sent_ref_ns: Option<i64>,
+    /// Read, on the node's.
+    #[prost(sfixed64, optional, tag = "4")]
+    pub heard_raw_ns: Option<i64>,
+}
+
+impl From<Beat> for StoredBeat {
+    fn from(beat: Beat) -> Self {
+        let (heard_sent_ref_ns, heard_raw_ns) = beat.heard.unzip();
+        let Beat { sent_raw_ns, received_ref_ns, .. } = beat;
+        Self { sent_raw_ns, received_ref_ns, heard_sent_ref_ns, heard_raw_ns }
+    }
+}
+
+impl From<StoredBeat> for Beat {
+    fn from(stored: StoredBeat) -> Self {
+        let heard = stored.heard_sent_ref_ns.zip(stored.heard_raw_ns);
+        Self { sent_raw_ns: stored.sent_raw_ns, received_ref_ns: stored.received_ref_ns, heard }
+    }
 }
 
 /// Four stamps each, flattened.

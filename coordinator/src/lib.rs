@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod axis;
+mod beats;
 pub mod bursts;
 pub mod calibrate;
 pub mod capacity;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tailcliff_proto::v1;
 
-use crate::clock::Exchange;
+use crate::clock::{Beat, Exchange};
 use crate::journal::{Entry, FILE_NAME, Fact, Frames, JournalError, Place, Resumed};
 use crate::stored::{Filed, Incarnation, LevelLog, Node, RunData, Shelf};
 
@@ -98,6 +98,10 @@ fn take_of_node_or_level(data: &mut RunData, of: Incarnation, fact: Fact, from: 
             }
         }
         Fact::Started(started) => {
+            let here = |ns: Option<i64>| ns.map(|ns| ns.saturating_add(data.shift_ns));
+            let order_sent_ref_ns = here(started.order_sent_ref_ns);
+            let received_ref_ns = here(started.received_ref_ns);
+            let started = v1::LevelStarted { order_sent_ref_ns, received_ref_ns, ..started };
             if let Some(log) = level(data, started.level) {
                 log.started.insert(of, started);
             }
@@ -162,6 +166,14 @@ fn take_of_node(node: &mut Node, fact: Fact, (shelf, place): Source<'_>, shift_n
         Fact::Preflight(done) => node.preflight = Some(done),
         Fact::Lost(at) => node.lost_ref_ns = Some(here(at)),
         Fact::LostPings(n) => node.lost_pings += n,
+        Fact::Beat(stored) => {
+            let beat = Beat::from(stored);
+            let received_ref_ns = here(beat.received_ref_ns);
+            let heard = beat.heard.map(|(sent, read)| (here(sent), read));
+            // What an earlier coordinator sent was stamped by another clock.
+            let heard = heard.filter(|(sent, _)| *sent <= received_ref_ns);
+            node.beats.push(Beat { received_ref_ns, heard, ..beat });
+        }
         Fact::Batch(stored) => {
             let last = node.last_seq;
             if let Some(batch) = stored.batch.filter(|b| b.seq > last) {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tailcliff_proto::v1;
 
 use crate::axis::Load;
-use crate::clock::Exchange;
+use crate::clock::{Beat, Exchange};
 use crate::plan::Plan;
 
 pub use batches::{Filed, Shelf};
@@ -97,6 +97,8 @@ pub struct Node {
     pub last_seq: u64,
     /// (sent on the node's clock, received on the coordinator's) of each batch.
     pub batch_stamps: Vec<(i64, i64)>,
+    /// Heartbeats, as many as were stored.
+    pub beats: Vec<Beat>,
     /// Answer to the preflight.
     pub preflight: Option<v1::PreflightDone>,
     /// Raw time on the coordinator's clock when its connection was lost for good.

@@ -1,6 +1,7 @@
 //! Whether a level's figures are the server's or the client's own, with the evidence. Every level carries one.
 
 mod check;
+mod clocks;
 #[cfg(test)]
 mod tests;
 
@@ -95,6 +96,8 @@ pub(crate) fn certify(
     c.judge_client(level, log);
     c.judge_thin(level);
     c.note_books(level);
+    c.note_starts(level, log, name);
+    c.note_clock(level);
     c.note_outside(level);
     c
 }
@@ -160,12 +163,6 @@ impl Certificate {
         let streams = level.load.concurrency().map(f64::from).or(level.in_flight).unwrap_or(0.0);
         if let Some(waiting) = level.connecting.filter(|n| *n > streams * CONNECTING_SHARE) {
             self.notes.push(format!("{waiting:.1} streams on average were waiting for a connection"));
-        }
-        if self.late_starts > 0 {
-            self.notes.push(format!("{} agents got their start order late", self.late_starts));
-        }
-        if level.clock.is_none() && level.all_phases.released() > 0 {
-            self.notes.push("no stamp could be placed on the common timeline".to_owned());
         }
     }
 

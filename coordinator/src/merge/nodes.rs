@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tailcliff_proto::v1;
 
-use crate::clock::TrackKind;
+use crate::clock::{Exchange, TrackKind};
 use crate::stored::{Incarnation, Node, RunData};
 
 use super::timeline::Timeline;
@@ -35,6 +35,8 @@ pub struct NodeSummary {
     pub median_bound_ns: Option<i64>,
     /// Widest error bar, ns.
     pub worst_bound_ns: Option<i64>,
+    /// Shortest round trip of its pings, ns: half of it is the least that the bar can be.
+    pub rtt_min_ns: Option<i64>,
     /// Difference of two disjoint halves' fits, ns; blind to asymmetry.
     pub repeatability_ns: Option<i64>,
     /// Where its clock stepped or stopped: between two moments of the coordinator's clock, ns.
@@ -71,6 +73,7 @@ pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> No
         clock: clock(track.map_or(TrackKind::Unaligned, |t| t.kind())),
         median_bound_ns: track.and_then(|t| t.median_bound_ns()),
         worst_bound_ns: track.and_then(|t| t.worst_bound_ns()),
+        rtt_min_ns: node.exchanges.iter().filter(|e| e.is_possible()).map(Exchange::round_trip).min(),
         repeatability_ns: track.and_then(|t| t.repeatability_ns()),
         breaks: track.map_or_else(Vec::new, |t| t.breaks()),
         gpu_samples: samples,

@@ -90,7 +90,7 @@ impl Session {
                     self.report(&link).await?;
                 }
                 _ = beat.tick() => {
-                    say(&link, Say::Heartbeat(v1::Heartbeat { sent_raw_ns: self.clock.at(now()) })).await?;
+                    say(&link, Say::Heartbeat(v1::Heartbeat { sent_raw_ns: self.clock.at(now()), ..Default::default() })).await?;
                 }
                 () = shutdown.cancelled() => bail!("told to stop"),
             }
@@ -160,7 +160,13 @@ impl Session {
         let (level, asked_raw_ns) = (start.level, start.at_raw_ns);
         say(
             link,
-            Say::Started(v1::LevelStarted { level, asked_raw_ns, actual_raw_ns: asked_raw_ns, was_late }),
+            Say::Started(v1::LevelStarted {
+                level,
+                asked_raw_ns,
+                actual_raw_ns: asked_raw_ns,
+                was_late,
+                ..Default::default()
+            }),
         )
         .await
     }

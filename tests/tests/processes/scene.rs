@@ -100,8 +100,18 @@ impl Scene {
 
     /// An agent that `command` starts.
     pub(crate) fn agent_by(&mut self, command: Command, name: &str) {
-        let args = ["--coordinator", &self.address, "--name", name, "--shards", "1"];
+        self.agent_through(command, &self.address.clone(), name);
+    }
+
+    /// An agent that `command` starts, and that takes another address for the coordinator's.
+    pub(crate) fn agent_through(&mut self, command: Command, address: &str, name: &str) {
+        let args = ["--coordinator", address, "--name", name, "--shards", "1"];
         self.nodes.push(Role::start_with(command, "agent", &args).unwrap());
+    }
+
+    /// Where the coordinator listens for control.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// A probe that reads a simulated GPU.
