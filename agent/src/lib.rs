@@ -3,6 +3,7 @@
 use tailcliff_proto::link::LinkError;
 use tokio_util::sync::CancellationToken;
 
+pub mod allow;
 pub mod body;
 pub mod calibration;
 pub mod cancel;
@@ -18,6 +19,7 @@ mod http2;
 mod level;
 mod limits;
 mod pacer;
+mod permit;
 mod pick;
 pub mod plain_reqwest;
 pub mod preflight;

@@ -8,7 +8,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() {
-    let config = Config { tell, ..Config::from(Args::parse()) };
+    let config = match Config::try_from(Args::parse()) {
+        Ok(config) => Config { tell, ..config },
+        Err(error) => {
+            tell(&error.to_string());
+            std::process::exit(2);
+        }
+    };
     if let Err(error) = serve(config) {
         tell(&format!("{error:#}"));
         std::process::exit(1);

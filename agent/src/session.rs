@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tailcliff_proto::beat::Beats;
-use tailcliff_proto::link::{ControlLink, LinkError, clock_address, dial_telling, join};
+use tailcliff_proto::link::{ControlLink, LinkError, Route, dial_telling, join};
 use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
 use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::corpus::{Corpus, Intake, Taken};
 use crate::level::{self, Armed, Ends};
-use crate::{calibration, host_check, preflight};
+use crate::{calibration, host_check, permit, preflight};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// At the end of a run, how long batches are given to reach the coordinator's disk.
@@ -104,11 +104,12 @@ impl Session {
         let _stop_children = children.clone().drop_guard();
         tokio::spawn(self.outbox.clone().ship(self.config.coordinator.clone(), children.clone()));
         let mut clock_runs = false;
+        permit::words(&self.config).into_iter().for_each(|line| (self.config.tell)(&line));
         loop {
             let Some(link) = self.connect().await? else { return Ok(()) };
             if !clock_runs {
-                let address = clock_address(&self.config.coordinator, &link.welcome);
-                pong::answer_pings(address, self.incarnation, children.clone())
+                let route = self.config.coordinator.clock(&link.welcome);
+                pong::answer_pings(route, self.incarnation, children.clone())
                     .map_err(|e| LinkError::Broken(format!("failed to start the clock thread: {e}")))?;
                 clock_runs = true;
             }
@@ -122,8 +123,8 @@ impl Session {
     /// Dials until welcomed, giving up the load when the lease lapses meanwhile; `None` when told to stop.
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
         let shutdown = self.shutdown.clone();
-        let (address, hello) = (self.config.coordinator.clone(), self.hello());
-        let reached = reach(&address, &hello, &shutdown, self.config.tell);
+        let (route, hello) = (self.config.coordinator.clone(), self.hello());
+        let reached = reach(&route, &hello, &shutdown, self.config.tell);
         tokio::pin!(reached);
         loop {
             tokio::select! {
@@ -266,7 +267,7 @@ impl Session {
         match order {
             Order::Corpus(part) => self.take_part(part, link),
             Order::Preflight(order) => self.preflight(order),
-            Order::Arm(order) => self.arm(&order, link),
+            Order::Arm(mut order) => self.arm(&mut order, link),
             Order::Start(start) => self.start(&start, link),
             Order::Stop(stop) => self.stop(stop.level, link),
             Order::Heartbeat(beat) => self.beats.hear(&beat),
@@ -285,15 +286,21 @@ impl Session {
         }
     }
 
-    fn preflight(&mut self, order: v1::Preflight) {
+    fn preflight(&mut self, mut order: v1::Preflight) {
         self.newest.clear();
         self.level = None;
         let (levels, shards) = (self.levels.clone(), self.config.shards);
         let corpus = self.corpus.of(order.workload.as_ref().unwrap_or(&v1::Workload::default()));
+        let permitted = permit::target(&self.config, order.target.as_mut());
         let task = tokio::spawn(async move {
-            let done = match corpus {
-                Ok(corpus) => preflight(order, corpus, shards).await,
-                Err(error) => {
+            let done = match permitted.map(|()| corpus) {
+                Err(error) => v1::PreflightDone {
+                    error_kind: permit::ERROR_KIND.to_owned(),
+                    error,
+                    ..Default::default()
+                },
+                Ok(Ok(corpus)) => preflight(order, corpus, shards).await,
+                Ok(Err(error)) => {
                     v1::PreflightDone { error_kind: "rejected".to_owned(), error, ..Default::default() }
                 }
             };
@@ -305,14 +312,16 @@ impl Session {
         }
     }
 
-    fn arm(&mut self, order: &v1::ArmLevel, link: &ControlLink) {
+    fn arm(&mut self, order: &mut v1::ArmLevel, link: &ControlLink) {
         // An order for another level means that nobody waits for the one before.
         self.abandon();
         self.newest.clear();
         self.level = Some(order.level);
         self.given_up = None;
         let corpus = self.corpus.of(&order.workload.clone().unwrap_or_default());
-        let armed = corpus
+        let permitted = permit::target(&self.config, order.target.as_mut());
+        let armed = permitted
+            .and(corpus)
             .and_then(|corpus| level::arm(order, corpus, self.config.shards, self.incarnation, &self.outbox));
         match armed {
             Ok(mut armed) => {
@@ -420,7 +429,7 @@ async fn preflight(order: v1::Preflight, corpus: Option<Arc<Corpus>>, shards: u3
 
 /// Dials and says hello until welcomed; fails when refused, told to stop, or the address makes no sense.
 async fn reach(
-    address: &str,
+    route: &Route,
     hello: &v1::Hello,
     shutdown: &CancellationToken,
     tell: fn(&str),
@@ -429,10 +438,10 @@ async fn reach(
     let mut full_since = None;
     loop {
         let channel = match full_since {
-            None => dial_telling(address, shutdown, tell).await?,
+            None => dial_telling(route, shutdown, tell).await?,
             // Without a place in the run, its end is no reason to wait for another.
             Some((since, ref why)) => {
-                let dialled = dial_telling(address, shutdown, tell);
+                let dialled = dial_telling(route, shutdown, tell);
                 tokio::time::timeout_at(since + PLACE_PATIENCE, dialled)
                     .await
                     .unwrap_or_else(|_| Err(LinkError::Refused(String::clone(why))))?
@@ -442,7 +451,7 @@ async fn reach(
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(LinkError::Broken(_))) | Err(_) => {
                 if !std::mem::replace(&mut told, true) {
-                    tell(&format!("{address} answers, but not as a coordinator would; is the port right?"));
+                    tell(&format!("{route} answers, but not as a coordinator would; is the port right?"));
                 }
                 tokio::time::sleep(REJOIN_PAUSE).await;
             }

@@ -12,6 +12,11 @@ use self::fleet::FleetArgs;
 use crate::axis::Rate;
 use crate::local::StubArgs;
 
+pub mod certs;
+
+use certs::CertsArgs;
+use tailcliff_proto::link::args::LinkArgs;
+
 /// Finds the p95 cliff of an LLM inference server, and gives every number its error bar.
 #[derive(Debug, Parser)]
 #[command(name = "tailcliff", version, about)]
@@ -30,6 +35,8 @@ pub enum Command {
     Coordinate(Box<CoordinateArgs>),
     /// Measure what this host's own client adds and how much it can drive, against a stub with a fixed schedule.
     Calibrate(CalibrateArgs),
+    /// Make certificates with which coordinator and nodes know each other.
+    Certs(CertsArgs),
     /// The stub of calibrate and the bench.
     #[command(hide = true)]
     Stub(StubArgs),
@@ -92,8 +99,7 @@ pub struct CoordinateArgs {
     /// What to sweep.
     #[command(flatten)]
     pub sweep: SweepArgs,
-    /// Address that nodes dial; the clock listens on the next port. Nodes are not authenticated: whoever reaches a port
-    /// beyond loopback can join, and agents are given the API key [default: 127.0.0.1:7100].
+    /// Address that nodes dial; the clock listens on the next port [default: 127.0.0.1:7100].
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
     /// Agents to wait for [default: 1].
@@ -108,6 +114,9 @@ pub struct CoordinateArgs {
     /// Who takes part.
     #[command(flatten)]
     pub fleet: FleetArgs,
+    /// Who is let in.
+    #[command(flatten)]
+    pub link: LinkArgs,
 }
 
 /// Names of datasets: files, then synthetic ones.

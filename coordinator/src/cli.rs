@@ -3,16 +3,22 @@
 use std::io::Write;
 use std::path::Path;
 
+use tailcliff_proto::link::args::{LinkArgs, LinkArgsError, TOKEN_VARIABLE};
+use tailcliff_proto::secret::is_secret;
+use tailcliff_proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::args::certs::CertsArgs;
 use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
 use crate::calibrate::{self, CalibrateError};
 use crate::capacity;
 use crate::certificate::Verdict;
+use crate::certs::{self, CertsError};
 use crate::config::{Config, ConfigError};
 use crate::dashboard::terminal as terminal_modes;
 use crate::display::{Display, terminal_width};
+use crate::door::Door;
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
 use crate::levels::Level;
 use crate::local::{self, Embedded};
@@ -52,6 +58,7 @@ pub async fn main(cli: Cli) -> i32 {
             Ok(()) => EXIT_OK,
             Err(error) => fail(&error.to_string(), EXIT_BROKEN),
         },
+        Command::Certs(args) => certs(&args),
         Command::Merge { run_dir } => merge(&run_dir),
     }
 }
@@ -72,8 +79,13 @@ async fn run(args: RunArgs) -> i32 {
         return fail(&error.to_string(), EXIT_USAGE);
     }
     config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
-    let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command(), resume: None };
-    conclude(drive(config, ("127.0.0.1:0", None), setup, false, verbose).await)
+    let door = match Door::of_this_process() {
+        Ok(door) => door,
+        Err(error) => return fail(&format!("failed to make a token: {error}"), EXIT_BROKEN),
+    };
+    let setup =
+        Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command(), door, resume: None };
+    conclude(drive(config, ("127.0.0.1:0", None), setup, None, verbose).await)
 }
 
 /// Where nodes dial unless told otherwise.
@@ -105,11 +117,15 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     {
         return fail(&format!("bad --agents: {error}"), EXIT_USAGE);
     }
+    let door = match door(&args.link) {
+        Ok(door) => door,
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
     let listen = args.listen.unwrap_or_else(|| LISTEN.to_owned());
     let clock_port = resume.as_ref().map(|resume| &resume.header.listen);
     let clock_port = clock_port.filter(|before| before.0 == listen).map(|before| before.1);
-    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), resume };
-    conclude(drive(config, (&listen, clock_port), setup, true, verbose).await)
+    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), door, resume };
+    conclude(drive(config, (&listen, clock_port), setup, Some(&args.link), verbose).await)
 }
 
 /// With the flags that the run began with, and where it stands, when these flags go on with one.
@@ -154,6 +170,21 @@ async fn calibrate(args: &CalibrateArgs) -> i32 {
     }
 }
 
+fn door(link: &LinkArgs) -> Result<Door, LinkArgsError> {
+    Ok(Door { tls: link.tls()?, token: link.token(std::env::var(TOKEN_VARIABLE).ok())? })
+}
+
+fn certs(args: &CertsArgs) -> i32 {
+    match certs::make(args) {
+        Ok(words) => {
+            let _left = writeln!(std::io::stdout(), "{words}");
+            EXIT_OK
+        }
+        Err(error @ CertsError::Host(_)) => fail(&error.to_string(), EXIT_USAGE),
+        Err(error) => fail(&error.to_string(), EXIT_OUTPUT),
+    }
+}
+
 fn tell(line: &str) {
     let _closed = writeln!(std::io::stderr(), "{line}");
 }
@@ -168,26 +199,45 @@ fn command() -> Vec<String> {
 }
 
 async fn drive(
-    config: Config,
+    mut config: Config,
     (listen, clock_port): (&str, Option<u16>),
     setup: Setup,
-    announce: bool,
+    announce: Option<&LinkArgs>,
     verbose: u8,
 ) -> Result<Outcome, RunError> {
     let listeners = Listeners::bind(listen, clock_port)?;
     let mut display = Display::stderr(config.plan.levels().len()).verbose(verbose);
-    if announce {
+    if let Some(link) = announce {
+        let address = listeners.address()?;
+        if !link.allow_unauthenticated {
+            setup.door.permit(address)?;
+        }
         let (agents, probes) = (config.plan.agents, config.plan.probes);
-        display.say(&format!(
-            "listening on {}, waiting for {agents} agents and {probes} probes",
-            listeners.address()?
-        ));
-        if !listeners.address()?.ip().is_loopback() {
-            display.say("nodes are not authenticated: let only your own hosts reach this port and the next");
+        display.say(&format!("listening on {}, waiting for {agents} agents and {probes} probes", address));
+        setup.door.words(address).into_iter().for_each(|line| display.say(line));
+        if !setup.door.is_private(address) {
+            withhold(&mut config.target).into_iter().for_each(|line| display.say(&line));
         }
     }
     workload::words(&config.plan).into_iter().for_each(|line| display.say(&line));
     drive::drive(config, listeners, setup, interrupts(), display).await
+}
+
+/// Takes out of the orders what must not go over a network in the clear; says so when there was something.
+fn withhold(target: &mut v1::Target) -> Option<String> {
+    let key = !std::mem::take(&mut target.api_key).is_empty();
+    let (secret, open): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut target.headers).into_iter().partition(|header| is_secret(&header.name));
+    target.headers = open;
+    let named =
+        key.then_some("the API key").into_iter().chain(secret.iter().map(|header| header.name.as_str()));
+    let named = named.collect::<Vec<_>>().join(", ");
+    (!named.is_empty()).then(|| {
+        format!(
+            "agents are not sent {named}, since the link is not encrypted: give --tls-dir, or a key at each agent \
+             (OPENAI_API_KEY or --api-key-file, with --allow-target)"
+        )
+    })
 }
 
 /// Ctrl-C, SIGTERM and a terminal that hangs up, one message each; the third kills.
@@ -262,6 +312,7 @@ fn completed(merged: Option<&Merged>) -> i32 {
 fn code_of_error(error: &RunError) -> i32 {
     match error {
         RunError::Listen { reason, .. } if reason.kind() == std::io::ErrorKind::InvalidInput => EXIT_USAGE,
+        RunError::Open(_) => EXIT_USAGE,
         RunError::Listen { .. } => EXIT_LISTEN,
         RunError::OutputDir { .. } | RunError::Journal(_) | RunError::Outputs(_) => EXIT_OUTPUT,
         RunError::Resume(error) => code_of_resume(error),

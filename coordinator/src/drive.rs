@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::display::Display;
+use crate::door::{Door, OpenDoor, Strangers};
 use crate::fleet::{Fleet, Happening};
 use crate::journal::{Entry, FILE_NAME, Fact, Journal, JournalError};
 use crate::load;
@@ -47,6 +48,8 @@ pub struct Setup {
     pub command: Vec<String>,
     /// Where the run stands, when an earlier coordinator began it; its directory is the configured one.
     pub resume: Option<Resume>,
+    /// Who is let in.
+    pub door: Door,
 }
 
 /// What a run came to.
@@ -74,6 +77,9 @@ pub enum RunError {
         /// What the system said.
         reason: std::io::Error,
     },
+    /// It would be open to a network.
+    #[error(transparent)]
+    Open(#[from] OpenDoor),
     /// The output directory cannot be used.
     #[error("failed to use output directory {dir}: {reason}")]
     OutputDir {
@@ -224,14 +230,23 @@ async fn conduct(
     let address = listeners.control.local_addr()?;
     let fleet_size = config.plan.agents.saturating_add(config.plan.probes);
     let (clock_events, clock) = mpsc::channel(1024);
-    let (pinger, clock_thread) = pinger::serve(listeners.clock, fleet_size, clock_events, shutdown.clone())?;
+    let (door, (strangers, told)) = (&setup.door, mpsc::channel(64));
+    let strangers = Strangers::new(strangers);
+    let (pinger, clock_thread) = pinger::serve(
+        (listeners.clock, fleet_size),
+        door.clone(),
+        strangers.clone(),
+        clock_events,
+        shutdown.clone(),
+    )?;
     listeners.control.set_nonblocking(true)?;
     let (inputs, nodes) = mpsc::channel(32);
-    let server = tokio::spawn(service::serve(tokio::net::TcpListener::from_std(listeners.control)?, inputs));
+    let (control, of_control) = (tokio::net::TcpListener::from_std(listeners.control)?, door.clone());
+    let server = tokio::spawn(async move { service::serve(control, &of_control, strangers, inputs).await });
     let (failures, failed) = mpsc::channel(4);
     let mut threads = vec![clock_thread];
     if let Some(embedded) = &setup.embedded {
-        threads.extend(local::start(&loopback(address), embedded, &failures, &shutdown)?);
+        threads.extend(local::start(&door.route(loopback(address)), embedded, &failures, &shutdown)?);
     }
     let places = (config.plan.fleet.max_agents.unwrap_or(config.plan.agents), config.plan.probes);
     let (stored, on_disk) = mpsc::unbounded_channel();
@@ -248,7 +263,7 @@ async fn conduct(
         fleet = fleet.resumed(resume);
     }
     let mut fleet = fleet.with_corpus(config.corpus);
-    let sources = Sources { nodes, clock, on_disk, interrupts, failed };
+    let sources = Sources { nodes, clock, on_disk, interrupts, failed, told };
     let ended = sources.feed(&mut fleet).await;
     server.abort();
     shutdown.cancel();
@@ -262,6 +277,7 @@ struct Sources {
     on_disk: mpsc::UnboundedReceiver<(crate::stored::Incarnation, u64)>,
     interrupts: mpsc::Receiver<String>,
     failed: mpsc::Receiver<(NodeKind, String)>,
+    told: mpsc::Receiver<String>,
 }
 
 impl Sources {
@@ -274,6 +290,7 @@ impl Sources {
                 Some((of, seq)) = self.on_disk.recv() => Happening::Stored(of, seq),
                 Some(why) = self.interrupts.recv() => Happening::Interrupt(why),
                 Some((kind, why)) = self.failed.recv() => Happening::Failed(kind, why),
+                Some(line) = self.told.recv() => Happening::Told(line),
                 _ = beat.tick() => Happening::Beat,
             };
             if let Some(ending) = fleet.take(happening)? {

@@ -40,6 +40,8 @@ pub enum Happening {
     Interrupt(String),
     /// A node inside this process ended, and why.
     Failed(v1::NodeKind, String),
+    /// Something for the person who runs the coordinator.
+    Told(String),
     /// A quarter of a second passed.
     Beat,
 }
@@ -166,6 +168,10 @@ impl Fleet {
                 self.step(Event::Interrupt(why))
             }
             Happening::Failed(kind, why) => self.step(Event::Failed(kind, why)),
+            Happening::Told(line) => {
+                self.display.say(&label(&line));
+                Ok(None)
+            }
             Happening::Beat => self.beat(),
         }
     }

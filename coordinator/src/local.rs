@@ -11,6 +11,7 @@ pub use tailcliff_agent::failure::ErrorKind;
 pub use tailcliff_agent::plain_reqwest;
 pub use tailcliff_agent::preflight::REQUEST_ID as PREFLIGHT_ID;
 pub use tailcliff_agent::stub::{Args as StubArgs, Served, Truth, serve as serve_stub};
+use tailcliff_proto::link::Route;
 use tailcliff_proto::v1::NodeKind;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -33,19 +34,19 @@ pub struct Embedded {
 /// # Errors
 /// When a thread cannot be made.
 pub fn start(
-    coordinator: &str,
+    coordinator: &Route,
     embedded: &Embedded,
     failures: &mpsc::Sender<(NodeKind, String)>,
     shutdown: &CancellationToken,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let agent = tailcliff_agent::config::Config {
         shards: embedded.shards.unwrap_or_else(shards),
-        ..tailcliff_agent::config::Config::new(coordinator.to_owned())
+        ..tailcliff_agent::config::Config::new(coordinator.clone())
     };
     let probe = tailcliff_gpu_probe::config::Config {
         interval: Duration::from_nanos(embedded.gpu_interval_ns.unsigned_abs()),
         nvml_path: embedded.nvml_path.clone(),
-        ..tailcliff_gpu_probe::config::Config::new(coordinator.to_owned())
+        ..tailcliff_gpu_probe::config::Config::new(coordinator.clone())
     };
     let (of_agent, of_probe) = (shutdown.clone(), shutdown.clone());
     let agent = async move { tailcliff_agent::run(agent, of_agent).await.map_err(|e| e.to_string()) };

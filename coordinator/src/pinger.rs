@@ -15,17 +15,23 @@ use tailcliff_proto::v1::clock_server::{Clock, ClockServer};
 use tailcliff_proto::v1::{self, clock_down, clock_up};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::bursts::Bursts;
 use crate::clock::Exchange;
+use crate::door::{Door, Strangers};
+use crate::service::{MAX_HEADER_BYTES, MAX_STREAMS};
 use crate::stored::Incarnation;
 use budget::Budget;
 
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
+const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// A pong or a snapshot of clocks is far smaller.
+const MAX_CLOCK_BYTES: usize = 64 << 10;
 
 /// What the clock thread has to say.
 #[derive(Debug)]
@@ -62,13 +68,15 @@ impl Pinger {
     }
 }
 
-/// Starts the thread that serves the clock on `listener` to a fleet of so many nodes; events go to `events`.
+/// Starts the thread that serves the clock on `listener` to a fleet of so many nodes, to whom `door` lets in; events go to
+/// `events`.
 ///
 /// # Errors
 /// When the runtime or the thread cannot be made.
 pub fn serve(
-    listener: std::net::TcpListener,
-    fleet: u32,
+    (listener, fleet): (std::net::TcpListener, u32),
+    door: Door,
+    strangers: Strangers,
     events: mpsc::Sender<ClockEvent>,
     shutdown: CancellationToken,
 ) -> io::Result<(Pinger, JoinHandle<()>)> {
@@ -81,12 +89,14 @@ pub fn serve(
     let handle = thread.spawn(move || {
         runtime.block_on(async {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+            let clock = ClockServer::new(service).max_decoding_message_size(MAX_CLOCK_BYTES);
             let serving = tonic::transport::Server::builder()
-                .tcp_nodelay(true)
                 .http2_keepalive_interval(Some(Duration::from_secs(5)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-                .add_service(ClockServer::new(service))
-                .serve_with_incoming(TcpListenerStream::new(listener));
+                .max_concurrent_streams(MAX_STREAMS)
+                .http2_max_header_list_size(MAX_HEADER_BYTES)
+                .add_service(InterceptedService::new(clock, door.guard(&strangers)))
+                .serve_with_incoming(door.guests(listener, strangers));
             // A node whose clock connection breaks dials again; the listener itself has nothing to report. Connections are
             // dropped rather than closed: a peer that is stopped would hold up the end for as long as it likes.
             tokio::select! {
@@ -161,7 +171,8 @@ struct Over;
 
 impl Conversation {
     async fn hold(mut self, orders: mpsc::Sender<u32>, mut inbox: mpsc::Receiver<u32>) -> Result<(), Over> {
-        let of = match self.receive().await? {
+        let hello = tokio::time::timeout(HELLO_PATIENCE, self.receive()).await.map_err(|_| Over)?;
+        let of = match hello? {
             clock_up::Kind::Hello(hello) => hello.incarnation,
             _ => return Err(Over),
         };
@@ -290,7 +301,9 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         let (events, mut inbox) = mpsc::channel(64);
         let shutdown = CancellationToken::new();
-        let (_pinger, thread) = serve(listener, 1, events, shutdown.clone()).unwrap();
+        let strangers = Strangers::new(mpsc::channel(1).0);
+        let (_pinger, thread) =
+            serve((listener, 1), Door::default(), strangers, events, shutdown.clone()).unwrap();
         let node = tailcliff_proto::pong::answer_pings(address, 42, shutdown.clone()).unwrap();
         let Some(ClockEvent::Burst { of, exchanges, lost }) = inbox.recv().await else { panic!("no burst") };
         assert_eq!((of, lost, exchanges.len()), (42, 0, JOIN_BURST as usize));

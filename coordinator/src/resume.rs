@@ -207,5 +207,6 @@ pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<Coor
         probes: now.probes.or(then.probes),
         wait: now.wait,
         fleet: now.fleet.over(then.fleet),
+        link: now.link.over(then.link),
     })
 }

@@ -13,10 +13,12 @@ use tailcliff_proto::v1::control_server::{Control, ControlServer};
 use tailcliff_proto::v1::{self, coordinator_message, node_message};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::door::{Door, Strangers};
 use crate::run::LEASE_NS;
 use crate::stored::Incarnation;
 
@@ -61,25 +63,37 @@ const MAX_CONTROL_BYTES: usize = 2 << 20;
 const BATCH_ROOM_KIB: u32 = 64 << 10;
 const SILENCE: Duration = Duration::from_nanos(LEASE_NS as u64);
 
-/// Serves control and bulk on `listener` until the future is dropped.
+/// Streams that one connection may have open: a node has one, and one that it replaces.
+pub const MAX_STREAMS: u32 = 16;
+/// Headers of one call, bytes.
+pub const MAX_HEADER_BYTES: u32 = 16 << 10;
+
+/// Serves control and bulk on `listener` to whom `door` lets in, until the future is dropped.
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
+    door: &Door,
+    strangers: Strangers,
     inputs: mpsc::Sender<Input>,
 ) -> Result<(), tonic::transport::Error> {
     let room = Arc::new(Semaphore::new(BATCH_ROOM_KIB as usize));
     let service = |inputs| Service { inputs, connections: AtomicU64::new(1), room: room.clone() };
     let control = ControlServer::new(service(inputs.clone()));
     let bulk = BulkServer::new(service(inputs));
+    let guard = door.guard(&strangers);
     tonic::transport::Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(control.max_decoding_message_size(MAX_CONTROL_BYTES))
-        .add_service(bulk.max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .serve_with_incoming(TcpListenerStream::new(listener))
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .add_service(InterceptedService::new(
+            control.max_decoding_message_size(MAX_CONTROL_BYTES),
+            guard.clone(),
+        ))
+        .add_service(InterceptedService::new(bulk.max_decoding_message_size(MAX_MESSAGE_BYTES), guard))
+        .serve_with_incoming(door.guests(listener, strangers))
         .await
 }
 

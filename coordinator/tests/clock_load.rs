@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tailcliff::clock::{Exchange, Track};
+use tailcliff::door::{Door, Strangers};
 use tailcliff::pinger::{self, ClockEvent};
 use tailcliff::service::{self, Input, message};
 use tailcliff_proto::clock::HostClock;
@@ -69,12 +70,17 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+fn nobody() -> Strangers {
+    Strangers::new(mpsc::channel(1).0)
+}
+
 /// The coordinator's control side: welcomes, and counts what it is told.
 async fn receive(listener: std::net::TcpListener, stop: &AtomicBool, heard: &AtomicU64) {
     listener.set_nonblocking(true).unwrap();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let (inputs, mut inbox) = mpsc::channel(1_024);
-    let serving = tokio::spawn(service::serve(listener, inputs));
+    let serving =
+        tokio::spawn(async move { service::serve(listener, &Door::default(), nobody(), inputs).await });
     while !stop.load(Relaxed) {
         match tokio::time::timeout(Duration::from_millis(100), inbox.recv()).await {
             Ok(Some(Input::Hello { out, .. })) => {
@@ -118,7 +124,8 @@ async fn flood(control: &str, stop: &AtomicBool) {
 fn measure(listener: std::net::TcpListener, address: String) -> Vec<Exchange> {
     let shutdown = CancellationToken::new();
     let (events, mut inbox) = mpsc::channel(64);
-    let (_pinger, thread) = pinger::serve(listener, 1, events, shutdown.clone()).unwrap();
+    let (_pinger, thread) =
+        pinger::serve((listener, 1), Door::default(), nobody(), events, shutdown.clone()).unwrap();
     let node = pong::answer_pings(address, NODE, shutdown.clone()).unwrap();
     let mut all = Vec::new();
     runtime().block_on(async {

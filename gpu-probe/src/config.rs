@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use tailcliff_proto::host;
+use tailcliff_proto::link::Route;
+use tailcliff_proto::link::args::{LinkArgs, LinkArgsError};
 
 /// Measurements kept until acked, bytes: over 20 minutes of a node with 8 GPUs at 10 ms.
 pub const OUTBOX_BYTES: usize = 64 << 20;
@@ -36,13 +38,16 @@ pub struct Args {
     /// Print samples as CSV for so long instead of dialling a coordinator
     #[arg(long, value_name = "N")]
     pub print_seconds: Option<u64>,
+    /// How the coordinator is trusted
+    #[command(flatten)]
+    pub link: LinkArgs,
 }
 
 /// What the probe goes by.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Coordinator as HOST:PORT.
-    pub coordinator: String,
+    /// The way to the coordinator.
+    pub coordinator: Route,
     /// Name in reports.
     pub name: String,
     /// Sampling interval, at least 1 ms.
@@ -55,21 +60,29 @@ pub struct Config {
 
 impl Config {
     /// The defaults for a coordinator at HOST:PORT.
-    pub fn new(coordinator: String) -> Self {
-        Self { coordinator, name: host::facts(0).hostname, interval: INTERVAL, nvml_path: None, tell: |_| {} }
+    pub fn new(coordinator: impl Into<Route>) -> Self {
+        Self {
+            coordinator: coordinator.into(),
+            name: host::facts(0).hostname,
+            interval: INTERVAL,
+            nvml_path: None,
+            tell: |_| {},
+        }
     }
 }
 
-impl From<Args> for Config {
-    fn from(args: Args) -> Self {
-        let usual = Self::new(args.coordinator);
-        Self {
+impl TryFrom<Args> for Config {
+    type Error = LinkArgsError;
+
+    fn try_from(args: Args) -> Result<Self, LinkArgsError> {
+        let usual = Self::new(args.link.route(args.coordinator)?);
+        Ok(Self {
             name: args.name.unwrap_or(usual.name),
             interval: args.interval,
             nvml_path: args.nvml_path,
             coordinator: usual.coordinator,
             tell: usual.tell,
-        }
+        })
     }
 }
 

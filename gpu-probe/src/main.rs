@@ -10,7 +10,13 @@ use tokio_util::sync::CancellationToken;
 fn main() {
     let args = Args::parse();
     let print_seconds = args.print_seconds;
-    let config = Config { tell, ..Config::from(args) };
+    let config = match Config::try_from(args) {
+        Ok(config) => Config { tell, ..config },
+        Err(error) => {
+            tell(&error.to_string());
+            std::process::exit(2);
+        }
+    };
     let ended = match print_seconds {
         Some(seconds) => {
             tailcliff_gpu_probe::print(&config, seconds, &mut std::io::stdout()).map_err(Into::into)

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tailcliff_proto::beat::Beats;
-use tailcliff_proto::link::{ControlLink, LinkError, clock_address, dial_telling, join};
+use tailcliff_proto::link::{ControlLink, LinkError, dial_telling, join};
 use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
 use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
@@ -110,8 +110,8 @@ impl Session {
         let mut run_id = None;
         while let Some(link) = self.connect().await? {
             if run_id.is_none() {
-                let address = clock_address(&self.config.coordinator, &link.welcome);
-                pong::answer_pings(address, self.hello.incarnation, children.clone())
+                let route = self.config.coordinator.clock(&link.welcome);
+                pong::answer_pings(route, self.hello.incarnation, children.clone())
                     .map_err(|e| LinkError::Broken(format!("failed to start the clock thread: {e}")))?;
             }
             if *run_id.get_or_insert(link.welcome.run_id) != link.welcome.run_id {

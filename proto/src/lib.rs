@@ -9,6 +9,7 @@ pub mod host;
 pub mod link;
 pub mod outbox;
 pub mod pong;
+mod redacted;
 pub mod secret;
 pub mod tokens;
 pub mod words;

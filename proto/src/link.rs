@@ -5,11 +5,24 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::secret::Secret;
 use crate::v1;
 use crate::v1::control_client::ControlClient;
 use crate::v1::{coordinator_message, node_message};
+
+pub mod args;
+mod connect;
+pub mod tls;
+pub mod trouble;
+
+pub use connect::Io;
+use tls::Tls;
+use trouble::Trouble;
 
 /// Largest message either end accepts, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -18,6 +31,103 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Failed attempts, about a second together, before a person is told.
 const QUIET_ATTEMPTS: u32 = 4;
+/// Failed attempts, about a minute, after which a person is told again.
+const REMIND_ATTEMPTS: u32 = 16;
+
+/// How a node reaches the coordinator: where, how the connection is secured, and what it shows to be let in.
+#[derive(Clone, Debug)]
+pub struct Route {
+    address: String,
+    tls: Option<Tls>,
+    token: Option<Secret>,
+}
+
+impl Route {
+    /// In the clear and without a token, to HOST:PORT.
+    pub fn new(address: impl Into<String>) -> Self {
+        Self { address: address.into(), tls: None, token: None }
+    }
+
+    /// Secured, where TLS is given.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// With a join token, where one is given.
+    #[must_use]
+    pub fn with_token(self, token: Option<Secret>) -> Self {
+        Self { token, ..self }
+    }
+
+    /// HOST:PORT.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// HOST, an IPv6 address without its brackets.
+    pub fn host(&self) -> &str {
+        let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// It does not leave this host.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host();
+        host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    }
+
+    /// The way to the clock service: same host and same credentials, at the port that the coordinator named.
+    #[must_use]
+    pub fn clock(&self, welcome: &v1::Welcome) -> Self {
+        Self { address: clock_address(&self.address, welcome), ..self.clone() }
+    }
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.address)
+    }
+}
+
+impl<T: AsRef<str> + ?Sized> From<&T> for Route {
+    fn from(address: &T) -> Self {
+        Self::new(address.as_ref())
+    }
+}
+
+impl From<String> for Route {
+    fn from(address: String) -> Self {
+        Self::new(address)
+    }
+}
+
+/// A connection that shows the token with each call.
+pub type Link = InterceptedService<Channel, Credentials>;
+
+/// What a call shows to be let in.
+#[derive(Clone, Debug)]
+pub struct Credentials(Option<tonic::metadata::MetadataValue<tonic::metadata::Ascii>>);
+
+impl Credentials {
+    fn of(route: &Route) -> Result<Self, LinkError> {
+        let Some(token) = &route.token else { return Ok(Self(None)) };
+        let value = format!("Bearer {}", token.expose()).parse();
+        let mut value: tonic::metadata::MetadataValue<_> = value.map_err(|_| LinkError::Token)?;
+        // Kept from logs, and from the table of headers that HTTP/2 compresses with.
+        value.set_sensitive(true);
+        Ok(Self(Some(value)))
+    }
+}
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
 
 /// Why a node has no link to its coordinator.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +135,12 @@ pub enum LinkError {
     /// The address is not HOST:PORT.
     #[error("failed to read coordinator address {0:?}: expected HOST:PORT")]
     Address(String),
+    /// The token has characters that no header can carry.
+    #[error("failed to use the token: it has characters that cannot be sent")]
+    Token,
+    /// The coordinator takes secured connections alone.
+    #[error("the coordinator asks for TLS: give this node --tls-dir with files of the coordinator's CA")]
+    NeedsTls,
     /// We were told to stop while dialling.
     #[error("stopped before the coordinator answered")]
     Stopped,
@@ -41,7 +157,13 @@ pub enum LinkError {
 
 impl From<tonic::Status> for LinkError {
     fn from(status: tonic::Status) -> Self {
-        Self::Broken(format!("{:?}: {}", status.code(), status.message()))
+        match status.code() {
+            // Nothing that we could say to it would help.
+            Code::Unauthenticated => Self::Refused(status.message().to_owned()),
+            // How HTTP/2 says that a connection is not secure enough; no service of ours says it for another reason.
+            Code::PermissionDenied => Self::NeedsTls,
+            code => Self::Broken(format!("{code:?}: {}", status.message())),
+        }
     }
 }
 
@@ -56,42 +178,37 @@ pub struct ControlLink {
     pub welcome: v1::Welcome,
 }
 
-/// Connects to HOST:PORT, trying again with a growing, jittered pause until it works or `shutdown` fires.
+/// Connects, trying again with a growing, jittered pause until it works or `shutdown` fires.
 ///
 /// # Errors
-/// A malformed address at once; [`LinkError::Stopped`] on shutdown.
-pub async fn dial(address: &str, shutdown: &CancellationToken) -> Result<Channel, LinkError> {
-    dial_telling(address, shutdown, |_| {}).await
+/// A malformed address or token at once; [`LinkError::Stopped`] on shutdown.
+pub async fn dial(route: impl Into<Route>, shutdown: &CancellationToken) -> Result<Link, LinkError> {
+    dial_telling(&route.into(), shutdown, |_| {}).await
 }
 
-/// The same, and tells a person once why the first attempts came to nothing.
+/// The same, and tells a person why it comes to nothing: at once where the two ends disagree, after some attempts where
+/// the coordinator may not be there yet, and again now and then.
 ///
 /// # Errors
 /// As [`dial`].
 pub async fn dial_telling(
-    address: &str,
+    route: &Route,
     shutdown: &CancellationToken,
     tell: impl Fn(&str),
-) -> Result<Channel, LinkError> {
-    let endpoint = endpoint(address)?;
+) -> Result<Link, LinkError> {
+    let (endpoint, credentials) = (endpoint(&route.address)?, Credentials::of(route)?);
     let mut pause = FIRST_PAUSE;
-    let mut attempts = 0;
+    let mut failures = Failures::default();
     loop {
         let attempt = tokio::select! {
-            attempt = endpoint.connect() => attempt,
+            attempt = connect::channel(route, &endpoint) => attempt,
             () = shutdown.cancelled() => return Err(LinkError::Stopped),
         };
-        let error = match attempt {
-            Ok(channel) => return Ok(channel),
-            Err(error) => error,
-        };
-        attempts += 1;
-        // Nodes are often started a moment before their coordinator.
-        if attempts == QUIET_ATTEMPTS {
-            let why = cause(&error);
-            tell(&format!(
-                "cannot reach coordinator {address} yet: {why}; is it running, is the port right?"
-            ));
+        match attempt {
+            Ok(channel) => return Ok(InterceptedService::new(channel, credentials)),
+            Err(trouble) => failures.add(trouble).into_iter().for_each(|why| {
+                tell(&format!("cannot reach coordinator {route} yet: {why}"));
+            }),
         }
         // Half to all of the pause, so that a thousand nodes do not return in step.
         tokio::select! {
@@ -102,11 +219,29 @@ pub async fn dial_telling(
     }
 }
 
-/// The innermost cause: tonic's own words are "transport error".
-fn cause(error: &tonic::transport::Error) -> String {
-    let first: &dyn std::error::Error = error;
-    let causes = std::iter::successors(Some(first), |e| e.source());
-    causes.last().map_or_else(String::new, ToString::to_string)
+/// Which of many failed attempts are worth a word.
+#[derive(Default)]
+struct Failures {
+    attempts: u32,
+    told: Option<(u32, Trouble)>,
+}
+
+impl Failures {
+    fn add(&mut self, trouble: Trouble) -> Option<Trouble> {
+        self.attempts += 1;
+        let is_patient = matches!(trouble, Trouble::Unreachable(_)) && self.attempts < QUIET_ATTEMPTS;
+        let is_known = self.told.as_ref().is_some_and(|(at, told)| {
+            // Of an absent coordinator the system has many words, which alternate where a name has several addresses.
+            let same = *told == trouble
+                || matches!((told, &trouble), (Trouble::Unreachable(_), Trouble::Unreachable(_)));
+            same && self.attempts - at < REMIND_ATTEMPTS
+        });
+        if is_patient || is_known {
+            return None;
+        }
+        self.told = Some((self.attempts, trouble.clone()));
+        Some(trouble)
+    }
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, LinkError> {
@@ -115,12 +250,9 @@ fn endpoint(address: &str) -> Result<Endpoint, LinkError> {
     if host.is_empty() || host.contains('/') || port.parse::<u16>().is_err() {
         return Err(bad());
     }
+    // The scheme is a word in a header here: how the connection is secured is the route's affair.
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| bad())?;
-    Ok(endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(10)))
+    Ok(endpoint.http2_keep_alive_interval(Duration::from_secs(5)).keep_alive_timeout(Duration::from_secs(10)))
 }
 
 /// Where the clock service answers: the host that was dialled, at the port that the coordinator named.
@@ -135,7 +267,7 @@ pub fn clock_address(coordinator: &str, welcome: &v1::Welcome) -> String {
 ///
 /// # Errors
 /// [`LinkError::Refused`] carries the coordinator's reason; anything else is a broken stream.
-pub async fn join(channel: Channel, hello: v1::Hello) -> Result<ControlLink, LinkError> {
+pub async fn join(channel: Link, hello: v1::Hello) -> Result<ControlLink, LinkError> {
     let (out, messages) = mpsc::channel(256);
     let first = v1::NodeMessage { kind: Some(node_message::Kind::Hello(hello)) };
     out.send(first).await.map_err(|_| LinkError::Broken("no stream".to_owned()))?;

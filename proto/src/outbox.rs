@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::HostClock;
-use crate::link::{LinkError, MAX_MESSAGE_BYTES, dial};
+use crate::link::{LinkError, MAX_MESSAGE_BYTES, Route, dial_telling};
 use crate::v1;
 use crate::v1::bulk_client::BulkClient;
 
@@ -81,23 +81,23 @@ impl Outbox {
     /// Ships batches and takes acks until `shutdown`, dialling again and replaying whenever the stream breaks.
     ///
     /// # Errors
-    /// Only a malformed address.
-    pub async fn ship(self, address: String, shutdown: CancellationToken) -> Result<(), LinkError> {
+    /// Only a malformed address or token.
+    pub async fn ship(self, route: Route, shutdown: CancellationToken) -> Result<(), LinkError> {
         loop {
             let ended = tokio::select! {
-                ended = self.ship_once(&address, &shutdown) => ended,
+                ended = self.ship_once(&route, &shutdown) => ended,
                 () = shutdown.cancelled() => return Ok(()),
             };
             match ended {
-                Err(LinkError::Address(a)) => return Err(LinkError::Address(a)),
+                Err(fatal @ (LinkError::Address(_) | LinkError::Token)) => return Err(fatal),
                 Err(LinkError::Stopped) => return Ok(()),
                 _ => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
             }
         }
     }
 
-    async fn ship_once(&self, address: &str, shutdown: &CancellationToken) -> Result<(), LinkError> {
-        let channel = dial(address, shutdown).await?;
+    async fn ship_once(&self, route: &Route, shutdown: &CancellationToken) -> Result<(), LinkError> {
+        let channel = dial_telling(route, shutdown, |_| {}).await?;
         let (out, batches) = mpsc::channel(16);
         let mut client = BulkClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
         // The response headers may only come with the first ack, so send and receive start together.

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::HostClock;
-use crate::link::{LinkError, dial};
+use crate::link::{LinkError, Route, dial_telling};
 use crate::v1::clock_client::ClockClient;
 use crate::v1::{self, clock_down, clock_up};
 
@@ -19,15 +19,16 @@ use crate::v1::{self, clock_down, clock_up};
 /// # Errors
 /// When the thread or its runtime cannot be made.
 pub fn answer_pings(
-    address: String,
+    route: impl Into<Route>,
     incarnation: u64,
     shutdown: CancellationToken,
 ) -> io::Result<JoinHandle<()>> {
+    let route = route.into();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("clock-pong".to_owned()).spawn(move || {
         runtime.block_on(async {
             while !shutdown.is_cancelled() {
-                let _ended = answer_until_broken(&address, incarnation, &shutdown).await;
+                let _ended = answer_until_broken(&route, incarnation, &shutdown).await;
                 tokio::select! {
                     () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}
                     () = shutdown.cancelled() => {}
@@ -38,11 +39,11 @@ pub fn answer_pings(
 }
 
 async fn answer_until_broken(
-    address: &str,
+    route: &Route,
     incarnation: u64,
     shutdown: &CancellationToken,
 ) -> Result<(), LinkError> {
-    let channel = dial(address, shutdown).await?;
+    let channel = dial_telling(route, shutdown, |_| {}).await?;
     let (out, messages) = mpsc::channel(64);
     let hello = clock_up::Kind::Hello(v1::ClockHello { incarnation });
     send(&out, hello).await?;

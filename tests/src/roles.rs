@@ -45,14 +45,14 @@ async fn play(role: &str) -> i32 {
     });
     let ended = match role {
         "tailcliff" => return tailcliff::cli::main(tailcliff::args::Cli::parse()).await,
-        "agent" => {
-            let config = tailcliff_agent::config::Args::parse().into();
-            tailcliff_agent::run(config, shutdown).await.map_err(Into::into)
-        }
-        "gpu-probe" => {
-            let config = tailcliff_gpu_probe::config::Args::parse().into();
-            tailcliff_gpu_probe::run(config, shutdown).await.map_err(Into::into)
-        }
+        "agent" => match tailcliff_agent::config::Args::parse().try_into() {
+            Ok(config) => tailcliff_agent::run(config, shutdown).await.map_err(Into::into),
+            Err(error) => Err(tailcliff_agent::config::ConfigError::into(error)),
+        },
+        "gpu-probe" => match tailcliff_gpu_probe::config::Args::parse().try_into() {
+            Ok(config) => tailcliff_gpu_probe::run(config, shutdown).await.map_err(Into::into),
+            Err(error) => Err(tailcliff_proto::link::args::LinkArgsError::into(error)),
+        },
         "model-sim" => serve_model(shutdown).await,
         "light-agents" => play_light_agents(&shutdown).await,
         other => Err(anyhow::anyhow!("no role {other:?}")),

@@ -136,6 +136,7 @@ impl Bench<'_> {
         let embedded =
             Embedded { gpu_interval_ns: 0, nvml_path: None, with_probe: false, shards: self.args.shards };
         let setup = Setup {
+            door: crate::door::Door::of_this_process().map_err(crate::drive::RunError::Start)?,
             wait_ns: 30_000_000_000,
             embedded: Some(embedded),
             command: vec!["calibrate".to_owned()],

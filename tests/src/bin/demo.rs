@@ -12,6 +12,7 @@ use tailcliff::args::{Levels, Span, SweepArgs};
 use tailcliff::cli;
 use tailcliff::config::Config;
 use tailcliff::display::{Display, terminal_width};
+use tailcliff::door::Door;
 use tailcliff::drive::{self, Listeners, Outcome, Setup};
 use tailcliff::knee::duration;
 use tailcliff::run::Ending;
@@ -107,8 +108,13 @@ async fn sweep(url: &str, dir: &Path, listeners: Listeners) -> anyhow::Result<Ou
     let mut config = Config::from_args(args, None)?;
     (config.plan.agents, config.plan.probes) = (AGENTS, 1);
     let display = Display::stderr(LEVELS.len());
-    let setup =
-        Setup { wait_ns: 30_000_000_000, embedded: None, command: vec!["demo".to_owned()], resume: None };
+    let setup = Setup {
+        wait_ns: 30_000_000_000,
+        embedded: None,
+        command: vec!["demo".to_owned()],
+        door: Door::default(),
+        resume: None,
+    };
     let (_ctrl_c, interrupts) = tokio::sync::mpsc::channel(2);
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() && _ctrl_c.send("interrupted".to_owned()).await.is_ok() {}

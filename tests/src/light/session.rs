@@ -72,7 +72,7 @@ impl Session {
         let channel = dial(&args.coordinator, &shutdown).await?;
         let mut link = join(channel, self.hello()).await?;
         self.truth.welcomed_ns.mark(now());
-        tokio::spawn(self.outbox.clone().ship(args.coordinator.clone(), children.clone()));
+        tokio::spawn(self.outbox.clone().ship(args.coordinator.clone().into(), children.clone()));
         let address = clock_address(&args.coordinator, &link.welcome);
         tokio::spawn(self.clock.answer(address, self.incarnation, children.clone()));
         let mut beat = tokio::time::interval(Duration::from_secs(1));

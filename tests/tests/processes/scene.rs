@@ -60,6 +60,8 @@ impl Scene {
         let (run, listen) = (self.run_dir(), format!("{}:0", host(self.network.as_ref())));
         let mut all =
             vec!["coordinate", "--listen", &listen, "--url", &self.url, "--model", "sim", "--ignore-eos"];
+        // A network of its own has nobody else on it.
+        all.extend(self.network.as_ref().map(|_| "--allow-unauthenticated"));
         all.extend(["--output-dir", run.to_str().unwrap()]);
         all.extend(args);
         let coordinator = Role::start_heard(self.command(), "tailcliff", &all).unwrap();
