@@ -22,7 +22,7 @@ use crate::target::Target;
 use crate::trace::collect::{Collector, collector};
 use crate::trace::{Trace, watch_control};
 
-const PROGRESS: Duration = Duration::from_millis(250);
+pub(crate) const PROGRESS: Duration = Duration::from_millis(250);
 const GAUGE: Duration = Duration::from_millis(100);
 /// In-flight samples handed on at once.
 const GAUGE_BATCH: usize = 10;
@@ -213,9 +213,9 @@ impl Armed {
 
     /// Runs it from its start, on this agent's clock, to its last ended request; says `Started`, `Progress` and `Done`.
     /// A start that has passed is now: the delay is the level's, and no request's latency.
-    pub(crate) async fn run(self, at: RawNs, said: mpsc::Sender<Say>) {
+    pub(crate) async fn run(self, order: v1::StartAt, report_every: Duration, said: mpsc::Sender<Say>) {
         let Self { level, load, bound, outbox, gauges, ready: _, starts, reports, trace, ends } = self;
-        let now = HostClock.now();
+        let (at, now) = (order.at_raw_ns, HostClock.now());
         let start = at.max(now);
         let (told, actual) = oneshot::channel();
         if let Err(why) = pace(start, now, starts, told, &ends) {
@@ -223,7 +223,15 @@ impl Armed {
             let _gone = said.send(Say::Notice(v1::NodeNotice { text })).await;
         }
         if let Ok(actual_raw_ns) = actual.await {
-            let started = v1::LevelStarted { level, asked_raw_ns: at, actual_raw_ns, was_late: at < now };
+            let started = v1::LevelStarted {
+                level,
+                asked_raw_ns: at,
+                actual_raw_ns,
+                was_late: at < now,
+                order_sent_ref_ns: order.sent_ref_ns,
+                said_raw_ns: Some(HostClock.now()),
+                received_ref_ns: None,
+            };
             // The owner of the connection outlives every level.
             let _gone = said.send(Say::Started(started)).await;
         }
@@ -231,7 +239,7 @@ impl Armed {
         let mut samples = Vec::new();
         let reports = tokio::select! {
             reports = collect(reports) => reports,
-            never = watch(level, &gauges, &outbox, &mut samples, &said) => match never {},
+            never = watch(level, &gauges, &outbox, &mut samples, report_every, &said) => match never {},
             never = enforce(&load, start, &ends) => match never {},
             never = watch_control(control) => match never {},
         };
@@ -318,9 +326,10 @@ async fn watch(
     gauges: &[Arc<Gauges>],
     outbox: &Outbox,
     samples: &mut Vec<v1::InFlightSample>,
+    report_every: Duration,
     said: &mpsc::Sender<Say>,
 ) -> std::convert::Infallible {
-    let mut tell = tokio::time::interval(PROGRESS);
+    let mut tell = tokio::time::interval(report_every);
     let mut next = tokio::time::Instant::now();
     loop {
         tokio::select! {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tailcliff_proto::clock::HostClock;
+use tailcliff_proto::beat::Beats;
 use tailcliff_proto::link::{ControlLink, LinkError, Route, dial_telling, join};
 use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
@@ -39,6 +39,9 @@ const LAPSED: &str = "nothing was heard from the coordinator for longer than the
 /// Shortest and longest lease believed.
 const LEASES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 
+/// Shortest and longest time between two reports of progress that is obeyed.
+const REPORTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
 /// One agent process.
 pub(crate) struct Session {
     config: Config,
@@ -46,6 +49,8 @@ pub(crate) struct Session {
     outbox: Outbox,
     shutdown: CancellationToken,
     lease: Duration,
+    /// How often progress is told.
+    report_every: Duration,
     heard: Instant,
     run_id: Option<u64>,
     armed: Option<Armed>,
@@ -57,6 +62,7 @@ pub(crate) struct Session {
     corpus: Intake,
     /// The newest level that was ordered.
     level: Option<u32>,
+    beats: Beats,
     /// Said by levels and the preflight, to be passed on.
     inbox: mpsc::Receiver<Say>,
     levels: mpsc::Sender<Say>,
@@ -74,6 +80,7 @@ impl Session {
             incarnation,
             shutdown,
             lease: Duration::from_secs(5),
+            report_every: level::PROGRESS,
             heard: Instant::now(),
             run_id: None,
             armed: None,
@@ -82,6 +89,7 @@ impl Session {
             preflight: None,
             corpus: Intake::default(),
             level: None,
+            beats: Beats::default(),
             inbox,
             levels,
             newest: Vec::new(),
@@ -139,6 +147,10 @@ impl Session {
             return Err(LinkError::Refused(text.to_owned()));
         }
         self.lease = Duration::from_nanos(link.welcome.lease_ns.unsigned_abs()).clamp(LEASES.0, LEASES.1);
+        self.report_every = match link.welcome.report_every_ns {
+            0 => level::PROGRESS,
+            ns => Duration::from_nanos(ns.unsigned_abs()).clamp(REPORTS.0, REPORTS.1),
+        };
         self.heard = Instant::now();
         (self.config.tell)(&format!("joined the run at {}", self.config.coordinator));
         Ok(link)
@@ -180,7 +192,7 @@ impl Session {
                     message.kind.into_iter().for_each(|order| self.obey(order, &link));
                 }
                 Some(said) = self.inbox.recv() => self.pass_on(said, &link),
-                _ = beat.tick() => say(&link, heartbeat()),
+                _ = beat.tick() => say(&link, Say::Heartbeat(self.beats.beat())),
                 () = tokio::time::sleep_until(self.heard + self.lease) => {
                     // Connected, but nobody speaks: as good as cut.
                     self.lapse();
@@ -258,7 +270,8 @@ impl Session {
             Order::Arm(mut order) => self.arm(&mut order, link),
             Order::Start(start) => self.start(&start, link),
             Order::Stop(stop) => self.stop(stop.level, link),
-            Order::Heartbeat(_) | Order::Welcome(_) | Order::Refused(_) | Order::End(_) => {}
+            Order::Heartbeat(beat) => self.beats.hear(&beat),
+            Order::Welcome(_) | Order::Refused(_) | Order::End(_) => {}
         }
     }
 
@@ -323,7 +336,7 @@ impl Session {
         match self.armed.take() {
             Some(armed) if armed.level() == start.level => {
                 self.running = Some((armed.level(), armed.ends()));
-                tokio::spawn(armed.run(start.at_raw_ns, self.levels.clone()));
+                tokio::spawn(armed.run(*start, self.report_every, self.levels.clone()));
             }
             other => {
                 self.armed = other;
@@ -424,7 +437,16 @@ async fn reach(
     let mut told = false;
     let mut full_since = None;
     loop {
-        let channel = dial_telling(route, shutdown, tell).await?;
+        let channel = match full_since {
+            None => dial_telling(route, shutdown, tell).await?,
+            // Without a place in the run, its end is no reason to wait for another.
+            Some((since, ref why)) => {
+                let dialled = dial_telling(route, shutdown, tell);
+                tokio::time::timeout_at(since + PLACE_PATIENCE, dialled)
+                    .await
+                    .unwrap_or_else(|_| Err(LinkError::Refused(String::clone(why))))?
+            }
+        };
         match tokio::time::timeout(WELCOME_PATIENCE, join(channel, hello.clone())).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(LinkError::Broken(_))) | Err(_) => {
@@ -437,7 +459,8 @@ async fn reach(
                 if full_since.is_none() {
                     tell(&format!("{why}; asking again for {} s", PLACE_PATIENCE.as_secs()));
                 }
-                if full_since.get_or_insert_with(Instant::now).elapsed() > PLACE_PATIENCE {
+                let (since, _) = full_since.get_or_insert_with(|| (Instant::now(), why.clone()));
+                if since.elapsed() > PLACE_PATIENCE {
                     return Err(LinkError::Refused(why));
                 }
                 tokio::time::sleep(PLACE_PAUSE).await;
@@ -464,13 +487,9 @@ async fn stay(link: &mut ControlLink) {
     loop {
         tokio::select! {
             message = link.inbound.message() => if !matches!(message, Ok(Some(_))) { return },
-            _ = beat.tick() => say(link, heartbeat()),
+            _ = beat.tick() => say(link, Say::Heartbeat(Beats::default().beat())),
         }
     }
-}
-
-fn heartbeat() -> Say {
-    Say::Heartbeat(v1::Heartbeat { sent_raw_ns: HostClock.now() })
 }
 
 fn say(link: &ControlLink, kind: Say) {

@@ -3,6 +3,7 @@
 pub mod fleet;
 pub mod k8s;
 pub mod results;
+pub mod ssh;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
 use self::results::{FetchArgs, ServeArgs};
+use self::ssh::SshArgs;
 use crate::axis::Rate;
 use crate::local::StubArgs;
 
@@ -123,6 +125,9 @@ pub struct CoordinateArgs {
     /// What happens after the run.
     #[command(flatten)]
     pub serve: ServeArgs,
+    /// Nodes that are started from here.
+    #[command(flatten)]
+    pub ssh: SshArgs,
     /// Who takes part.
     #[command(flatten)]
     pub fleet: FleetArgs,

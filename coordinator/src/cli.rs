@@ -18,6 +18,7 @@ use crate::args::certs::CertsArgs;
 use crate::args::results::ServeArgs;
 use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
 use crate::calibrate::{self, CalibrateError};
+use crate::capacity;
 use crate::certificate::Verdict;
 use crate::certs::{self, CertsError};
 use crate::config::{Config, ConfigError};
@@ -32,6 +33,7 @@ use crate::redact::redacted_command;
 use crate::report::terminal;
 use crate::resume::{self, Resume, ResumeError};
 use crate::run::Ending;
+use crate::ssh;
 use crate::workload;
 
 /// Done.
@@ -117,7 +119,9 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
-    let (agents, probes) = (args.agents.unwrap_or(1), args.probes.unwrap_or(0));
+    let (by_ssh, probes_by_ssh) = args.ssh.counts();
+    let agents = args.agents.unwrap_or(by_ssh.unwrap_or(1));
+    let probes = args.probes.unwrap_or(probes_by_ssh);
     if agents == 0 {
         return fail("bad --agents: without an agent there is no load: give at least 1", EXIT_USAGE);
     }
@@ -128,6 +132,11 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     if let Err(error) = config.check_agents() {
         return fail(&error.to_string(), EXIT_USAGE);
     }
+    if let Err(error) =
+        capacity::check(u64::from(args.fleet.max_agents.unwrap_or(agents)) + u64::from(probes))
+    {
+        return fail(&format!("bad --agents: {error}"), EXIT_USAGE);
+    }
     let listen = args.listen.unwrap_or_else(|| LISTEN.to_owned());
     let clock_port = resume.as_ref().map(|resume| &resume.header.listen);
     let clock_port = clock_port.filter(|before| before.0 == listen).map(|before| before.1);
@@ -136,7 +145,13 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
     let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), door, resume };
-    drive(config, (&listen, clock_port), setup, Some((&args.link, &args.serve)), verbose).await
+    let nodes = match ssh::start(&args.ssh, &listen, tell) {
+        Ok(nodes) => nodes,
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
+    let code = drive(config, (&listen, clock_port), setup, Some((&args.link, &args.serve)), verbose).await;
+    nodes.end().await;
+    code
 }
 
 /// With the flags that the run began with, and where it stands, when these flags go on with one.

@@ -2,6 +2,8 @@
 //! dashboard, or plain blocks. Never fails a run, and never waits for a terminal: a closed or stopped one is not an error
 //! of the measurement.
 
+mod thin;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use crate::dashboard::{Dashboard, Shared, plain};
 use crate::knee::duration;
 use crate::patient::Patient;
 use crate::stored::{Drive, Incarnation};
+use thin::Thin;
 
 /// Lines to a person.
 pub struct Display {
@@ -31,6 +34,7 @@ pub struct Display {
     /// Said while the dashboard had the terminal.
     kept: Vec<String>,
     unkept: u64,
+    thin: Thin,
 }
 
 impl std::fmt::Debug for Display {
@@ -92,6 +96,7 @@ impl Display {
             dashboard: None,
             kept: Vec::new(),
             unkept: 0,
+            thin: Thin::default(),
         }
     }
 
@@ -102,8 +107,14 @@ impl Display {
         self
     }
 
-    /// One line that stays.
+    /// One line that stays; of many that are alike, the first.
     pub fn say(&mut self, line: &str) {
+        if self.thin.shows(line) {
+            self.tell(line);
+        }
+    }
+
+    fn tell(&mut self, line: &str) {
         self.show(Event::Line(line.to_owned()));
         self.leave_if_closed();
         if self.dashboard.is_none() {
@@ -200,6 +211,7 @@ impl Display {
         let (ttft, e2e) = (LatencyHistogram::default(), LatencyHistogram::default());
         let progress = BTreeMap::new();
         self.level = Some(Level { drive, load, began_ns: now, wanted, progress, ttft, e2e });
+        self.thin.restart().iter().for_each(|line| self.tell(line));
         self.last_plain_ns = now;
         let warmup_ns = shares.values().map(|share| share.warmup_ns).max().unwrap_or(0);
         let name = load.concurrency().map_or_else(|| load.words(), |streams| format!("{streams} streams"));
@@ -237,6 +249,7 @@ impl Display {
 
     /// Paints the current level, if one runs.
     pub fn repaint(&mut self, now: i64) {
+        self.thin.due(now).iter().for_each(|line| self.tell(line));
         self.leave_if_closed();
         if self.dashboard.is_some() {
             return;
@@ -267,6 +280,7 @@ impl Display {
 
     /// Nothing more will come: gives the terminal back and leaves the cursor at the start of a line.
     pub fn rest(&mut self) {
+        self.thin.restart().iter().for_each(|line| self.tell(line));
         if let Some(level) = self.level.take() {
             self.show(Event::Settled(level.drive.level));
             self.trace_block();

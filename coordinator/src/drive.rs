@@ -17,7 +17,7 @@ use crate::display::Display;
 use crate::door::{Door, OpenDoor, Strangers};
 use crate::fleet::{Fleet, Happening};
 use crate::journal::{Entry, FILE_NAME, Fact, Journal, JournalError};
-use crate::load::load;
+use crate::load;
 use crate::local::{self, Embedded};
 use crate::merge::Merged;
 use crate::outputs::{OutputError, write_all};
@@ -64,6 +64,9 @@ pub struct Outcome {
     /// The merged figures, when something was measured.
     pub merged: Option<Merged>,
 }
+
+/// How often a free pair of ports is looked for.
+const PAIR_ATTEMPTS: u32 = 16;
 
 /// Why a run could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -112,18 +115,30 @@ fn listen_hint(reason: &std::io::Error) -> &'static str {
 }
 
 impl Listeners {
-    /// Binds `address` for control and bulk, and `clock_port` for the clock: by default the next port, or any when the
-    /// port is 0.
+    /// Binds `address` for control and bulk, and `clock_port` for the clock: by default the next port, so that a forwarder
+    /// or a firewall needs to be told one port only. When the port is 0 a free pair is looked for, and any two do in the
+    /// end.
     ///
     /// # Errors
     /// When either cannot be bound.
     pub fn bind(address: &str, clock_port: Option<u16>) -> Result<Self, RunError> {
+        let next = |port: u16| port.wrapping_add(1);
+        if let Some(clock_port) = clock_port {
+            return Self::pair(address, |_| clock_port);
+        }
+        if !address.ends_with(":0") {
+            return Self::pair(address, next);
+        }
+        let pair = (0..PAIR_ATTEMPTS).find_map(|_| Self::pair(address, next).ok());
+        pair.map_or_else(|| Self::pair(address, |_| 0), Ok)
+    }
+
+    /// Binds `address`, and for the clock the port that `clock` makes of its port.
+    fn pair(address: &str, clock: impl Fn(u16) -> u16) -> Result<Self, RunError> {
         let fail = |address: String| move |reason| RunError::Listen { address, reason };
         let control = TcpListener::bind(address).map_err(fail(address.to_owned()))?;
         let mut next = control.local_addr()?;
-        let asked = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        let usual = asked.filter(|&port| port != 0).map_or(0, |port| port.wrapping_add(1));
-        next.set_port(clock_port.unwrap_or(usual));
+        next.set_port(clock(next.port()));
         let clock = TcpListener::bind(next).map_err(fail(format!("{next} (clock)")))?;
         Ok(Self { control, clock, shelf: None })
     }
@@ -208,7 +223,7 @@ fn begin(config: &Config, listeners: &Listeners, setup: &Setup) -> Result<Begun,
 /// # Errors
 /// When there is no journal to read, or an output cannot be written.
 pub fn merge_stored(dir: &Path) -> Result<Merged, RunError> {
-    let data = load(dir)?;
+    let data = load::open(dir)?;
     Ok(write_all(dir, &data)?)
 }
 
@@ -225,11 +240,17 @@ async fn conduct(
     let _stop_all = shutdown.clone().drop_guard();
     let clock_port = listeners.clock.local_addr()?.port();
     let address = listeners.control.local_addr()?;
+    let fleet_size = config.plan.agents.saturating_add(config.plan.probes);
     let (clock_events, clock) = mpsc::channel(1024);
     let (door, (strangers, told)) = (&setup.door, mpsc::channel(64));
     let strangers = Strangers::new(strangers);
-    let (pinger, clock_thread) =
-        pinger::serve(listeners.clock, door.clone(), strangers.clone(), clock_events, shutdown.clone())?;
+    let (pinger, clock_thread) = pinger::serve(
+        (listeners.clock, fleet_size),
+        door.clone(),
+        strangers.clone(),
+        clock_events,
+        shutdown.clone(),
+    )?;
     listeners.control.set_nonblocking(true)?;
     let (inputs, nodes) = mpsc::channel(32);
     let shelf = listeners.shelf;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
 use tailcliff_proto::{BUILD, PROTOCOL};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tonic::Status;
 
 use crate::axis::Load;
+use crate::beats::Beats;
 use crate::clock::online::Online;
 use crate::dataset::Corpus;
 use crate::display::Display;
@@ -20,6 +21,11 @@ use crate::resume::Resume;
 use crate::run::{Command, Ending, Event, LEASE_NS, Run};
 use crate::service::{Connection, Input, ToNode, message};
 use crate::stored::{Drive, Incarnation};
+
+/// Agents that may each tell their progress four times a second.
+const FEW_AGENTS: u32 = 40;
+/// Happenings of this kind in a second.
+const BEATS_PER_SECOND: usize = 4;
 
 /// Something for the owner of the state.
 #[derive(Debug)]
@@ -69,9 +75,12 @@ pub struct Fleet {
     voided: BTreeMap<u32, String>,
     started: Vec<u32>,
     interrupted: bool,
+    last_refusal: String,
+    beats: Beats,
     /// Trace mode: the newest word of each agent on a level that is not settled.
     told: BTreeMap<Incarnation, Arc<v1::Telemetry>>,
     stored: mpsc::UnboundedSender<(Incarnation, u64)>,
+    turn: usize,
     display: Display,
     corpus: Option<Arc<Corpus>>,
 }
@@ -100,8 +109,11 @@ impl Fleet {
             voided: BTreeMap::new(),
             started: Vec::new(),
             interrupted: false,
+            last_refusal: String::new(),
+            beats: Beats::default(),
             told: BTreeMap::new(),
             stored,
+            turn: 0,
             display,
             corpus: None,
         }
@@ -144,7 +156,7 @@ impl Fleet {
             }
             Happening::Node(Input::Gone(connection, of)) if self.is_current(connection, of) => self.gone(of),
             Happening::Node(Input::Said(..) | Input::Gone(..)) => Ok(None),
-            Happening::Node(Input::Batch { batch, acks }) => self.batch(*batch, acks),
+            Happening::Node(Input::Batch { batch, acks, room }) => self.batch(*batch, acks, room),
             Happening::Clock(event) => self.clock(event),
             Happening::Stored(of, seq) => self.step(Event::Stored(of, seq)),
             Happening::Interrupt(why) => {
@@ -200,7 +212,12 @@ impl Fleet {
         let of = hello.incarnation;
         let kind = hello.node_kind();
         if let Err(refused) = self.admit(&hello) {
-            self.display.say(&format!("refused {}: {}", label(&hello.name), refused.reason));
+            let text = format!("refused {}: {}", label(&hello.name), refused.reason);
+            // One that asks again every second is told of once.
+            if self.last_refusal != text {
+                self.display.say(&text);
+                self.last_refusal = text;
+            }
             // One who dialled and left at once needs no answer.
             let _left = out.try_send(Ok(message(Order::Refused(refused))));
             return Ok(None);
@@ -231,6 +248,7 @@ impl Fleet {
             lease_ns: LEASE_NS,
             clock_port: self.clock_port,
             run_id: self.run_id,
+            report_every_ns: report_every_ns(self.places.0),
         };
         let _left = out.try_send(Ok(message(Order::Welcome(welcome))));
         peer.connection = Some((connection, out));
@@ -250,8 +268,10 @@ impl Fleet {
         match &said {
             Said::PreflightDone(done) => self.append(of, Fact::Preflight(done.clone()))?,
             Said::Started(started) => {
-                self.append(of, Fact::Started(*started))?;
-                if started.was_late {
+                let received_ref_ns = Some(HostClock.now());
+                self.append(of, Fact::Started(v1::LevelStarted { received_ref_ns, ..*started }))?;
+                // Asked for 0, it was told to start at once: there is no time to be late by.
+                if started.was_late && started.asked_raw_ns != 0 {
                     let late_ms = started.actual_raw_ns.saturating_sub(started.asked_raw_ns) as f64 / 1e6;
                     let name = self.name(of);
                     self.display.say(&format!("agent {name} started {late_ms:.1} ms late"));
@@ -272,7 +292,11 @@ impl Fleet {
                 let line = format!("{} leaves: {}", self.name(of), label(&leaving.reason));
                 self.display.say(&line);
             }
-            Said::Armed(_) | Said::Heartbeat(_) | Said::CorpusHeld(_) => {}
+            Said::Heartbeat(beat) => {
+                let kept = self.beats.keep(of, self.peers.len(), beat, HostClock.now());
+                kept.map_or(Ok(()), |fact| self.append(of, fact))?;
+            }
+            Said::Armed(_) | Said::CorpusHeld(_) => {}
             Said::Hello(_) => return Ok(None),
         }
         self.step(Event::Said(of, said))
@@ -316,6 +340,7 @@ impl Fleet {
         &mut self,
         batch: v1::Batch,
         acks: mpsc::Sender<Result<v1::Ack, Status>>,
+        room: OwnedSemaphorePermit,
     ) -> Result<Option<Ending>, JournalError> {
         let (of, seq) = (batch.incarnation, batch.seq);
         let refuse = |text: &str| {
@@ -343,7 +368,9 @@ impl Fleet {
         }
         let stored = self.stored.clone();
         tokio::spawn(async move {
-            if on_disk.await.is_ok() {
+            let is_stored = on_disk.await.is_ok();
+            drop(room);
+            if is_stored {
                 let _over = stored.send((of, seq));
                 let _left = acks.send(Ok(v1::Ack { through_seq: seq })).await;
             }
@@ -373,9 +400,12 @@ impl Fleet {
     }
 
     fn beat(&mut self) -> Result<Option<Ending>, JournalError> {
-        let beat = v1::Heartbeat { sent_raw_ns: HostClock.now() };
-        let all: Vec<_> = self.peers.keys().copied().collect();
+        // Each node hears one a second, a fifth of its lease; they take turns, so that a large fleet makes no bursts of them.
+        self.turn += 1;
+        let turn = self.turn % BEATS_PER_SECOND;
+        let all: Vec<_> = self.peers.keys().copied().skip(turn).step_by(BEATS_PER_SECOND).collect();
         for of in all {
+            let beat = v1::Heartbeat { sent_raw_ns: HostClock.now(), ..Default::default() };
             self.send(of, Order::Heartbeat(beat));
         }
         self.display.repaint(HostClock.now());
@@ -423,7 +453,7 @@ impl Fleet {
                 self.lost.extend(self.peers.remove(&of).map(|peer| (of, peer)));
             }
             Command::Lost(of) => {
-                self.display.say(&format!("{} is lost: away for longer than its lease", self.name(of)));
+                self.display.say(&format!("{} is lost: its place is free", self.name(of)));
                 self.append(of, Fact::Lost(HostClock.now()))?;
                 self.lost.extend(self.peers.remove(&of).map(|peer| (of, peer)));
             }
@@ -453,7 +483,11 @@ impl Fleet {
             let there = self.peers.get(&of).and_then(|peer| peer.online.to_node(at_ref_ns));
             // Without a clock there is no common start: 0 is long past, so the agent starts at once and says it was late.
             let (at_raw_ns, bound_ns) = there.unwrap_or((0, i64::MAX));
-            self.send(of, Order::Start(v1::StartAt { level, at_raw_ns, at_ref_ns, bound_ns }));
+            let doubt = self.beats.doubt(of, &self.name(of), bound_ns);
+            doubt.into_iter().for_each(|line| self.display.say(&line));
+            let sent_ref_ns = Some(HostClock.now());
+            let order = v1::StartAt { level, at_raw_ns, at_ref_ns, bound_ns, sent_ref_ns };
+            self.send(of, Order::Start(order));
         }
         Ok(())
     }
@@ -466,6 +500,12 @@ impl Fleet {
         }
         self.append(0, Fact::Voided(v1::StopReleasing { level, reason }))
     }
+}
+
+/// How often agents tell their progress: each quarter of a second where a person watches a few, each second where many
+/// would only add up to noise.
+fn report_every_ns(agents: u32) -> i64 {
+    if agents <= FEW_AGENTS { 250_000_000 } else { 1_000_000_000 }
 }
 
 fn host_of(hello: &v1::Hello) -> String {

@@ -1,6 +1,8 @@
 //! The run directory's journal: append-only frames of length, crc32c and one entry each. Acked only after fdatasync,
 //! so that what a node forgets is on disk; readable to the last whole frame however the coordinator died.
 
+mod frames;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +16,10 @@ use tailcliff_proto::v1;
 use tokio::sync::oneshot;
 
 use crate::axis::{Load, Rate};
+use crate::clock::Beat;
 use crate::stored::Drive;
+
+pub use frames::{Frames, Place, read_again};
 
 /// File name inside the run directory.
 pub const FILE_NAME: &str = "journal.tcj";
@@ -30,7 +35,7 @@ pub struct Entry {
     #[prost(fixed64, tag = "1")]
     pub incarnation: u64,
     /// What it is.
-    #[prost(oneof = "Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30")]
+    #[prost(oneof = "Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 60")]
     pub fact: Option<Fact>,
 }
 
@@ -94,6 +99,41 @@ pub enum Fact {
     /// An agent's last word of a level in trace mode.
     #[prost(message, tag = "30")]
     Telemetry(v1::Telemetry),
+    /// A heartbeat came.
+    #[prost(message, tag = "60")]
+    Beat(StoredBeat),
+}
+
+/// A heartbeat and when it came.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct StoredBeat {
+    /// Sent, on the node's clock.
+    #[prost(sfixed64, tag = "1")]
+    pub sent_raw_ns: i64,
+    /// Came, on the coordinator's.
+    #[prost(sfixed64, tag = "2")]
+    pub received_ref_ns: i64,
+    /// The coordinator's own one that it gives back: sent, on the coordinator's clock.
+    #[prost(sfixed64, optional, tag = "3")]
+    pub heard_sent_ref_ns: Option<i64>,
+    /// Read, on the node's.
+    #[prost(sfixed64, optional, tag = "4")]
+    pub heard_raw_ns: Option<i64>,
+}
+
+impl From<Beat> for StoredBeat {
+    fn from(beat: Beat) -> Self {
+        let (heard_sent_ref_ns, heard_raw_ns) = beat.heard.unzip();
+        let Beat { sent_raw_ns, received_ref_ns, .. } = beat;
+        Self { sent_raw_ns, received_ref_ns, heard_sent_ref_ns, heard_raw_ns }
+    }
+}
+
+impl From<StoredBeat> for Beat {
+    fn from(stored: StoredBeat) -> Self {
+        let heard = stored.heard_sent_ref_ns.zip(stored.heard_raw_ns);
+        Self { sent_raw_ns: stored.sent_raw_ns, received_ref_ns: stored.received_ref_ns, heard }
+    }
 }
 
 /// Four stamps each, flattened.
@@ -261,8 +301,9 @@ impl Journal {
         let fail = |source| JournalError::Read { path: path.clone(), source };
         let file = OpenOptions::new().append(true).open(&path).map_err(fail)?;
         let file = lock(&path, file)?;
-        let (_, torn_bytes) = read(dir)?;
-        let whole = file.metadata().map_err(fail)?.len().saturating_sub(torn_bytes);
+        let mut frames = Frames::open(dir)?;
+        while frames.next_entry()?.is_some() {}
+        let whole = file.metadata().map_err(fail)?.len().saturating_sub(frames.torn());
         file.set_len(whole).map_err(fail)?;
         Self::start(path.clone(), file).map_err(fail)
     }
@@ -335,24 +376,12 @@ fn write_frame(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
 /// # Errors
 /// When the file cannot be read or is not a journal.
 pub fn read(dir: &Path) -> Result<(Vec<Entry>, u64), JournalError> {
-    let path = dir.join(FILE_NAME);
-    let bytes = std::fs::read(&path).map_err(|source| JournalError::Read { path: path.clone(), source })?;
-    let mut rest = bytes.strip_prefix(MAGIC).ok_or(JournalError::Foreign(path))?;
+    let mut frames = Frames::open(dir)?;
     let mut entries = Vec::new();
-    while let Some((entry, after)) = next_frame(rest) {
+    while let Some((_, entry)) = frames.next_entry()? {
         entries.push(entry);
-        rest = after;
     }
-    Ok((entries, rest.len() as u64))
-}
-
-fn next_frame(bytes: &[u8]) -> Option<(Entry, &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let length = u32::from_le_bytes(*length) as usize;
-    let (payload, after) = (length <= MAX_FRAME).then(|| rest.split_at_checked(length)).flatten()?;
-    let whole = crc32c::crc32c(payload) == u32::from_le_bytes(*crc);
-    Some((whole.then(|| Entry::decode(payload).ok()).flatten()?, after))
+    Ok((entries, frames.torn()))
 }
 
 #[cfg(test)]

@@ -32,13 +32,21 @@ const RENDERED: &str = "tailcliff";
 /// # Errors
 /// The first flag that makes no sense.
 pub fn render(args: &K8sArgs, env_key: Option<String>) -> Result<String, ConfigError> {
+    manifests::yaml(&objects(args, env_key)?).map_err(|e| bad("--plan", e.to_string()))
+}
+
+/// The same as values.
+///
+/// # Errors
+/// The first flag that makes no sense.
+pub fn objects(args: &K8sArgs, env_key: Option<String>) -> Result<Vec<Value>, ConfigError> {
     let plan = PlanFile::new(&args.sweep, env_key)?;
     let mut settings = Settings::from_args(args, RENDERED)?;
     if settings.api_key.is_none() && !plan.config.target.api_key.is_empty() {
         settings.api_key = Some((settings.named("api-key"), "api-key".to_owned()));
     }
     check(&plan, args)?;
-    manifests::yaml(&manifests::objects(&settings, &plan)).map_err(|e| bad("--plan", e.to_string()))
+    Ok(manifests::objects(&settings, &plan))
 }
 
 /// The highest level fits on so many agents.

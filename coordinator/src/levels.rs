@@ -8,6 +8,7 @@ use crate::axis::Load;
 use crate::certificate::Certificate;
 use crate::little::Little;
 use crate::merge::interval;
+use crate::merge::starts::Starts;
 use crate::merge::window::Throughput;
 use crate::stored::Drive;
 use crate::trace::Trace;
@@ -203,6 +204,8 @@ pub struct Level {
     pub error_kinds: BTreeMap<String, u64>,
     /// One error in words.
     pub sample_error: Option<String>,
+    /// When its agents really started; `None` when no start is known.
+    pub starts: Option<Starts>,
     /// Error bars of its stamps; `None` when nothing could be placed.
     pub clock: Option<ClockBound>,
     /// Little's law; `None` when the evidence is thin.

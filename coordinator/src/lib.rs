@@ -2,7 +2,10 @@
 
 pub mod args;
 pub mod axis;
+mod beats;
+pub mod bursts;
 pub mod calibrate;
+pub mod capacity;
 pub mod certificate;
 pub mod certs;
 pub mod cli;
@@ -33,6 +36,7 @@ pub mod resume;
 pub mod run;
 pub mod service;
 pub mod split;
+pub mod ssh;
 pub mod stored;
 mod tokenizer;
 pub mod trace;

@@ -1,27 +1,46 @@
 //! From journal entries to [`RunData`]: order kept, repeats dropped.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tailcliff_proto::v1;
 
-use crate::clock::Exchange;
-use crate::journal::{self, Entry, Fact, JournalError, Resumed};
-use crate::stored::{Incarnation, LevelLog, Node, RunData};
+use crate::clock::{Beat, Exchange};
+use crate::journal::{Entry, FILE_NAME, Fact, Frames, JournalError, Place, Resumed};
+use crate::stored::{Filed, Incarnation, LevelLog, Node, RunData, Shelf};
 
-/// Reads a run directory's journal.
+/// Reads a run directory's journal; its batches stay there, and are read again when they are asked for.
 ///
 /// # Errors
 /// When there is none, or it is not ours. A journal cut short is no error: `torn_bytes` tells.
-pub fn load(dir: &Path) -> Result<RunData, JournalError> {
-    let (entries, torn_bytes) = journal::read(dir)?;
-    let mut data = RunData { torn_bytes, ..RunData::default() };
-    for entry in entries {
-        take(&mut data, entry);
+pub fn open(dir: &Path) -> Result<RunData, JournalError> {
+    let mut frames = Frames::open(dir)?;
+    let shelf = Arc::new(Shelf::new(Frames::open(dir)?.into_file()));
+    let mut data = RunData::default();
+    while let Some((place, entry)) = frames.next_entry()? {
+        take(&mut data, entry, (&shelf, place));
     }
+    data.torn_bytes = frames.torn();
     Ok(data)
 }
 
-fn take(data: &mut RunData, entry: Entry) {
+/// The same with every batch in memory.
+///
+/// # Errors
+/// As [`open`], or when a batch could not be read again.
+pub fn load(dir: &Path) -> Result<RunData, JournalError> {
+    let mut data = open(dir)?;
+    data.nodes.values_mut().for_each(Node::hold);
+    match data.trouble() {
+        Some(source) => Err(JournalError::Read { path: dir.join(FILE_NAME), source }),
+        None => Ok(data),
+    }
+}
+
+/// Where an entry was read from.
+type Source<'a> = (&'a Arc<Shelf>, Place);
+
+fn take(data: &mut RunData, entry: Entry, from: Source<'_>) {
     let of = entry.incarnation;
     match entry.fact {
         Some(Fact::Header(json)) => {
@@ -37,7 +56,7 @@ fn take(data: &mut RunData, entry: Entry) {
             start_ref_ns: planned.start_ref_ns.saturating_add(data.shift_ns),
             ..LevelLog::default()
         }),
-        Some(fact) => take_of_node_or_level(data, of, fact),
+        Some(fact) => take_of_node_or_level(data, of, fact, from),
         None => {}
     }
 }
@@ -71,7 +90,7 @@ fn join(data: &mut RunData, of: Incarnation, hello: v1::Hello) {
     node.lost_ref_ns = None;
 }
 
-fn take_of_node_or_level(data: &mut RunData, of: Incarnation, fact: Fact) {
+fn take_of_node_or_level(data: &mut RunData, of: Incarnation, fact: Fact, from: Source<'_>) {
     match fact {
         Fact::Share(share) => {
             if let (Some(log), Some(part)) = (level(data, share.level), share.share) {
@@ -79,6 +98,10 @@ fn take_of_node_or_level(data: &mut RunData, of: Incarnation, fact: Fact) {
             }
         }
         Fact::Started(started) => {
+            let here = |ns: Option<i64>| ns.map(|ns| ns.saturating_add(data.shift_ns));
+            let order_sent_ref_ns = here(started.order_sent_ref_ns);
+            let received_ref_ns = here(started.received_ref_ns);
+            let started = v1::LevelStarted { order_sent_ref_ns, received_ref_ns, ..started };
             if let Some(log) = level(data, started.level) {
                 log.started.insert(of, started);
             }
@@ -116,7 +139,7 @@ fn take_of_node_or_level(data: &mut RunData, of: Incarnation, fact: Fact) {
         fact => {
             let shift_ns = data.shift_ns;
             if let Some(node) = data.nodes.get_mut(&of) {
-                take_of_node(node, fact, shift_ns);
+                take_of_node(node, fact, from, shift_ns);
             }
         }
     }
@@ -127,7 +150,7 @@ fn level(data: &mut RunData, index: u32) -> Option<&mut LevelLog> {
 }
 
 /// Stamps of the coordinator are `shift_ns` behind those of the first.
-fn take_of_node(node: &mut Node, fact: Fact, shift_ns: i64) {
+fn take_of_node(node: &mut Node, fact: Fact, (shelf, place): Source<'_>, shift_ns: i64) {
     let here = |ns: i64| ns.saturating_add(shift_ns);
     match fact {
         Fact::Exchanges(exchanges) => {
@@ -143,13 +166,25 @@ fn take_of_node(node: &mut Node, fact: Fact, shift_ns: i64) {
         Fact::Preflight(done) => node.preflight = Some(done),
         Fact::Lost(at) => node.lost_ref_ns = Some(here(at)),
         Fact::LostPings(n) => node.lost_pings += n,
+        Fact::Beat(stored) => {
+            let beat = Beat::from(stored);
+            let received_ref_ns = here(beat.received_ref_ns);
+            let heard = beat.heard.map(|(sent, read)| (here(sent), read));
+            // What an earlier coordinator sent was stamped by another clock.
+            let heard = heard.filter(|(sent, _)| *sent <= received_ref_ns);
+            node.beats.push(Beat { received_ref_ns, heard, ..beat });
+        }
         Fact::Batch(stored) => {
-            let last = node.batches.last().map_or(0, |b| b.seq);
+            let last = node.last_seq;
             if let Some(batch) = stored.batch.filter(|b| b.seq > last) {
+                node.last_seq = batch.seq;
                 node.batch_stamps.push((batch.sent_raw_ns, here(stored.received_ref_ns)));
-                node.batches.push(batch);
+                node.file(shelf, Filed::new(place, &batch));
             }
         }
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

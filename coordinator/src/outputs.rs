@@ -39,7 +39,11 @@ pub fn write_all(dir: &Path, data: &RunData) -> Result<Merged, OutputError> {
     let merged = merge(data);
     remove_stale(&dir.join("summary.json"))?;
     for name in FILES {
-        write(dir, name, |out| fill(name, out, data, &merged))?;
+        write(dir, name, |out| {
+            fill(name, out, data, &merged)?;
+            // Of a journal that could not be read to its end again, no file is whole.
+            data.trouble().map_or(Ok(()), Err)
+        })?;
     }
     sync_directory(dir)?;
     Ok(merged)

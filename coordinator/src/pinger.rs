@@ -1,6 +1,8 @@
 //! The coordinator's end of the clock connections: a thread with a runtime of its own that pings each node in
 //! back-to-back bursts and passes on the four stamps, corrected by nobody here.
 
+mod budget;
+
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
@@ -12,23 +14,19 @@ use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1::clock_server::{Clock, ClockServer};
 use tailcliff_proto::v1::{self, clock_down, clock_up};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::bursts::Bursts;
 use crate::clock::Exchange;
 use crate::door::{Door, Strangers};
 use crate::service::{MAX_HEADER_BYTES, MAX_STREAMS};
 use crate::stored::Incarnation;
-
-/// Pings of the burst made when a node joins.
-pub const JOIN_BURST: u32 = 64;
-/// Pings of the regular burst.
-pub const BEAT_BURST: u32 = 8;
-/// Exchanges a second over all nodes together; with many nodes the bursts thin out.
-pub const BUDGET_PER_SECOND: u32 = 1_000;
+use budget::Budget;
 
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
@@ -70,19 +68,21 @@ impl Pinger {
     }
 }
 
-/// Starts the thread that serves the clock on `listener` to whom `door` lets in; events go to `events`.
+/// Starts the thread that serves the clock on `listener` to a fleet of so many nodes, to whom `door` lets in; events go to
+/// `events`.
 ///
 /// # Errors
 /// When the runtime or the thread cannot be made.
 pub fn serve(
-    listener: std::net::TcpListener,
+    (listener, fleet): (std::net::TcpListener, u32),
     door: Door,
     strangers: Strangers,
     events: mpsc::Sender<ClockEvent>,
     shutdown: CancellationToken,
 ) -> io::Result<(Pinger, JoinHandle<()>)> {
     let pinger = Pinger::default();
-    let service = Service { pinger: pinger.clone(), events, shutdown: shutdown.clone() };
+    let budget = Arc::new(Budget::new(Instant::now()));
+    let service = Service { pinger: pinger.clone(), fleet, budget, events, shutdown: shutdown.clone() };
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("clock-ping".to_owned());
@@ -111,6 +111,8 @@ pub fn serve(
 #[derive(Debug)]
 struct Service {
     pinger: Pinger,
+    fleet: u32,
+    budget: Arc<Budget>,
     events: mpsc::Sender<ClockEvent>,
     shutdown: CancellationToken,
 }
@@ -129,6 +131,8 @@ impl Clock for Service {
             up: request.into_inner(),
             down: out,
             pinger: self.pinger.clone(),
+            fleet: self.fleet,
+            budget: self.budget.clone(),
             events: self.events.clone(),
         };
         let shutdown = self.shutdown.clone();
@@ -157,6 +161,8 @@ struct Conversation {
     up: Streaming<v1::ClockUp>,
     down: mpsc::Sender<clock_down::Kind>,
     pinger: Pinger,
+    fleet: u32,
+    budget: Arc<Budget>,
     events: mpsc::Sender<ClockEvent>,
 }
 
@@ -182,19 +188,44 @@ impl Conversation {
 
     async fn ping(&mut self, of: Incarnation, inbox: &mut mpsc::Receiver<u32>) -> Result<(), Over> {
         let mut number = 0;
-        let mut pings = JOIN_BURST;
+        let mut pings = self.bursts().join;
         loop {
+            pings = self.turn(pings, inbox).await?;
             self.burst(of, number, pings).await?;
             number += 1;
-            let nodes = self.pinger.nodes().len() as u32;
-            let beat = f64::from(nodes * BEAT_BURST) / f64::from(BUDGET_PER_SECOND);
+            let bursts = self.bursts();
             // Jittered by 10 %, so that bursts to many nodes do not fall together.
-            let pause = Duration::from_secs_f64(beat.max(1.0) * (0.9 + 0.2 * fastrand::f64()));
+            let pause = bursts.pause.mul_f64(0.9 + 0.2 * fastrand::f64());
             pings = tokio::select! {
                 order = inbox.recv() => order.ok_or(Over)?,
-                () = tokio::time::sleep(pause) => BEAT_BURST,
+                () = tokio::time::sleep(pause) => bursts.beat,
             };
         }
+    }
+
+    /// As many as are wanted, or more when more came.
+    fn bursts(&self) -> Bursts {
+        Bursts::of(self.fleet.max(self.pinger.nodes().len() as u32))
+    }
+
+    /// Waits until the budget allows a burst. What is ordered meanwhile is the same burst, as long as the longer of them:
+    /// both want fresh exchanges, and nobody else's turn is put off by more than the difference.
+    async fn turn(&self, mut pings: u32, inbox: &mut mpsc::Receiver<u32>) -> Result<u32, Over> {
+        let now = Instant::now();
+        let turn = self.budget.draw(now, pings);
+        while turn > Instant::now() {
+            tokio::select! {
+                order = inbox.recv() => {
+                    let order = order.ok_or(Over)?;
+                    if order > pings {
+                        let _later = self.budget.draw(now, order - pings);
+                        pings = order;
+                    }
+                }
+                () = tokio::time::sleep_until(turn) => {}
+            }
+        }
+        Ok(pings)
     }
 
     async fn burst(&mut self, of: Incarnation, burst: u32, pings: u32) -> Result<(), Over> {
@@ -262,6 +293,7 @@ impl Conversation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bursts::JOIN_BURST;
 
     #[tokio::test]
     async fn a_node_on_this_host_is_measured_through_its_own_connection() {
@@ -271,7 +303,7 @@ mod tests {
         let shutdown = CancellationToken::new();
         let strangers = Strangers::new(mpsc::channel(1).0);
         let (_pinger, thread) =
-            serve(listener, Door::default(), strangers, events, shutdown.clone()).unwrap();
+            serve((listener, 1), Door::default(), strangers, events, shutdown.clone()).unwrap();
         let node = tailcliff_proto::pong::answer_pings(address, 42, shutdown.clone()).unwrap();
         let Some(ClockEvent::Burst { of, exchanges, lost }) = inbox.recv().await else { panic!("no burst") };
         assert_eq!((of, lost, exchanges.len()), (42, 0, JOIN_BURST as usize));

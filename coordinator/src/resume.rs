@@ -9,7 +9,7 @@ use tailcliff_proto::v1::{self, NodeKind};
 
 use crate::args::{Cli, Command, CoordinateArgs};
 use crate::journal::{self, Entry, Fact, Journal, JournalError, Resumed};
-use crate::load::load;
+use crate::load::open;
 use crate::plan::{FleetRule, Plan};
 use crate::redact;
 use crate::stored::{Drive, Incarnation, RunData, RunHeader};
@@ -82,7 +82,7 @@ impl Resume {
     /// # Errors
     /// When it holds no run, or none that can be gone on with.
     pub fn read(dir: &Path) -> Result<Self, ResumeError> {
-        let data = load(dir)?;
+        let data = open(dir)?;
         let unfit = |reason: &str| ResumeError::Unfit { dir: dir.to_owned(), reason: reason.to_owned() };
         if data.header.run_id == 0 {
             return Err(unfit(
@@ -109,7 +109,7 @@ impl Resume {
             kind: node.hello.node_kind(),
             index: node.index,
             name: node.hello.name.clone(),
-            last_seq: node.batches.last().map_or(0, |batch| batch.seq),
+            last_seq: node.last_seq,
         };
         Self {
             next: Drive { level, rung, attempt: tried.unwrap_or(0) + 1 },
@@ -207,7 +207,8 @@ pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<Coor
         probes: now.probes.or(then.probes),
         wait: now.wait,
         fleet: now.fleet.over(then.fleet),
+        ssh: if now.ssh.is_empty() { then.ssh } else { now.ssh },
         serve: now.serve.over(&then.serve),
-        link: now.link,
+        link: now.link.over(then.link),
     })
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
 
-use crate::pinger::JOIN_BURST;
+use crate::bursts::Bursts;
 use crate::plan::Plan;
 use crate::stored::{Drive, Incarnation};
 
@@ -20,10 +20,6 @@ use level::Level;
 
 /// Lead between the order to start and the start, ns; the floor of research on start barriers is 500 ms.
 pub const START_LEAD_NS: i64 = 500_000_000;
-/// Pings before a start, so that its time is told on a fresh clock.
-pub const START_BURST: u32 = 16;
-/// Pings at the end of a level.
-pub const LEVEL_BURST: u32 = 32;
 /// How long a silent agent keeps its place, and how long agents go on without us, ns.
 pub const LEASE_NS: i64 = 5_000_000_000;
 
@@ -323,6 +319,16 @@ impl Run {
         }
     }
 
+    /// Nothing more will be driven.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::End(_) | Phase::Over)
+    }
+
+    /// As many pings as a fleet of this size can be given.
+    fn bursts(&self) -> Bursts {
+        Bursts::of(self.plan.agents.saturating_add(self.plan.probes))
+    }
+
     fn agents(&self) -> Vec<Incarnation> {
         let agents = self.members.iter().filter(|(_, m)| m.kind == v1::NodeKind::Agent);
         agents.map(|(&of, _)| of).collect()
@@ -341,8 +347,9 @@ impl Run {
         if matches!(self.phase, Phase::End(_) | Phase::Over) {
             return;
         }
+        let pings = self.bursts().end;
         for &of in self.members.keys() {
-            out.push(Command::Burst(of, JOIN_BURST));
+            out.push(Command::Burst(of, pings));
             out.push(end_order(of, &ending));
         }
         self.enter(now, Phase::End(ending));

@@ -2,16 +2,18 @@
 //! the state, and holds none itself.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use prost::Message;
 use tailcliff_proto::link::MAX_MESSAGE_BYTES;
 use tailcliff_proto::v1::bulk_server::{Bulk, BulkServer};
 use tailcliff_proto::v1::control_server::{Control, ControlServer};
 use tailcliff_proto::v1::results_server::ResultsServer;
 use tailcliff_proto::v1::{self, coordinator_message, node_message};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::service::interceptor::InterceptedService;
@@ -50,6 +52,8 @@ pub enum Input {
         batch: Box<v1::Batch>,
         /// Where its ack goes.
         acks: mpsc::Sender<Result<v1::Ack, Status>>,
+        /// Its part of the memory for batches that are not on disk yet.
+        room: OwnedSemaphorePermit,
     },
 }
 
@@ -58,6 +62,9 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 const MAX_CONTROL_BYTES: usize = 2 << 20;
 /// A question for results holds a name.
 const MAX_ASKED_BYTES: usize = 4 << 10;
+/// Memory for batches on their way to the disk, of all nodes together: when it is used up their streams wait, and what waits
+/// is kept by the nodes.
+const BATCH_ROOM_KIB: u32 = 64 << 10;
 const SILENCE: Duration = Duration::from_nanos(LEASE_NS as u64);
 
 /// Streams that one connection may have open: a node has one, and one that it replaces.
@@ -77,8 +84,10 @@ pub async fn serve(
     inputs: mpsc::Sender<Input>,
     shelf: Option<Shelf>,
 ) -> Result<(), tonic::transport::Error> {
-    let control = ControlServer::new(Service { inputs: inputs.clone(), connections: AtomicU64::new(1) });
-    let bulk = BulkServer::new(Service { inputs, connections: AtomicU64::new(1) });
+    let room = Arc::new(Semaphore::new(BATCH_ROOM_KIB as usize));
+    let service = |inputs| Service { inputs, connections: AtomicU64::new(1), room: room.clone() };
+    let control = ControlServer::new(service(inputs.clone()));
+    let bulk = BulkServer::new(service(inputs));
     let guard = door.guard(&strangers);
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
@@ -107,6 +116,7 @@ pub async fn serve(
 struct Service {
     inputs: mpsc::Sender<Input>,
     connections: AtomicU64,
+    room: Arc<Semaphore>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -167,10 +177,11 @@ impl Bulk for Service {
     ) -> Result<Response<Self::ShipStream>, Status> {
         let mut batches = request.into_inner();
         let (acks, answers) = mpsc::channel(64);
-        let inputs = self.inputs.clone();
+        let (inputs, all_room) = (self.inputs.clone(), self.room.clone());
         tokio::spawn(async move {
             while let Some(Ok(batch)) = batches.next().await {
-                let input = Input::Batch { batch: Box::new(batch), acks: acks.clone() };
+                let Ok(room) = all_room.clone().acquire_many_owned(kib(&batch)).await else { return };
+                let input = Input::Batch { batch: Box::new(batch), acks: acks.clone(), room };
                 if inputs.send(input).await.is_err() {
                     return;
                 }
@@ -178,6 +189,11 @@ impl Bulk for Service {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
+}
+
+/// What a batch takes of the room, never more than there is.
+fn kib(batch: &v1::Batch) -> u32 {
+    u32::try_from(batch.encoded_len() / 1_024 + 1).unwrap_or(u32::MAX).min(BATCH_ROOM_KIB)
 }
 
 /// A message to a node.

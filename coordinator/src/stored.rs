@@ -1,14 +1,20 @@
 //! What a finished (or cut short) run left behind, as read back from its journal: raw stamps, clock exchanges and
 //! events, nothing corrected. The merge is a pure function of this.
 
+mod batches;
+
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tailcliff_proto::v1;
 
 use crate::axis::Load;
-use crate::clock::Exchange;
+use crate::clock::{Beat, Exchange};
 use crate::plan::Plan;
+
+pub use batches::{Filed, Shelf};
 
 /// Identity of one node process, random at its start.
 pub type Incarnation = u64;
@@ -34,6 +40,13 @@ pub struct RunData {
     pub domain: (String, u64),
     /// What is added to its stamps, so that they go on from those of the first, ns.
     pub shift_ns: i64,
+}
+
+impl RunData {
+    /// Why a batch that was left in the journal could not be read again, if so.
+    pub fn trouble(&self) -> Option<io::Error> {
+        self.nodes.values().find_map(|node| node.shelf.as_ref()?.trouble())
+    }
 }
 
 /// The first frame of a journal.
@@ -74,10 +87,18 @@ pub struct Node {
     pub snapshots: Vec<v1::ClockSnapshot>,
     /// Pings that were never answered.
     pub lost_pings: u64,
-    /// Batches in the order of their numbers, each once.
+    /// Batches in the order of their numbers, each once: those in memory, …
     pub batches: Vec<v1::Batch>,
+    /// … and those that were left in the journal. `each_batch` gives all.
+    pub filed: Vec<Filed>,
+    /// The journal that they were left in.
+    pub shelf: Option<Arc<Shelf>>,
+    /// Number of the last of them.
+    pub last_seq: u64,
     /// (sent on the node's clock, received on the coordinator's) of each batch.
     pub batch_stamps: Vec<(i64, i64)>,
+    /// Heartbeats, as many as were stored.
+    pub beats: Vec<Beat>,
     /// Answer to the preflight.
     pub preflight: Option<v1::PreflightDone>,
     /// Raw time on the coordinator's clock when its connection was lost for good.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tailcliff_proto::clock::HostClock;
+use tailcliff_proto::beat::Beats;
 use tailcliff_proto::link::{ControlLink, LinkError, dial_telling, join};
 use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
@@ -37,6 +37,7 @@ pub(crate) struct Session {
     told_missed: u64,
     /// When, after a break, nobody is sampled for any more.
     lapse: Option<Instant>,
+    beats: Beats,
     shutdown: CancellationToken,
     sampling: CancellationToken,
     /// However this session ends, its thread ends too.
@@ -92,6 +93,7 @@ impl Session {
             missed: 0,
             told_missed: 0,
             lapse: None,
+            beats: Beats::default(),
             shutdown,
             _stop_sampling: sampling.clone().drop_guard(),
             sampling,
@@ -191,8 +193,10 @@ impl Session {
                 message = link.inbound.message() => {
                     let Ok(Some(message)) = message else { break };
                     heard = Instant::now();
-                    if let Some(Order::End(_)) = message.kind {
-                        return Some(link);
+                    match message.kind {
+                        Some(Order::End(_)) => return Some(link),
+                        Some(Order::Heartbeat(beat)) => self.beats.hear(&beat),
+                        _ => {}
                     }
                 }
                 Some(trouble) = self.troubles.recv() => notice(&link, trouble),
@@ -206,7 +210,7 @@ impl Session {
     }
 
     fn beat(&mut self, link: &ControlLink) {
-        say(link, Say::Heartbeat(v1::Heartbeat { sent_raw_ns: HostClock.now() }));
+        say(link, Say::Heartbeat(self.beats.beat()));
         let dropped = self.switch.dropped_samples.load(Relaxed);
         if dropped != std::mem::replace(&mut self.told, dropped) {
             notice(link, format!("{dropped} GPU samples did not fit and were left out"));

@@ -2,6 +2,7 @@
 //! and how a node dials the coordinator.
 
 pub mod arrivals;
+pub mod beat;
 pub mod clock;
 pub mod histogram;
 pub mod host;

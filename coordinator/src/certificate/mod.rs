@@ -1,6 +1,7 @@
 //! Whether a level's figures are the server's or the client's own, with the evidence. Every level carries one.
 
 mod check;
+mod clocks;
 #[cfg(test)]
 mod tests;
 
@@ -95,6 +96,8 @@ pub(crate) fn certify(
     c.judge_client(level, log);
     c.judge_thin(level);
     c.note_books(level);
+    c.note_starts(level, log, name);
+    c.note_clock(level);
     c.note_outside(level);
     c
 }
@@ -109,8 +112,8 @@ impl Certificate {
         if let Some(why) = &level.voided {
             self.because(Verdict::Void, why.clone());
         }
-        // Kept by the plan's own rule: whether the others held the load, the checks tell.
-        self.notes.extend(level.marks.iter().cloned());
+        // Kept by the plan's own rule; but the load asked for was not there all through, and the server is not to blame.
+        level.marks.iter().for_each(|mark| self.because(Verdict::ClientBound, mark.clone()));
         if self.lost_agents > 0 && level.voided.is_none() && level.marks.is_empty() {
             let reason = format!("{} agents did not finish the level", self.lost_agents);
             self.because(Verdict::Void, reason);
@@ -160,12 +163,6 @@ impl Certificate {
         let streams = level.load.concurrency().map(f64::from).or(level.in_flight).unwrap_or(0.0);
         if let Some(waiting) = level.connecting.filter(|n| *n > streams * CONNECTING_SHARE) {
             self.notes.push(format!("{waiting:.1} streams on average were waiting for a connection"));
-        }
-        if self.late_starts > 0 {
-            self.notes.push(format!("{} agents got their start order late", self.late_starts));
-        }
-        if level.clock.is_none() && level.all_phases.released() > 0 {
-            self.notes.push("no stamp could be placed on the common timeline".to_owned());
         }
     }
 

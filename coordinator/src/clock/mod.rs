@@ -17,7 +17,7 @@ mod simulate;
 mod tests;
 
 pub use band::{Band, fit};
-pub use causality::Causality;
+pub use causality::{Beat, Causality, Channel, Checked};
 pub use domain::{Domains, resolve};
 pub use online::Online;
 pub use track::{Track, TrackKind};
@@ -30,6 +30,10 @@ pub const MAX_SKEW: f64 = 1e-3;
 pub const WINDOW_NS: i64 = 15_000_000_000;
 /// How far beyond the outermost exchanges a stamp can still be aligned, ns.
 pub const REACH_NS: i64 = 60_000_000_000;
+
+/// A clock known to no better than this is not fit to compare what nodes did: a GPU is sampled each 10 ms, and twice this
+/// is as much.
+pub const BOUND_MAX_NS: i64 = 5_000_000;
 
 /// One answered ping: `t0`, `t3` on the coordinator's raw clock, `t1`, `t2` on the node's, ns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,11 @@ impl Exchange {
     /// Middle of the exchange on the coordinator's clock, ns.
     pub fn middle(&self) -> i64 {
         self.t0 + (self.t3 - self.t0) / 2
+    }
+
+    /// Time under way, both ways together, ns.
+    pub fn round_trip(&self) -> i64 {
+        (self.t3 - self.t0) - (self.t2 - self.t1)
     }
 
     /// Middle of the bounds on the offset, ns.

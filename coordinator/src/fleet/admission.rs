@@ -40,6 +40,9 @@ impl Fleet {
         if self.peers.contains_key(&of) {
             return Ok(());
         }
+        if self.run.is_ending() {
+            return never("the run is over");
+        }
         let places = self.places_of(kind);
         match hello.index.filter(|_| kind == NodeKind::Agent) {
             Some(index) if index >= places => {

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use tailcliff_proto::clock::HostClock;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 use super::kubectl::{Kubectl, KubectlError};
@@ -18,6 +19,10 @@ const LONGEST_LINE: u64 = 16 << 10;
 /// Where a port is looked for.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
 const TRIES: u32 = 50;
+/// One that lives so long has worked, ns.
+const LIVED_NS: i64 = 10_000_000_000;
+/// Those that did not, in a row: there is no way to the coordinator.
+const STILLBORN: u32 = 30;
 /// Deaths of the port-forward that are told.
 const TOLD: u32 = 3;
 
@@ -36,12 +41,18 @@ impl From<std::io::Error> for KubectlError {
     }
 }
 
-/// Keeps `port` on loopback connected with the coordinator.
-pub(super) async fn forward(kubectl: &Kubectl, settings: &Settings, port: u16, tell: fn(&str)) -> Infallible {
+/// Keeps `port` on loopback connected with the coordinator, until that fails again and again.
+pub(super) async fn forward(
+    kubectl: &Kubectl,
+    settings: &Settings,
+    port: u16,
+    tell: fn(&str),
+) -> KubectlError {
     let service = format!("service/{}", settings.named(COORDINATOR));
     let ports = format!("{port}:{PORT}");
-    let mut deaths = 0;
+    let (mut deaths, mut at_once) = (0, 0);
     loop {
+        let started_ns = HostClock.now();
         let args = ["port-forward", "--address=127.0.0.1", &service, &ports];
         let said = match kubectl.start(&args) {
             Ok(mut child) => {
@@ -55,6 +66,10 @@ pub(super) async fn forward(kubectl: &Kubectl, settings: &Settings, port: u16, t
             Err(error) => error.to_string(),
         };
         deaths += 1;
+        at_once = if HostClock.now() - started_ns < LIVED_NS { at_once + 1 } else { 0 };
+        if at_once >= STILLBORN {
+            return KubectlError::Refused { what: "reach the coordinator".to_owned(), complaint: said };
+        }
         if deaths <= TOLD {
             tell(&format!("the port-forward ended ({said}); starting it again"));
         }

@@ -166,7 +166,7 @@ impl Cluster {
         tokio::select! {
             result = fetch.all(&leave, &|_| {}) => Ok(result?),
             ended = self.ended() => Err(ended),
-            never = forward => match never {},
+            lost = forward => Err(lost.into()),
             never = logs => match never {},
             () = self.stop(&fetch, interrupts) => Err(ClusterError::Interrupted("its results were left behind")),
         }
@@ -247,7 +247,7 @@ impl Cluster {
                 "the results wait in the cluster: {forward}; tailcliff fetch --coordinator 127.0.0.1:7100; then {line}"
             ));
         }
-        let measured = matches!(result, Err(ClusterError::Ended(..)));
+        let measured = matches!(result, Err(ClusterError::Ended(..) | ClusterError::Kubectl(_)));
         let kinds = if measured { KINDS } else { &kinds };
         if measured && claim {
             (self.tell)(&format!("the run's directory is kept on claim {}", self.settings.named("runs")));

@@ -1,5 +1,7 @@
 //! What a reader must know of where the prompts came from.
 
+use tailcliff_proto::v1;
+
 use crate::plan::{FileFacts, Plan};
 use crate::stored::RunData;
 
@@ -30,10 +32,9 @@ fn replays_times(plan: &Plan) -> bool {
 
 /// Servers keep the beginnings of prompts that they have seen.
 fn repeats(data: &RunData, file: &FileFacts) -> Option<String> {
-    let records =
-        tally::agents(data).into_iter().flat_map(|(_, node)| &node.batches).flat_map(|b| &b.records);
-    let begun =
-        records.filter(|record| record.entry.is_some() && record.turn.unwrap_or(0) == 0).count() as u64;
+    let begins = |record: &&v1::RequestRecord| record.entry.is_some() && record.turn.unwrap_or(0) == 0;
+    let batches = tally::agents(data).into_iter().flat_map(|(_, node)| node.each_batch());
+    let begun = batches.map(|batch| batch.records.iter().filter(begins).count() as u64).sum::<u64>();
     let (entries, name) = (file.entries, &file.name);
     (begun > entries).then(|| {
         format!(

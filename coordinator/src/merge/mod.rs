@@ -4,11 +4,13 @@
 //! throughput to the window of its end. Counts come from records; what agents say they released beyond those is
 //! `unreported`.
 
+pub mod bins;
 mod dataset;
 pub mod interval;
 pub mod nodes;
 mod open;
 pub(crate) mod record;
+pub mod starts;
 pub(crate) mod tally;
 pub mod timeline;
 pub mod window;
@@ -18,6 +20,8 @@ pub(crate) mod testrun;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_clock;
+#[cfg(test)]
 mod tests_open;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,14 +29,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use tailcliff_proto::v1;
 
 use crate::certificate::{Verdict, certify};
-use crate::clock::Causality;
-use crate::knee::{self, Cliff, Knee, Rung};
+use crate::clock::{BOUND_MAX_NS, Checked};
+use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
 use crate::stored::{LevelLog, RunData, RunEnd, RunHeader};
 use crate::trace::Trace;
 use crate::untold::untold;
 
+use bins::Bin;
 use nodes::NodeSummary;
 use tally::Tally;
 use timeline::{Alignment, Timeline};
@@ -61,7 +66,9 @@ pub struct Merged {
     /// How well GPU samples and tokens lie on one another.
     pub gpu_to_token: Option<Alignment>,
     /// Does the timeline keep effects after causes?
-    pub causality: Causality,
+    pub causality: Checked,
+    /// Bins over time that the outputs show, judged by the clocks.
+    pub bins: Vec<Bin>,
     /// Records and windows of levels that the journal does not know.
     pub stray: u64,
     /// What a reader must know, in words.
@@ -77,15 +84,16 @@ pub struct Merged {
 /// Merges a run.
 pub fn merge(data: &RunData) -> Merged {
     let timeline = Timeline::of(data);
-    let mut tallies = tally::tally(data, &timeline);
     let beats = nodes::probe_beats(data, &timeline);
     let logs: BTreeMap<u32, &LevelLog> = data.levels.iter().map(|log| (log.drive.level, log)).collect();
-    let level = |(index, log): (&u32, &&LevelLog)| {
-        let tally = tallies.remove(index).unwrap_or_default();
+    let mut stray = tally::agents(data).into_iter().map(|(_, node)| node.record_count()).sum::<u64>();
+    let level = |(&index, log): (&u32, &&LevelLog)| {
+        let tally = tally::tally(data, index, &timeline);
+        let known: u64 = tally.by_agent.values().map(Counts::released).sum();
+        stray = stray.saturating_sub(known);
         merge_level(data, log, tally, &timeline, &beats)
     };
     let levels: Vec<Level> = logs.iter().map(level).collect();
-    let stray = tallies.values().map(|t| t.by_agent.values().map(Counts::released).sum::<u64>()).sum();
     let rungs: Vec<Rung> = levels.iter().map(|level| rung(data, level)).collect();
     let rule = &data.header.plan.cliff;
     let kinds = [v1::NodeKind::Agent, v1::NodeKind::GpuProbe];
@@ -101,6 +109,7 @@ pub fn merge(data: &RunData) -> Merged {
         nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
+        bins: Vec::new(),
         levels,
         stray,
         warnings: Vec::new(),
@@ -108,6 +117,7 @@ pub fn merge(data: &RunData) -> Merged {
         untold: untold(data).into_iter().map(|(key, _)| key).collect(),
         timeline,
     };
+    merged.bins = bins::bins(&merged.levels, &merged.nodes, merged.gpu_to_token);
     merged.warnings = warnings(&merged);
     merged.warnings.extend(dataset::warnings(data));
     merged
@@ -145,8 +155,12 @@ fn merge_level(
     tally.bounds_ns.sort_unstable();
     let worst = tally.bounds_ns.last().copied();
     let median = nodes::median(std::mem::take(&mut tally.bounds_ns));
+    let name = |of| data.nodes.get(&of).map_or_else(|| format!("{of:x}"), |node| node.hello.name.clone());
+    // A gauge that fell silent in mid-window says nothing of the rest.
+    let gauged = window.filter(|_| log.marks.is_empty());
     let mut level = Level {
         drive: log.drive,
+        starts: starts::starts(log, timeline, &name),
         load: log.load,
         rates: window.and_then(|w| open::rates(&data.header.plan, log, w, &tally.points)),
         held: open::held(log),
@@ -155,8 +169,8 @@ fn merge_level(
         measured,
         all_phases,
         throughput: window.map(|w| window::throughput(w, log.load, &tally.points)),
-        little: window.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
-        in_flight: window.and_then(|w| little::in_flight(w, &agents, &tally.gauges)),
+        little: gauged.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
+        in_flight: gauged.and_then(|w| little::in_flight(w, &agents, &tally.gauges)),
         connecting: window.map(|w| tally.connecting(w)),
         host_limits: tally.host_limits,
         latencies: tally.latencies,
@@ -171,7 +185,6 @@ fn merge_level(
         marks: log.marks.clone(),
         ..Level::default()
     };
-    let name = |of| data.nodes.get(&of).map_or_else(|| format!("{of:x}"), |node| node.hello.name.clone());
     level.certificate = certify(&level, log, window.and_then(|w| nodes::resolution(beats, w)), &name);
     if tally.windows_completed != tally.measured.completed {
         let (windows, records) = (tally.windows_completed, tally.measured.completed);
@@ -255,20 +268,22 @@ fn warnings(merged: &Merged) -> Vec<String> {
     if merged.stray > 0 {
         warn(format!("{} records belong to no known level", merged.stray));
     }
-    if merged.causality.violations > 0 {
-        let c = &merged.causality;
+    for (channel, c) in merged.causality.by_channel().filter(|(_, c)| c.violations > 0) {
         let (n, pairs, us) = (c.violations, c.pairs, c.worst_ns as f64 / 1e3);
+        let channel = channel.as_str();
         warn(format!(
-            "clock suspect: {n} of {pairs} batches arrived before they were sent (worst {us:.1} µs)"
+            "clock suspect: {n} of {pairs} messages arrived before they were sent, by more than the clocks' bounds \
+             ({channel}, worst {us:.1} µs)"
         ));
     }
+    merged.bins.iter().filter_map(Bin::warning).for_each(&mut warn);
     for node in &merged.nodes {
-        node_warnings(node, &mut warn);
+        node_warnings(node, merged.header.started_ref_ns, &mut warn);
     }
     all
 }
 
-fn node_warnings(node: &NodeSummary, warn: &mut dyn FnMut(String)) {
+fn node_warnings(node: &NodeSummary, started_ref_ns: i64, warn: &mut dyn FnMut(String)) {
     let who = format!("{} {}", node.kind, node.name);
     if node.lost {
         warn(format!("{who} was lost during the run"));
@@ -276,8 +291,24 @@ fn node_warnings(node: &NodeSummary, warn: &mut dyn FnMut(String)) {
     if node.median_bound_ns.is_none() {
         warn(format!("{who} has no clock track: its stamps are unaligned and left out of the traces"));
     }
-    if !node.breaks.is_empty() {
-        warn(format!("{who}: its clock broke {} times", node.breaks.len()));
+    if let Some(bound) = node.median_bound_ns.filter(|bound| *bound > BOUND_MAX_NS) {
+        let [bound, trip] =
+            [bound, node.rtt_min_ns.unwrap_or(0)].map(|ns| duration(ns.max(0).unsigned_abs()));
+        warn(format!(
+            "{who}: its clock is known to ±{bound} only (shortest round trip {trip}): latencies, each taken by one clock, \
+             hold; what different nodes did within that time cannot be put in order"
+        ));
+    }
+    if let Some(&(from, to)) = node.breaks.first() {
+        let at = |ns: i64| ns.saturating_sub(started_ref_ns) as f64 / 1e9;
+        let bound = duration(node.worst_bound_ns.unwrap_or(0).max(0).unsigned_abs());
+        warn(format!(
+            "{who}: its clock broke {} times (a step, a suspended machine), first between {:.1} and {:.1} s of the run; what it \
+             stamped there is placed to ±{bound} at worst",
+            node.breaks.len(),
+            at(from),
+            at(to)
+        ));
     }
     if node.unaligned_gpu_samples > 0 {
         warn(format!("{who}: {} GPU samples are unaligned and left out", node.unaligned_gpu_samples));

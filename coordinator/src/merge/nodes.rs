@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tailcliff_proto::v1;
 
-use crate::clock::TrackKind;
+use crate::clock::{Exchange, TrackKind};
 use crate::stored::{Incarnation, Node, RunData};
 
 use super::timeline::Timeline;
@@ -35,6 +35,8 @@ pub struct NodeSummary {
     pub median_bound_ns: Option<i64>,
     /// Widest error bar, ns.
     pub worst_bound_ns: Option<i64>,
+    /// Shortest round trip of its pings, ns: half of it is the least that the bar can be.
+    pub rtt_min_ns: Option<i64>,
     /// Difference of two disjoint halves' fits, ns; blind to asymmetry.
     pub repeatability_ns: Option<i64>,
     /// Where its clock stepped or stopped: between two moments of the coordinator's clock, ns.
@@ -52,25 +54,30 @@ pub struct NodeSummary {
 }
 
 pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> NodeSummary {
-    let samples = || node.batches.iter().flat_map(|b| &b.gpu_samples);
-    let unaligned = samples().filter(|s| timeline.place(of, s.raw_ns).is_none()).count();
+    let (mut samples, mut unaligned) = (0, 0);
+    for batch in node.each_batch_with_samples() {
+        samples += batch.gpu_samples.len() as u64;
+        let stamps = batch.gpu_samples.iter().map(|sample| sample.raw_ns);
+        unaligned += stamps.filter(|&raw| timeline.place(of, raw).is_none()).count() as u64;
+    }
     let track = timeline.track(of);
     NodeSummary {
         name: node.hello.name.clone(),
         kind: kind(node),
         index: node.index,
         lost: node.lost_ref_ns.is_some(),
-        batches: node.batches.len() as u64,
+        batches: node.batch_count(),
         exchanges: node.exchanges.len() as u64,
         lost_pings: node.lost_pings,
         clock_domain: timeline.domain(of),
         clock: clock(track.map_or(TrackKind::Unaligned, |t| t.kind())),
         median_bound_ns: track.and_then(|t| t.median_bound_ns()),
         worst_bound_ns: track.and_then(|t| t.worst_bound_ns()),
+        rtt_min_ns: node.exchanges.iter().filter(|e| e.is_possible()).map(Exchange::round_trip).min(),
         repeatability_ns: track.and_then(|t| t.repeatability_ns()),
         breaks: track.map_or_else(Vec::new, |t| t.breaks()),
-        gpu_samples: samples().count() as u64,
-        unaligned_gpu_samples: unaligned as u64,
+        gpu_samples: samples,
+        unaligned_gpu_samples: unaligned,
         gpu_interval_ns: median(intervals(node).into_iter().map(|(_, gap)| gap).collect()),
         simulated_gpu: node.hello.gpus.iter().any(|g| g.simulated),
         gpu_absent_reason: node.hello.gpu_absent_reason.clone(),
@@ -96,10 +103,14 @@ fn kind(node: &Node) -> &'static str {
 /// (raw stamp, ns since the sample before it of the same GPU) in the order sampled.
 fn intervals(node: &Node) -> Vec<(i64, i64)> {
     let mut last = BTreeMap::new();
-    let samples = node.batches.iter().flat_map(|b| &b.gpu_samples);
-    let gaps =
-        samples.filter_map(|s| Some((s.raw_ns, s.raw_ns.saturating_sub(last.insert(s.gpu, s.raw_ns)?))));
-    gaps.collect()
+    let mut gaps = Vec::new();
+    for batch in node.each_batch_with_samples() {
+        for sample in &batch.gpu_samples {
+            let before = last.insert(sample.gpu, sample.raw_ns);
+            gaps.extend(before.map(|before| (sample.raw_ns, sample.raw_ns.saturating_sub(before))));
+        }
+    }
+    gaps
 }
 
 /// When GPUs were sampled on the coordinator's clock, with the interval before each sample, ns.

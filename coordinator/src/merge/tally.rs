@@ -65,23 +65,20 @@ pub(crate) struct Tally {
     pub(crate) windows_completed: u64,
 }
 
-/// Sorts everything that agents sent into levels, by index.
-pub(crate) fn tally(data: &RunData, timeline: &Timeline) -> BTreeMap<u32, Tally> {
-    let mut levels: BTreeMap<u32, Tally> = BTreeMap::new();
+/// Everything that agents sent of one level. One at a time: what a level takes in memory grows with its requests.
+pub(crate) fn tally(data: &RunData, level: u32, timeline: &Timeline) -> Tally {
+    let mut tally = Tally::default();
     for (of, node) in agents(data) {
-        for batch in &node.batches {
-            for record in &batch.records {
-                levels.entry(record.level).or_default().record(of, record, timeline);
-            }
-            for window in &batch.windows {
-                levels.entry(window.level).or_default().window(window);
-            }
-            for sample in &batch.in_flight {
-                levels.entry(sample.level).or_default().gauge(of, sample, timeline);
-            }
+        for batch in node.each_batch_of(level) {
+            let records = batch.records.iter().filter(|record| record.level == level);
+            records.for_each(|record| tally.record(of, record, timeline));
+            let windows = batch.windows.iter().filter(|window| window.level == level);
+            windows.for_each(|window| tally.window(window));
+            let samples = batch.in_flight.iter().filter(|sample| sample.level == level);
+            samples.for_each(|sample| tally.gauge(of, sample, timeline));
         }
     }
-    levels
+    tally
 }
 
 /// Agents in the order of joining.

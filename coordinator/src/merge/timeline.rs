@@ -1,8 +1,8 @@
 //! Every node's stamps on the coordinator's clock, each with the bound of its conversion.
 
-use tailcliff_proto::v1::{self, NodeKind};
+use tailcliff_proto::v1::NodeKind;
 
-use crate::clock::{Aligned, Causality, Domains, Track, resolve};
+use crate::clock::{Aligned, Channel, Checked, Domains, Track, resolve};
 use crate::stored::{Incarnation, RunData};
 
 use super::tally::of_kind;
@@ -47,12 +47,11 @@ impl Timeline {
 
     /// Over all agents and all probes that sent samples; `None` without such a pair, or when one of it is unaligned.
     pub fn gpu_to_token(&self, data: &RunData) -> Option<Alignment> {
-        let has_samples = |batches: &[v1::Batch]| batches.iter().any(|b| !b.gpu_samples.is_empty());
-        let probes =
-            || of_kind(data, NodeKind::GpuProbe).into_iter().filter(|(_, n)| has_samples(&n.batches));
+        let mut probes = of_kind(data, NodeKind::GpuProbe);
+        probes.retain(|(_, node)| node.each_batch_with_samples().next().is_some());
         let mut widest: Option<Alignment> = None;
         for (agent, _) in of_kind(data, NodeKind::Agent) {
-            for (probe, _) in probes() {
+            for &(probe, _) in &probes {
                 let pair = self.pair(agent, probe)?;
                 widest = Some(widest.filter(|w| w.worst_ns >= pair.worst_ns).unwrap_or(pair));
             }
@@ -70,16 +69,37 @@ impl Timeline {
         Some(Alignment { median_ns, worst_ns, repeatable_ns })
     }
 
-    /// Batches left their node before they arrived here: does the timeline agree?
-    pub fn causality(&self, data: &RunData) -> Causality {
-        let mut causality = Causality::default();
+    /// What was sent before it came: does the timeline agree? What has no place on it is left out.
+    pub fn causality(&self, data: &RunData) -> Checked {
+        let mut checked = Checked::default();
         for (&of, node) in &data.nodes {
-            for &(sent, received) in &node.batch_stamps {
-                if let Some(cause) = self.place(of, sent) {
-                    causality.add(cause, Aligned { ns: received, bound_ns: 0 });
-                }
+            let mut up = |channel, sent, received| {
+                self.place(of, sent)
+                    .into_iter()
+                    .for_each(|cause| checked.add(channel, cause, exact(received)));
+            };
+            node.batch_stamps.iter().for_each(|&(sent, received)| up(Channel::Batch, sent, received));
+            node.beats.iter().for_each(|b| up(Channel::BeatUp, b.sent_raw_ns, b.received_ref_ns));
+            for (sent, read) in node.beats.iter().filter_map(|beat| beat.heard) {
+                let effect = self.place(of, read);
+                effect.into_iter().for_each(|effect| checked.add(Channel::BeatDown, exact(sent), effect));
             }
         }
-        causality
+        for (&of, started) in data.levels.iter().flat_map(|log| &log.started) {
+            if let (Some(sent), Some(at)) = (started.order_sent_ref_ns, self.place(of, started.actual_raw_ns))
+            {
+                checked.add(Channel::Start, exact(sent), at);
+            }
+            let said = started.said_raw_ns.and_then(|said| self.place(of, said));
+            if let (Some(said), Some(received)) = (said, started.received_ref_ns) {
+                checked.add(Channel::Started, said, exact(received));
+            }
+        }
+        checked
     }
+}
+
+/// A stamp of the coordinator's own clock.
+fn exact(ns: i64) -> Aligned {
+    Aligned { ns, bound_ns: 0 }
 }

@@ -66,6 +66,11 @@ impl Window {
         (self.end_ns - self.start_ns) as f64 / 1e9
     }
 
+    /// Length of each of the parts that its rates' error bars come from, ns.
+    pub fn part_ns(&self) -> i64 {
+        (self.end_ns - self.start_ns) / PARTS as i64
+    }
+
     /// How much of [`from_ns`, `to_ns`) lies inside, ns.
     pub(crate) fn overlap_ns(&self, from_ns: i64, to_ns: i64) -> i64 {
         to_ns.min(self.end_ns).saturating_sub(from_ns.max(self.start_ns)).max(0)

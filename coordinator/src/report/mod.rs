@@ -1,6 +1,7 @@
 //! What a merged run looks like to people and scripts. Each part is a pure function of the run, so the same journal
 //! gives the same bytes anywhere: no current time, no absolute path, no hash order, fixed digits.
 
+mod clocks;
 pub mod curve;
 pub mod environment;
 pub mod hlog;

@@ -32,10 +32,7 @@ pub const TRACE_COLUMNS: &str = "t_s,event,text_len,request_id,agent,level,strea
 /// What `out` says.
 pub fn write_requests(out: &mut impl Write, data: &RunData, timeline: &Timeline) -> io::Result<()> {
     writeln!(out, "{REQUEST_COLUMNS}")?;
-    for (agent, record) in records(data, timeline) {
-        write_request(out, data, &agent, record)?;
-    }
-    Ok(())
+    each_record(data, timeline, |agent, record| write_request(out, data, agent, record))
 }
 
 /// Writes `token_trace.csv`; requests of agents without a clock track are left out (the summary counts them).
@@ -44,10 +41,7 @@ pub fn write_requests(out: &mut impl Write, data: &RunData, timeline: &Timeline)
 /// What `out` says.
 pub fn write_trace(out: &mut impl Write, data: &RunData, timeline: &Timeline) -> io::Result<()> {
     writeln!(out, "{TRACE_COLUMNS}")?;
-    for (agent, record) in records(data, timeline) {
-        write_events(out, &agent, record)?;
-    }
-    Ok(())
+    each_record(data, timeline, |agent, record| write_events(out, agent, record))
 }
 
 /// An agent whose stamps can be told as seconds since the run's start.
@@ -58,15 +52,19 @@ struct Agent<'a> {
     started_ref_ns: i64,
 }
 
-fn records<'a>(
-    data: &'a RunData,
-    timeline: &'a Timeline,
-) -> impl Iterator<Item = (Agent<'a>, &'a v1::RequestRecord)> {
+fn each_record(
+    data: &RunData,
+    timeline: &Timeline,
+    mut write: impl FnMut(&Agent<'_>, &v1::RequestRecord) -> io::Result<()>,
+) -> io::Result<()> {
     let started_ref_ns = data.header.started_ref_ns;
-    tally::agents(data).into_iter().flat_map(move |(of, node)| {
-        let all = node.batches.iter().flat_map(|b| &b.records);
-        all.map(move |record| (Agent { of, node, timeline, started_ref_ns }, record))
-    })
+    for (of, node) in tally::agents(data) {
+        let agent = Agent { of, node, timeline, started_ref_ns };
+        for batch in node.each_batch() {
+            batch.records.iter().try_for_each(|record| write(&agent, record))?;
+        }
+    }
+    Ok(())
 }
 
 impl Agent<'_> {

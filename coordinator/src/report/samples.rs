@@ -22,8 +22,9 @@ pub const COLUMNS: &str = "t_s,power_w,gpu_util_pct,mem_util_pct,sm_clock_mhz,me
 pub fn write(out: &mut impl Write, data: &RunData, timeline: &Timeline) -> io::Result<()> {
     writeln!(out, "{COLUMNS}")?;
     for (of, node) in tally::of_kind(data, v1::NodeKind::GpuProbe) {
-        for sample in node.batches.iter().flat_map(|b| &b.gpu_samples) {
-            if let Some(at) = timeline.place(of, sample.raw_ns) {
+        for batch in node.each_batch_with_samples() {
+            for sample in &batch.gpu_samples {
+                let Some(at) = timeline.place(of, sample.raw_ns) else { continue };
                 let t_s = seconds(at.ns.saturating_sub(data.header.started_ref_ns));
                 write_sample(out, &t_s, &micros(at.bound_ns), sample, &node.hello)?;
             }

@@ -15,7 +15,7 @@ use crate::merge::window::Rate;
 use crate::plan::Plan;
 
 use super::text::{json_ms, json_us, number};
-use super::trace;
+use super::{clocks, trace};
 
 /// Percentiles given of each distribution, and their keys; p50 is vLLM's "median".
 const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 99.0)];
@@ -53,12 +53,8 @@ pub fn summary(merged: &Merged) -> Value {
         "nodes": merged.nodes.iter().map(|n| node(n, header.started_ref_ns)).collect::<Vec<_>>(),
         "calibration": merged.calibrations.iter().map(calibration).collect::<Vec<_>>(),
         "gpu_to_token": alignment(merged),
-        "causality": {
-            "pairs": merged.causality.pairs,
-            "within_bar": merged.causality.within_bar,
-            "violations": merged.causality.violations,
-            "worst_us": json_us(Some(merged.causality.worst_ns)),
-        },
+        "causality": clocks::causality(&merged.causality),
+        "time_bins": merged.bins.iter().map(clocks::bin).collect::<Vec<_>>(),
         "warnings": merged.warnings,
     })
 }
@@ -111,6 +107,7 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     for (name, metric) in level.latencies.named() {
         distribution(&mut put, name, metric);
     }
+    put("starts", level.starts.as_ref().map_or(Value::Null, clocks::starts));
     put("start_s", number(Some((level.start_ref_ns - started_ref_ns) as f64 / 1e9), 9));
     let clock = level.clock;
     let bounds = (json_us(clock.map(|c| c.median_ns)), json_us(clock.map(|c| c.worst_ns)));
@@ -302,6 +299,7 @@ fn node(node: &NodeSummary, started_ref_ns: i64) -> Value {
             "median_bound_us": json_us(node.median_bound_ns),
             "worst_bound_us": json_us(node.worst_bound_ns),
             "repeatability_us": json_us(node.repeatability_ns),
+            "rtt_min_us": json_us(node.rtt_min_ns),
             "breaks_s": breaks,
         },
         "gpu_samples": node.gpu_samples,

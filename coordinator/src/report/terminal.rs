@@ -6,9 +6,9 @@ use crate::certificate::Verdict;
 use crate::knee::duration;
 use crate::levels::{Level, Metric};
 use crate::merge::Merged;
-use crate::merge::timeline::Alignment;
 use crate::merge::window::Rate;
 
+use super::clocks::{self, time};
 use super::curve;
 
 /// A run narrower than this reads as if it had this width.
@@ -80,8 +80,8 @@ pub fn render(merged: &Merged, width: usize) -> String {
     for words in [&merged.knee.words, &merged.cliff.words] {
         out.push_str(&wrap("", words, width));
     }
-    if let Some(alignment) = merged.gpu_to_token {
-        out.push_str(&wrap("", &aligned(alignment), width));
+    for line in clocks::lines(merged) {
+        out.push_str(&wrap("", &printable(&line), width));
     }
     for level in &merged.levels {
         remarks(level, width, &mut out);
@@ -217,13 +217,6 @@ fn dash() -> String {
     "–".to_owned()
 }
 
-fn time(ns: i64) -> String {
-    match u64::try_from(ns) {
-        Ok(0) | Err(_) => "0".to_owned(),
-        Ok(ns) => duration(ns),
-    }
-}
-
 fn percentile(metric: &Metric, percent: f64) -> String {
     metric.percentile_ns(percent).map_or(dash(), duration)
 }
@@ -251,17 +244,6 @@ fn rate_with_bar(of: Rate) -> String {
     let text = rate(Some(of.per_s));
     let half = of.interval.map(|(low, high)| (of.per_s - low).max(high - of.per_s));
     half.filter(|_| of.per_s > 0.0).map_or(text.clone(), |half| format!("{text} {}", bar(half / of.per_s)))
-}
-
-fn aligned(of: Alignment) -> String {
-    if of.worst_ns == 0 {
-        return "GPU and token stamps are of one clock: no error between them".to_owned();
-    }
-    let repeatable = of.repeatable_ns.map_or("of unknown repeatability".to_owned(), |ns| {
-        format!("repeatable to {}, which is blind to asymmetric paths", time(ns))
-    });
-    let (median, worst) = (time(of.median_ns), time(of.worst_ns));
-    format!("GPU ↔ token alignment ±{median} (guaranteed; worst ±{worst}; {repeatable})")
 }
 
 fn rate(per_s: Option<f64>) -> String {

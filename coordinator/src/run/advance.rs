@@ -6,12 +6,10 @@ use tailcliff_proto::v1;
 
 use super::level::Level;
 use super::{
-    ARM_PATIENCE_NS, CLOCK_PATIENCE_NS, Command, END_PATIENCE_NS, Ending, LEVEL_BURST, Member,
-    PREFLIGHT_PATIENCE_NS, Phase, Run, SETTLE_PATIENCE_NS, START_BURST, START_BURST_PATIENCE_NS,
-    START_LEAD_NS,
+    ARM_PATIENCE_NS, CLOCK_PATIENCE_NS, Command, END_PATIENCE_NS, Ending, Member, PREFLIGHT_PATIENCE_NS,
+    Phase, Run, SETTLE_PATIENCE_NS, START_BURST_PATIENCE_NS, START_LEAD_NS,
 };
 use crate::axis::{Load, Rate};
-use crate::pinger::JOIN_BURST;
 use crate::split::{shares, weighted};
 use crate::stored::{Drive, Incarnation};
 
@@ -67,7 +65,8 @@ impl Run {
     }
 
     fn await_clocks(&mut self, now: i64, waited: i64, out: &mut Vec<Command>) -> bool {
-        let known = self.members.values().all(|m| m.pings >= JOIN_BURST / 2);
+        let enough = self.bursts().join / 2;
+        let known = self.members.values().all(|m| m.pings >= enough);
         if !known && waited <= CLOCK_PATIENCE_NS {
             return false;
         }
@@ -109,9 +108,10 @@ impl Run {
         self.next.level += 1;
         self.expected = self.expected.max(self.agents().len() as u32);
         out.push(Command::LevelPlanned { drive, load, shares: shares.clone() });
+        let pings = self.bursts().start;
         for (&of, share) in &shares {
             out.push(self.arm_order(drive, of, share));
-            out.push(Command::Burst(of, START_BURST));
+            out.push(Command::Burst(of, pings));
         }
         let idle = self.agents().len() - shares.len();
         if idle > 0 {
@@ -216,7 +216,8 @@ impl Run {
         let Phase::Arm(level) = &self.phase else { return false };
         let pinged = |of| self.members.get(of).map_or(0, |m| m.pings);
         let before = |of| level.pings.get(of).copied().unwrap_or(0);
-        let fresh = level.shares.keys().all(|of| pinged(of) >= before(of).saturating_add(START_BURST));
+        let enough = self.bursts().start;
+        let fresh = level.shares.keys().all(|of| pinged(of) >= before(of).saturating_add(enough));
         if level.is_armed() && (fresh || waited > START_BURST_PATIENCE_NS) {
             let Phase::Arm(mut level) = std::mem::replace(&mut self.phase, Phase::Over) else { return false };
             level.start_ref_ns = now + START_LEAD_NS;
@@ -236,7 +237,8 @@ impl Run {
             return false;
         }
         let Phase::Run(level) = std::mem::replace(&mut self.phase, Phase::Over) else { return false };
-        out.extend(self.agents().into_iter().map(|of| Command::Burst(of, LEVEL_BURST)));
+        let pings = self.bursts().level;
+        out.extend(self.agents().into_iter().map(|of| Command::Burst(of, pings)));
         self.enter(now, Phase::Settle(level));
         true
     }
@@ -254,7 +256,8 @@ impl Run {
         }
         let Phase::Settle(level) = &self.phase else { return false };
         let (drive, again) = (level.drive, level.again);
-        let passed = !again && !(level.is_void && self.cut_short.is_some());
+        let is_cut = level.is_void && self.cut_short.is_some();
+        let passed = !again && !is_cut;
         out.push(Command::LevelSettled { level: drive.level, passed });
         let (rung, attempt) = if again { (drive.rung, drive.attempt + 1) } else { (drive.rung + 1, 1) };
         self.next = Drive { rung, attempt, ..self.next };

@@ -27,11 +27,9 @@ impl Run {
         let prepares = matches!(self.phase, Phase::Clocks | Phase::Corpus | Phase::Preflight);
         let is_alone = prepares && self.agents().is_empty();
         match &mut self.phase {
-            Phase::Run(level) | Phase::Settle(level) => {
-                if level.has(of) && !level.is_stored(of, stored) {
-                    level.shares.remove(&of);
-                    self.damaged("an agent was lost during this level".to_owned(), out);
-                }
+            Phase::Run(level) | Phase::Settle(level) if level.has(of) && !level.is_stored(of, stored) => {
+                level.shares.remove(&of);
+                self.damaged("an agent was lost during this level".to_owned(), out);
             }
             // Nothing was sent yet: it is armed anew over those who are there.
             Phase::Arm(level) if level.has(of) => {

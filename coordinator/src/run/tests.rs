@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::axis::Rate;
+use crate::bursts::{JOIN_BURST, START_BURST};
 
 pub(super) const S: i64 = 1_000_000_000;
 const SETTLED: Command = Command::LevelSettled { level: 0, passed: true };

@@ -2,6 +2,7 @@
 
 use super::tests::{S, arm, finish, finished, join, leave, preflights, ready, run_of, shares_of};
 use super::*;
+use crate::bursts::JOIN_BURST;
 use crate::plan::FleetRule;
 
 fn planned(out: &[Command]) -> Vec<(Drive, Vec<Incarnation>)> {

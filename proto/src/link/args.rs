@@ -62,6 +62,16 @@ pub enum LinkArgsError {
 }
 
 impl LinkArgs {
+    /// These flags, with what they leave open taken from `before`; its TLS goes as a whole or not at all.
+    #[must_use]
+    pub fn over(self, before: Self) -> Self {
+        let has_tls = self.tls_dir.is_some() || self.tls_cert.is_some();
+        let token_file = self.token_file.clone().or_else(|| before.token_file.clone());
+        let allow_unauthenticated = self.allow_unauthenticated || before.allow_unauthenticated;
+        let tls = if has_tls { self } else { before };
+        Self { token_file, allow_unauthenticated, ..tls }
+    }
+
     /// This end's TLS, if any.
     ///
     /// # Errors

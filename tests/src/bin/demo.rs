@@ -42,7 +42,7 @@ async fn demo() -> anyhow::Result<i32> {
     let implied = e2e::demo_knee(&LEVELS, INPUT_WORDS, OUTPUT_TOKENS, GAIN_SHARE)?;
     say(&format!("its parameters imply a knee at {} streams; tailcliff is not told.\n", LEVELS[implied]));
 
-    let listeners = Listeners::bind("127.0.0.1:0")?;
+    let listeners = Listeners::bind("127.0.0.1:0", None)?;
     let coordinator = listeners.address()?.to_string();
     let nodes = start_nodes(&binary, &coordinator)?;
     let outcome = sweep(&url, &dir, listeners).await?;
@@ -113,6 +113,7 @@ async fn sweep(url: &str, dir: &Path, listeners: Listeners) -> anyhow::Result<Ou
         embedded: None,
         command: vec!["demo".to_owned()],
         door: Door::default(),
+        resume: None,
     };
     let (_ctrl_c, interrupts) = tokio::sync::mpsc::channel(2);
     tokio::spawn(async move {

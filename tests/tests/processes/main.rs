@@ -7,11 +7,14 @@
 )]
 
 mod clock;
+mod cluster;
 mod death;
+mod fleet;
 mod network;
 mod open;
 mod results;
 mod scene;
+mod ssh;
 
 use scene::{PACED, SHORT, Scene, count, levels};
 

@@ -1,0 +1,114 @@
+//! A node's batches: held in memory, or left in the journal and read again each time they are asked for, so that a merge
+//! needs no memory for them. Either way they come in the order of their numbers, each once.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use tailcliff_proto::v1;
+
+use super::Node;
+use crate::journal::{Fact, Place, read_again};
+
+/// A journal that batches are read from again.
+#[derive(Debug)]
+pub struct Shelf {
+    file: File,
+    /// The first failure: whoever made figures of what came before it has to ask.
+    trouble: OnceLock<io::Error>,
+}
+
+/// A batch that was left in the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct Filed {
+    place: Place,
+    /// First and last level that it speaks of; first > last for none.
+    levels: (u32, u32),
+    records: u32,
+    has_samples: bool,
+}
+
+impl Shelf {
+    /// Over an open journal.
+    pub fn new(file: File) -> Self {
+        Self { file, trouble: OnceLock::new() }
+    }
+
+    /// Why not everything could be read again, if so.
+    pub fn trouble(&self) -> Option<io::Error> {
+        self.trouble.get().map(|error| io::Error::new(error.kind(), error.to_string()))
+    }
+
+    fn read(&self, filed: &Filed) -> Option<v1::Batch> {
+        match read_again(&self.file, filed.place).map(|entry| entry.fact) {
+            Ok(Some(Fact::Batch(stored))) => stored.batch,
+            Ok(_) => None,
+            Err(error) => {
+                let _first = self.trouble.set(error);
+                None
+            }
+        }
+    }
+}
+
+impl Filed {
+    /// What is remembered of a batch that lies there.
+    pub fn new(place: Place, batch: &v1::Batch) -> Self {
+        let records = batch.records.iter().map(|r| r.level);
+        let others = batch.windows.iter().map(|w| w.level).chain(batch.in_flight.iter().map(|s| s.level));
+        let span = |(first, last): (u32, u32), level: u32| (first.min(level), last.max(level));
+        Self {
+            place,
+            levels: records.chain(others).fold((u32::MAX, 0), span),
+            records: u32::try_from(batch.records.len()).unwrap_or(u32::MAX),
+            has_samples: !batch.gpu_samples.is_empty(),
+        }
+    }
+}
+
+impl Node {
+    /// Every batch.
+    pub fn each_batch(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        self.each_of(|_| true)
+    }
+
+    /// Every batch that speaks of a level, and maybe of others.
+    pub fn each_batch_of(&self, level: u32) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        self.each_of(move |filed| (filed.levels.0..=filed.levels.1).contains(&level))
+    }
+
+    /// Every batch that has GPU samples.
+    pub fn each_batch_with_samples(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        self.each_of(|filed| filed.has_samples).filter(|batch| !batch.gpu_samples.is_empty())
+    }
+
+    fn each_of(&self, wanted: impl Fn(&Filed) -> bool) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        let filed = self.filed.iter().filter(move |filed| wanted(filed));
+        let read = filed.filter_map(|filed| self.shelf.as_ref()?.read(filed)).map(Cow::Owned);
+        self.batches.iter().map(Cow::Borrowed).chain(read)
+    }
+
+    /// Batches in all.
+    pub fn batch_count(&self) -> u64 {
+        (self.batches.len() + self.filed.len()) as u64
+    }
+
+    /// Records in all.
+    pub fn record_count(&self) -> u64 {
+        let held: u64 = self.batches.iter().map(|batch| batch.records.len() as u64).sum();
+        held + self.filed.iter().map(|filed| u64::from(filed.records)).sum::<u64>()
+    }
+
+    /// Takes in a batch, on top of those that it has.
+    pub fn file(&mut self, shelf: &Arc<Shelf>, filed: Filed) {
+        self.shelf.get_or_insert_with(|| shelf.clone());
+        self.filed.push(filed);
+    }
+
+    /// Brings everything into memory.
+    pub fn hold(&mut self) {
+        self.batches = self.each_batch().map(Cow::into_owned).collect();
+        self.filed = Vec::new();
+    }
+}
