@@ -24,6 +24,15 @@ fn an_agent_in_another_time_namespace_is_on_the_same_timeline() {
     one_timeline(Scene::new(&PACED), elsewhere, "time namespace");
 }
 
+/// TLS costs both ways of a ping alike: the bar may grow, and still holds the truth.
+#[test]
+#[ignore = "needs root"]
+fn an_agent_in_another_time_namespace_is_on_the_same_timeline_over_tls() {
+    let mut elsewhere = Command::new("unshare");
+    in_another_time(&mut elsewhere);
+    one_timeline(Scene::new(&PACED).secured(None), elsewhere, "time namespace, over TLS");
+}
+
 #[test]
 #[ignore = "needs root"]
 fn an_agent_in_another_network_and_time_namespace_is_on_the_same_timeline() {

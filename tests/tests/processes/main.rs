@@ -11,6 +11,7 @@ mod death;
 mod network;
 mod open;
 mod scene;
+mod secure;
 
 use scene::{PACED, SHORT, Scene, count, levels};
 
