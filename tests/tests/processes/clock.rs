@@ -18,11 +18,23 @@ const S: i64 = 1_000_000_000;
 #[test]
 #[ignore = "needs root"]
 fn an_agent_in_another_time_namespace_is_on_the_same_timeline() {
-    let mut elsewhere = Command::new("unshare");
-    let ahead = AWAY_S.to_string();
-    elsewhere.args(["--time", "--fork", "--kill-child", "--monotonic", &ahead, "--boottime", &ahead]);
-    elsewhere.arg(binary());
-    one_timeline(Scene::new(&PACED), elsewhere, "time namespace");
+    one_timeline(Scene::new(&PACED), in_another_time(), "time namespace");
+}
+
+/// Starts the agent in a time namespace of its own, ahead of this one.
+fn in_another_time() -> Command {
+    let (mut unshare, ahead) = (Command::new("unshare"), AWAY_S.to_string());
+    unshare.args(["--time", "--fork", "--kill-child", "--monotonic", &ahead, "--boottime", &ahead]);
+    unshare.arg(binary());
+    unshare
+}
+
+/// TLS costs both ways of a ping alike: the bar may grow, and still holds the truth.
+#[test]
+#[ignore = "needs root"]
+fn an_agent_in_another_time_namespace_is_on_the_same_timeline_over_tls() {
+    let scene = Scene::new(&PACED).secured(None);
+    one_timeline(scene, in_another_time(), "time namespace, over TLS");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod fleet;
 mod network;
 mod open;
 mod scene;
+mod secure;
 
 use scene::{PACED, SHORT, Scene, count, levels};
 
