@@ -27,8 +27,8 @@ struct Args {
     /// Measured window of each level, s
     #[arg(long, default_value_t = 20)]
     seconds: u32,
-    /// Levels, all alike
-    #[arg(long, default_value_t = 1)]
+    /// Levels, in even steps up to all streams
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     levels: u32,
     /// Processes that the agents share
     #[arg(long, default_value_t = 4)]

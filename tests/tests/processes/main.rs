@@ -10,6 +10,7 @@ mod clock;
 mod death;
 mod network;
 mod open;
+mod scale;
 mod scene;
 
 use scene::{PACED, SHORT, Scene, count, levels};
