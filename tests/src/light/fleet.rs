@@ -209,7 +209,7 @@ impl Measured {
         let quantile = |q| e2e.quantile_ns(q).map_or(f64::NAN, |ns| ns as f64 / 1e6);
         let truths = [
             ("mean_e2el_ms", mean_ms),
-            ("p50_e2el_ms", quantile(0.5)),
+            ("median_e2el_ms", quantile(0.5)),
             ("p95_e2el_ms", quantile(0.95)),
             ("p99_e2el_ms", quantile(0.99)),
         ];
