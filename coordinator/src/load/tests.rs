@@ -19,9 +19,9 @@ fn journal_of(data: &RunData, dir: &Path) {
         node.snapshots.iter().for_each(|snapshot| append(of, Fact::Snapshot(snapshot.clone())));
     }
     for log in &data.levels {
-        append(0, Fact::Level(LevelPlanned::new(log.level, log.load, log.start_ref_ns)));
+        append(0, Fact::Level(LevelPlanned::new(log.drive, log.load, log.start_ref_ns)));
         for (&of, &share) in &log.shares {
-            append(of, Fact::Share(LevelShare { level: log.level, share: Some(share) }));
+            append(of, Fact::Share(LevelShare { level: log.drive.level, share: Some(share) }));
         }
         log.started.iter().for_each(|(&of, started)| append(of, Fact::Started(*started)));
         log.done.iter().for_each(|(&of, done)| append(of, Fact::Done(done.clone())));
