@@ -3,6 +3,7 @@
 //! test: run it in release.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Parser;
@@ -33,6 +34,9 @@ struct Args {
     /// Processes that the agents share
     #[arg(long, default_value_t = 4)]
     processes: u32,
+    /// Where to keep the runs' directories; otherwise they are removed
+    #[arg(long)]
+    keep: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -54,7 +58,11 @@ fn main() -> anyhow::Result<()> {
             processes: args.processes.max(1),
             levels: args.levels,
         };
-        rows.push((agents, measure(&binary, &dir.path().join("run"), &size)?));
+        let run = match &args.keep {
+            Some(keep) => keep.join(format!("fleet-{agents}")),
+            None => dir.path().join("run"),
+        };
+        rows.push((agents, measure(&binary, &run, &size)?));
     }
     let text = table(&args, &rows);
     // A reader that left early is no error.
