@@ -11,6 +11,7 @@ mod death;
 mod fleet;
 mod network;
 mod open;
+mod scale;
 mod scene;
 mod secure;
 
