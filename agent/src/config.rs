@@ -1,7 +1,10 @@
 //! What a person types (`Args`) and what the agent goes by (`Config`).
 
+use std::path::PathBuf;
+
 use clap::Parser;
 use tailcliff_proto::host;
+use tailcliff_proto::outbox::SpoolConfig;
 
 /// Threads that make load, at most.
 pub const MAX_SHARDS: u32 = 1024;
@@ -27,6 +30,13 @@ pub struct Args {
     /// Measurements kept in memory until the coordinator has them on disk, MiB
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub outbox_mib: u32,
+    /// Where measurements wait that memory has no room for, while the coordinator is away or slow [default: $TMPDIR, or
+    /// /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
+    /// Most that these may take on disk, MiB; 0 for none
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
+    pub spool_mib: u32,
 }
 
 /// What the agent goes by.
@@ -40,8 +50,10 @@ pub struct Config {
     pub index: Option<u32>,
     /// Threads that make load; each is a runtime with connections of its own. 0 counts as 1.
     pub shards: u32,
-    /// Bytes of measurements kept until acked; what does not fit is left out and counted.
+    /// Bytes of measurements kept in memory until acked.
     pub outbox_bytes: usize,
+    /// Where those go that do not fit; what does not fit there either is left out and counted.
+    pub spool: Option<SpoolConfig>,
     /// Where lines for a person go: how dialling fares.
     pub tell: fn(&str),
 }
@@ -57,6 +69,7 @@ impl Config {
             index: None,
             shards: cores.min(MAX_SHARDS),
             outbox_bytes: OUTBOX_BYTES,
+            spool: None,
             tell: |_| {},
         }
     }
@@ -70,6 +83,7 @@ impl From<Args> for Config {
             index: args.index,
             shards: args.shards.unwrap_or(default.shards),
             outbox_bytes: (args.outbox_mib as usize) << 20,
+            spool: SpoolConfig::from_flags(args.spool_dir, args.spool_mib),
             coordinator: default.coordinator,
             tell: default.tell,
         }
@@ -86,6 +100,10 @@ mod tests {
         let config = parse("agent --coordinator h:1 --name a --shards 3 --outbox-mib 2").unwrap();
         assert_eq!((config.coordinator.as_str(), config.name.as_str()), ("h:1", "a"));
         assert_eq!((config.shards, config.outbox_bytes, config.index), (3, 2 << 20, None));
+        let spool = parse("agent --coordinator h:1 --spool-dir /s --spool-mib 3").unwrap().spool.unwrap();
+        assert_eq!((spool.dir, spool.bytes), (PathBuf::from("/s"), 3 << 20));
+        assert!(parse("agent --coordinator h:1 --spool-dir /s --spool-mib 0").unwrap().spool.is_none());
+        assert_eq!(parse("agent --coordinator h:1").unwrap().spool.unwrap().bytes, 1 << 30);
         let config = parse("agent --coordinator h:1 --index 3").unwrap();
         assert_eq!((config.name.as_str(), config.index), ("agent-3", Some(3)));
         assert!(parse("agent --coordinator h:1").unwrap().shards >= 1);
