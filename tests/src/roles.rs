@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use tailcliff_proto::clock::HostClock;
 use tokio_util::sync::CancellationToken;
 
+use crate::forward;
 use crate::lines::Lines;
 
 /// Names the role of a copy.
@@ -21,6 +22,10 @@ pub const ROLE: &str = "TAILCLIFF_ROLE";
 /// Runs the role that the environment names and returns its exit code; `None` in the original.
 pub fn dispatch() -> Option<i32> {
     let role = std::env::var(ROLE).ok()?;
+    if role == "forward" {
+        // It reads its standard input itself, and so ends with its parent too.
+        return Some(code(&role, forward::play(&forward::Args::parse()).map_err(Into::into)));
+    }
     if std::env::var("TAILCLIFF_ROLE_DIES_WITH_PARENT").is_ok() {
         end_with_parent();
     }
@@ -50,6 +55,10 @@ async fn play(role: &str) -> i32 {
         "model-sim" => serve_model(shutdown).await,
         other => Err(anyhow::anyhow!("no role {other:?}")),
     };
+    code(role, ended)
+}
+
+fn code(role: &str, ended: anyhow::Result<()>) -> i32 {
     match ended {
         Ok(()) => 0,
         Err(error) => {
@@ -143,6 +152,15 @@ impl Role {
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn tell(&mut self, line: &str) -> io::Result<()> {
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        writeln!(self.stdin.as_mut().ok_or_else(gone)?, "{line}")
     }
 
     /// The next line of its standard output that starts with `prefix`, less the prefix.
