@@ -57,6 +57,9 @@ pub struct Outcome {
     pub merged: Option<Merged>,
 }
 
+/// How often a free pair of ports is looked for.
+const PAIR_ATTEMPTS: u32 = 16;
+
 /// Why a run could not be carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -98,16 +101,26 @@ fn listen_hint(reason: &std::io::Error) -> &'static str {
 }
 
 impl Listeners {
-    /// Binds `address` for control and bulk, and its next port for the clock (any two when the port is 0).
+    /// Binds `address` for control and bulk, and its next port for the clock, so that a forwarder or a firewall needs to be
+    /// told one port only. When the port is 0 a free pair is looked for, and any two do in the end.
     ///
     /// # Errors
     /// When either cannot be bound.
     pub fn bind(address: &str) -> Result<Self, RunError> {
+        let next = |port: u16| port.wrapping_add(1);
+        if !address.ends_with(":0") {
+            return Self::pair(address, next);
+        }
+        let pair = (0..PAIR_ATTEMPTS).find_map(|_| Self::pair(address, next).ok());
+        pair.map_or_else(|| Self::pair(address, |_| 0), Ok)
+    }
+
+    /// Binds `address`, and for the clock the port that `clock` makes of its port.
+    fn pair(address: &str, clock: impl Fn(u16) -> u16) -> Result<Self, RunError> {
         let fail = |address: String| move |reason| RunError::Listen { address, reason };
         let control = TcpListener::bind(address).map_err(fail(address.to_owned()))?;
         let mut next = control.local_addr()?;
-        let asked = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        next.set_port(asked.filter(|&port| port != 0).map_or(0, |port| port.wrapping_add(1)));
+        next.set_port(clock(next.port()));
         let clock = TcpListener::bind(next).map_err(fail(format!("{next} (clock)")))?;
         Ok(Self { control, clock })
     }
