@@ -28,6 +28,10 @@ const HASTY_ACKS: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_millis(250);
 /// A coordinator that took the connection answers hello in this time.
 const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a place is asked for that another node has: of one that died with its host, the coordinator learns in two
+/// leases.
+const PLACE_PATIENCE: Duration = Duration::from_secs(20);
+const PLACE_PAUSE: Duration = Duration::from_secs(1);
 /// Between two hellos that came to nothing.
 const REJOIN_PAUSE: Duration = Duration::from_millis(200);
 /// Why a level was given up without an order.
@@ -213,6 +217,9 @@ impl Session {
         let shutdown = self.shutdown.clone();
         let is_hasty = shutdown.is_cancelled();
         let running = self.running.as_ref().map(|(level, _)| *level);
+        if is_hasty {
+            say(&link, Say::Leaving(v1::Leaving { reason: "it was told to stop".to_owned() }));
+        }
         self.abandon();
         let outbox = self.outbox.clone();
         let shipped = async {
@@ -431,8 +438,18 @@ async fn reach(
     tell: fn(&str),
 ) -> Result<ControlLink, LinkError> {
     let mut told = false;
+    let mut full_since = None;
     loop {
-        let channel = dial_telling(address, shutdown, tell).await?;
+        let channel = match full_since {
+            None => dial_telling(address, shutdown, tell).await?,
+            // Without a place in the run, its end is no reason to wait for another.
+            Some((since, ref why)) => {
+                let dialled = dial_telling(address, shutdown, tell);
+                tokio::time::timeout_at(since + PLACE_PATIENCE, dialled)
+                    .await
+                    .unwrap_or_else(|_| Err(LinkError::Refused(String::clone(why))))?
+            }
+        };
         match tokio::time::timeout(WELCOME_PATIENCE, join(channel, hello.clone())).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(LinkError::Broken(_))) | Err(_) => {
@@ -440,6 +457,16 @@ async fn reach(
                     tell(&format!("{address} answers, but not as a coordinator would; is the port right?"));
                 }
                 tokio::time::sleep(REJOIN_PAUSE).await;
+            }
+            Ok(Err(LinkError::Full(why))) => {
+                if full_since.is_none() {
+                    tell(&format!("{why}; asking again for {} s", PLACE_PATIENCE.as_secs()));
+                }
+                let (since, _) = full_since.get_or_insert_with(|| (Instant::now(), why.clone()));
+                if since.elapsed() > PLACE_PATIENCE {
+                    return Err(LinkError::Refused(why));
+                }
+                tokio::time::sleep(PLACE_PAUSE).await;
             }
             Ok(Err(fatal)) => return Err(fatal),
         }

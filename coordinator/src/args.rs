@@ -6,6 +6,9 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
+pub mod fleet;
+
+use self::fleet::FleetArgs;
 use crate::axis::Rate;
 use crate::local::StubArgs;
 
@@ -90,18 +93,21 @@ pub struct CoordinateArgs {
     #[command(flatten)]
     pub sweep: SweepArgs,
     /// Address that nodes dial; the clock listens on the next port. Nodes are not authenticated: whoever reaches a port
-    /// beyond loopback can join, and agents are given the API key.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7100")]
-    pub listen: String,
-    /// Agents to wait for.
-    #[arg(long, default_value_t = 1)]
-    pub agents: u32,
-    /// GPU probes to wait for.
-    #[arg(long, default_value_t = 0)]
-    pub probes: u32,
+    /// beyond loopback can join, and agents are given the API key [default: 127.0.0.1:7100].
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Agents to wait for [default: 1].
+    #[arg(long)]
+    pub agents: Option<u32>,
+    /// GPU probes to wait for [default: 0].
+    #[arg(long)]
+    pub probes: Option<u32>,
     /// How long to wait for them.
     #[arg(long, value_name = "TIME", default_value = "60s")]
     pub wait: Span,
+    /// Who takes part.
+    #[command(flatten)]
+    pub fleet: FleetArgs,
 }
 
 /// Names of datasets: files, then synthetic ones.

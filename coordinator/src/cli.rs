@@ -18,6 +18,7 @@ use crate::local::{self, Embedded};
 use crate::merge::Merged;
 use crate::redact::redacted_command;
 use crate::report::terminal;
+use crate::resume::{self, Resume, ResumeError};
 use crate::run::Ending;
 use crate::workload;
 
@@ -70,25 +71,56 @@ async fn run(args: RunArgs) -> i32 {
         return fail(&error.to_string(), EXIT_USAGE);
     }
     config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
-    let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command() };
-    conclude(drive(config, "127.0.0.1:0", setup, false, verbose).await)
+    let setup = Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command(), resume: None };
+    conclude(drive(config, ("127.0.0.1:0", None), setup, false, verbose).await)
 }
+
+/// Where nodes dial unless told otherwise.
+const LISTEN: &str = "127.0.0.1:7100";
 
 async fn coordinate(args: CoordinateArgs) -> i32 {
     let verbose = args.sweep.verbose;
+    let (args, resume) = match resumed(args) {
+        Ok(both) => both,
+        Err(error) => return fail(&error.to_string(), code_of_resume(&error)),
+    };
     let mut config = match config(args.sweep) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
-    if args.agents == 0 {
+    let (agents, probes) = (args.agents.unwrap_or(1), args.probes.unwrap_or(0));
+    if agents == 0 {
         return fail("bad --agents: without an agent there is no load: give at least 1", EXIT_USAGE);
     }
-    (config.plan.agents, config.plan.probes) = (args.agents, args.probes);
+    if args.fleet.max_agents.is_some_and(|most| most < agents) {
+        return fail("bad --max-agents: fewer than --agents", EXIT_USAGE);
+    }
+    (config.plan.agents, config.plan.probes, config.plan.fleet) = (agents, probes, args.fleet.rule());
     if let Err(error) = config.check_agents() {
         return fail(&error.to_string(), EXIT_USAGE);
     }
-    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command() };
-    conclude(drive(config, &args.listen, setup, true, verbose).await)
+    let listen = args.listen.unwrap_or_else(|| LISTEN.to_owned());
+    let clock_port = resume.as_ref().map(|resume| &resume.header.listen);
+    let clock_port = clock_port.filter(|before| before.0 == listen).map(|before| before.1);
+    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), resume };
+    conclude(drive(config, (&listen, clock_port), setup, true, verbose).await)
+}
+
+/// With the flags that the run began with, and where it stands, when these flags go on with one.
+fn resumed(args: CoordinateArgs) -> Result<(CoordinateArgs, Option<Resume>), ResumeError> {
+    let Some(dir) = resume::directory(&args) else { return Ok((args, None)) };
+    let resume = Resume::read(&dir)?;
+    let args = resume::flags(&dir, args, &resume.header)?;
+    Ok((args, Some(resume)))
+}
+
+fn code_of_resume(error: &ResumeError) -> i32 {
+    match error {
+        ResumeError::Journal(_) => EXIT_OUTPUT,
+        // A supervisor that starts us again after the end has nothing to mend.
+        ResumeError::Finished(_) => EXIT_OK,
+        ResumeError::Unfit { .. } | ResumeError::OtherPlan { .. } => EXIT_USAGE,
+    }
 }
 
 async fn calibrate(args: &CalibrateArgs) -> i32 {
@@ -131,12 +163,12 @@ fn command() -> Vec<String> {
 
 async fn drive(
     config: Config,
-    listen: &str,
+    (listen, clock_port): (&str, Option<u16>),
     setup: Setup,
     announce: bool,
     verbose: u8,
 ) -> Result<Outcome, RunError> {
-    let listeners = Listeners::bind(listen)?;
+    let listeners = Listeners::bind(listen, clock_port)?;
     let mut display = Display::stderr(config.plan.levels().len()).verbose(verbose);
     if announce {
         let (agents, probes) = (config.plan.agents, config.plan.probes);
@@ -226,6 +258,7 @@ fn code_of_error(error: &RunError) -> i32 {
         RunError::Listen { reason, .. } if reason.kind() == std::io::ErrorKind::InvalidInput => EXIT_USAGE,
         RunError::Listen { .. } => EXIT_LISTEN,
         RunError::OutputDir { .. } | RunError::Journal(_) | RunError::Outputs(_) => EXIT_OUTPUT,
+        RunError::Resume(error) => code_of_resume(error),
         RunError::Start(_) | RunError::Serve(_) => EXIT_BROKEN,
     }
 }

@@ -14,7 +14,7 @@ use crate::dashboard::model::Event;
 use crate::dashboard::{Dashboard, Shared, plain};
 use crate::knee::duration;
 use crate::patient::Patient;
-use crate::stored::Incarnation;
+use crate::stored::{Drive, Incarnation};
 
 /// Lines to a person.
 pub struct Display {
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Display {
 
 #[derive(Debug)]
 struct Level {
-    index: u32,
+    drive: Drive,
     load: Load,
     began_ns: i64,
     wanted: Wanted,
@@ -177,7 +177,13 @@ impl Display {
     }
 
     /// A level is about to start.
-    pub fn level(&mut self, index: u32, load: Load, shares: &BTreeMap<Incarnation, v1::LoadShare>, now: i64) {
+    pub fn level(
+        &mut self,
+        drive: Drive,
+        load: Load,
+        shares: &BTreeMap<Incarnation, v1::LoadShare>,
+        now: i64,
+    ) {
         let stops = shares.values().filter_map(|share| share.stop.map(|stop| (stop, share.warmup_ns)));
         let mut wanted = Wanted::Requests(0);
         for (stop, warmup_ns) in stops {
@@ -193,11 +199,11 @@ impl Display {
         }
         let (ttft, e2e) = (LatencyHistogram::default(), LatencyHistogram::default());
         let progress = BTreeMap::new();
-        self.level = Some(Level { index, load, began_ns: now, wanted, progress, ttft, e2e });
+        self.level = Some(Level { drive, load, began_ns: now, wanted, progress, ttft, e2e });
         self.last_plain_ns = now;
         let warmup_ns = shares.values().map(|share| share.warmup_ns).max().unwrap_or(0);
         let name = load.concurrency().map_or_else(|| load.words(), |streams| format!("{streams} streams"));
-        self.show(Event::Level { index, levels: self.levels, name, warmup_ns });
+        self.show(Event::Level { drive, levels: self.levels, name, warmup_ns });
         self.open_dashboard();
     }
 
@@ -212,7 +218,7 @@ impl Display {
     /// An agent's newest counts.
     pub fn progress(&mut self, of: Incarnation, progress: &v1::LevelProgress) {
         self.show(Event::InFlight(of, progress.in_flight));
-        if let Some(level) = self.level.as_mut().filter(|level| level.index == progress.level) {
+        if let Some(level) = self.level.as_mut().filter(|level| level.drive.level == progress.level) {
             level.progress.insert(of, *progress);
         }
     }
@@ -220,7 +226,7 @@ impl Display {
     /// Windows that came in: the live percentiles.
     pub fn windows(&mut self, windows: &[v1::Window]) {
         let Some(level) = &mut self.level else { return };
-        for window in windows.iter().filter(|w| w.level == level.index) {
+        for window in windows.iter().filter(|w| w.level == level.drive.level) {
             for (sum, part) in [(&mut level.ttft, &window.ttft), (&mut level.e2e, &window.e2e)] {
                 if let Some(Ok(part)) = part.as_ref().map(LatencyHistogram::try_from) {
                     sum.add(&part);
@@ -262,7 +268,7 @@ impl Display {
     /// Nothing more will come: gives the terminal back and leaves the cursor at the start of a line.
     pub fn rest(&mut self) {
         if let Some(level) = self.level.take() {
-            self.show(Event::Settled(level.index));
+            self.show(Event::Settled(level.drive.level));
             self.trace_block();
         }
         self.leave_dashboard();
@@ -273,7 +279,7 @@ impl Display {
 
     /// A level is over: its line stays.
     pub fn settled(&mut self, index: u32, now: i64) {
-        if let Some(level) = self.level.take().filter(|level| level.index == index) {
+        if let Some(level) = self.level.take().filter(|level| level.drive.level == index) {
             let width = if self.live { terminal_width() } else { usize::MAX };
             let line = level.line(self.levels, now, width, false);
             self.say(&line);
@@ -333,7 +339,8 @@ impl Level {
             Load::Streams(streams) => format!("{streams} streams"),
             Load::Rate(_) => self.load.words(),
         };
-        let head = format!("level {}/{levels}: {load} {} ", self.index + 1, bar(done));
+        let head =
+            format!("level {}/{levels}{}: {load} {} ", self.drive.rung + 1, self.drive.again(), bar(done));
         fitted(head, &parts, width)
     }
 }

@@ -21,6 +21,7 @@ use crate::local::{self, Embedded};
 use crate::merge::Merged;
 use crate::outputs::{OutputError, write_all};
 use crate::pinger;
+use crate::resume::{Resume, ResumeError};
 use crate::run::{Ending, Run};
 use crate::service;
 use crate::stored::{RunEnd, RunHeader};
@@ -44,6 +45,8 @@ pub struct Setup {
     pub embedded: Option<Embedded>,
     /// The command line as it may be stored.
     pub command: Vec<String>,
+    /// Where the run stands, when an earlier coordinator began it; its directory is the configured one.
+    pub resume: Option<Resume>,
 }
 
 /// What a run came to.
@@ -82,6 +85,9 @@ pub enum RunError {
     /// The journal cannot be written.
     #[error("{0}")]
     Journal(#[from] JournalError),
+    /// The run cannot be gone on with.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
     /// The outputs cannot be written.
     #[error("{0}; once there is room, `tailcliff merge` writes them from the journal")]
     Outputs(#[from] OutputError),
@@ -101,13 +107,16 @@ fn listen_hint(reason: &std::io::Error) -> &'static str {
 }
 
 impl Listeners {
-    /// Binds `address` for control and bulk, and its next port for the clock, so that a forwarder or a firewall needs to be
-    /// told one port only. When the port is 0 a free pair is looked for, and any two do in the end.
+    /// Binds `address` for control and bulk, and `clock_port` for the clock: by default the next port, so that a forwarder or
+    /// a firewall needs to be told one port only. When the port is 0 a free pair is looked for, and any two do in the end.
     ///
     /// # Errors
     /// When either cannot be bound.
-    pub fn bind(address: &str) -> Result<Self, RunError> {
+    pub fn bind(address: &str, clock_port: Option<u16>) -> Result<Self, RunError> {
         let next = |port: u16| port.wrapping_add(1);
+        if let Some(clock) = clock_port {
+            return Self::pair(address, |_| clock);
+        }
         if !address.ends_with(":0") {
             return Self::pair(address, next);
         }
@@ -145,25 +154,49 @@ pub async fn drive(
     interrupts: mpsc::Receiver<String>,
     mut display: Display,
 ) -> Result<Outcome, RunError> {
-    let header = header(&config, &setup);
-    let dir = config.output_dir.clone().unwrap_or_else(|| Path::new(RUNS).join(&header.name));
-    let created = make_dir(&dir)?;
-    let journal = Journal::create(&dir).map_err(|e| cannot_use(&dir, e))?;
-    let json = serde_json::to_string(&header).map_err(|e| RunError::Serve(e.to_string()))?;
-    journal.append(Entry { incarnation: 0, fact: Some(Fact::Header(json)) }, None)?;
-    display.say(&format!("writing to {}", dir.display()));
-    let ending = match conduct(config, listeners, &setup, interrupts, journal, display).await {
+    let begun = begin(&config, &listeners, &setup)?;
+    let dir = begun.dir.clone();
+    let doing = if setup.resume.is_some() { "going on in" } else { "writing to" };
+    display.say(&format!("{doing} {}", dir.display()));
+    let (fresh, created) = (setup.resume.is_none(), begun.created);
+    let ending = match conduct(config, listeners, setup, interrupts, begun, display).await {
         Ok((ending, true)) => ending,
-        Ok((ending, false)) => {
+        Ok((ending, false)) if fresh => {
             discard(&dir, created);
             return Ok(Outcome { ending, dir: None, merged: None });
         }
+        Ok((ending, false)) => ending,
         Err(error) => return Err(error),
     };
     let of = dir.clone();
     let written = tokio::task::spawn_blocking(move || merge_stored(&of)).await;
     let merged = written.map_err(|e| RunError::Serve(e.to_string()))??;
     Ok(Outcome { ending, dir: Some(dir), merged: Some(merged) })
+}
+
+/// A run whose journal is open.
+struct Begun {
+    dir: PathBuf,
+    /// Its directory was not there before.
+    created: bool,
+    run_id: u64,
+    journal: Journal,
+}
+
+fn begin(config: &Config, listeners: &Listeners, setup: &Setup) -> Result<Begun, RunError> {
+    if let Some((resume, dir)) = setup.resume.as_ref().zip(config.output_dir.clone()) {
+        resume.check(&dir, &config.plan)?;
+        let journal = Journal::resume(&dir)?;
+        resume.note(&journal)?;
+        return Ok(Begun { dir, created: false, run_id: resume.header.run_id, journal });
+    }
+    let header = header(config, listeners, setup)?;
+    let dir = config.output_dir.clone().unwrap_or_else(|| Path::new(RUNS).join(&header.name));
+    let created = make_dir(&dir)?;
+    let journal = Journal::create(&dir).map_err(|e| cannot_use(&dir, e))?;
+    let json = serde_json::to_string(&header).map_err(|e| RunError::Serve(e.to_string()))?;
+    journal.append(Entry { incarnation: 0, fact: Some(Fact::Header(json)) }, None)?;
+    Ok(Begun { dir, created, run_id: header.run_id, journal })
 }
 
 /// Merges what a run directory holds and writes its outputs there.
@@ -179,9 +212,9 @@ pub fn merge_stored(dir: &Path) -> Result<Merged, RunError> {
 async fn conduct(
     config: Config,
     listeners: Listeners,
-    setup: &Setup,
+    setup: Setup,
     interrupts: mpsc::Receiver<String>,
-    journal: Journal,
+    begun: Begun,
     display: Display,
 ) -> Result<(Ending, bool), RunError> {
     let shutdown = CancellationToken::new();
@@ -198,13 +231,20 @@ async fn conduct(
     if let Some(embedded) = &setup.embedded {
         threads.extend(local::start(&loopback(address), embedded, &failures, &shutdown)?);
     }
-    let wanted = (config.plan.agents, config.plan.probes);
+    let places = (config.plan.fleet.max_agents.unwrap_or(config.plan.agents), config.plan.probes);
     let (stored, on_disk) = mpsc::unbounded_channel();
     let mut run = Run::new(config.plan, config.target, config.workload, setup.wait_ns, HostClock.now());
     if let Some(corpus) = &config.corpus {
         run = run.with_corpus(corpus.id, corpus.parts.len() as u32);
     }
-    let fleet = Fleet::new(run, journal, pinger, clock_port, wanted, stored, display);
+    if let Some(resume) = &setup.resume {
+        run = run.resumed(resume.next, resume.orphan);
+    }
+    let names = (begun.run_id, clock_port);
+    let mut fleet = Fleet::new(run, begun.journal, pinger, names, places, stored, display);
+    if let Some(resume) = &setup.resume {
+        fleet = fleet.resumed(resume);
+    }
     let mut fleet = fleet.with_corpus(config.corpus);
     let sources = Sources { nodes, clock, on_disk, interrupts, failed };
     let ended = sources.feed(&mut fleet).await;
@@ -277,10 +317,10 @@ fn cut_short(ending: &Ending) -> String {
     }
 }
 
-fn header(config: &Config, setup: &Setup) -> RunHeader {
+fn header(config: &Config, listeners: &Listeners, setup: &Setup) -> std::io::Result<RunHeader> {
     let name = format!("{}-{}", Utc::now().format("%Y%m%dT%H%M%SZ"), config.name);
     let snapshot = HostClock.snapshot();
-    RunHeader {
+    Ok(RunHeader {
         name,
         started_utc: utc(),
         tailcliff_version: tailcliff_proto::BUILD.to_owned(),
@@ -288,7 +328,9 @@ fn header(config: &Config, setup: &Setup) -> RunHeader {
         plan: config.plan.clone(),
         command: setup.command.clone(),
         clock_domain: (snapshot.boot_id, snapshot.timens_inode),
-    }
+        run_id: fastrand::u64(1..),
+        listen: (listeners.address()?.to_string(), listeners.clock.local_addr()?.port()),
+    })
 }
 
 fn utc() -> String {

@@ -16,9 +16,10 @@ use crate::dataset::Corpus;
 use crate::display::Display;
 use crate::journal::{Entry, Exchanges, Fact, Journal, JournalError, LevelPlanned, LevelShare, StoredBatch};
 use crate::pinger::{ClockEvent, Pinger};
+use crate::resume::Resume;
 use crate::run::{Command, Ending, Event, LEASE_NS, Run};
 use crate::service::{Connection, Input, ToNode, message};
-use crate::stored::Incarnation;
+use crate::stored::{Drive, Incarnation};
 
 /// Something for the owner of the state.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ struct Peer {
     last_seq: u64,
 }
 
+mod admission;
+
 /// The owner.
 #[derive(Debug)]
 pub struct Fleet {
@@ -55,14 +58,16 @@ pub struct Fleet {
     pinger: Pinger,
     clock_port: u32,
     run_id: u64,
-    wanted: (u32, u32),
+    /// Places for agents and probes.
+    places: (u32, u32),
     peers: BTreeMap<Incarnation, Peer>,
     /// Away for longer than their lease; one that comes back still has what it measured.
     lost: BTreeMap<Incarnation, Peer>,
-    planned: Option<(Load, BTreeMap<Incarnation, v1::LoadShare>)>,
+    planned: Option<(Drive, Load, BTreeMap<Incarnation, v1::LoadShare>)>,
     voided: BTreeMap<u32, String>,
     started: Vec<u32>,
     interrupted: bool,
+    last_refusal: String,
     /// Trace mode: the newest word of each agent on a level that is not settled.
     told: BTreeMap<Incarnation, Arc<v1::Telemetry>>,
     stored: mpsc::UnboundedSender<(Incarnation, u64)>,
@@ -71,13 +76,13 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// An empty fleet; `wanted` is (agents, probes), and `stored` is told of each batch on disk.
+    /// An empty fleet with places for (agents, probes) of the run `run_id`; `stored` is told of each batch on disk.
     pub fn new(
         run: Run,
         journal: Journal,
         pinger: Pinger,
-        clock_port: u16,
-        wanted: (u32, u32),
+        (run_id, clock_port): (u64, u16),
+        places: (u32, u32),
         stored: mpsc::UnboundedSender<(Incarnation, u64)>,
         display: Display,
     ) -> Self {
@@ -86,14 +91,15 @@ impl Fleet {
             journal,
             pinger,
             clock_port: u32::from(clock_port),
-            run_id: fastrand::u64(1..),
-            wanted,
+            run_id,
+            places,
             peers: BTreeMap::new(),
             lost: BTreeMap::new(),
             planned: None,
             voided: BTreeMap::new(),
             started: Vec::new(),
             interrupted: false,
+            last_refusal: String::new(),
             told: BTreeMap::new(),
             stored,
             display,
@@ -105,6 +111,24 @@ impl Fleet {
     #[must_use]
     pub fn with_corpus(mut self, corpus: Option<Arc<Corpus>>) -> Self {
         self.corpus = corpus;
+        self
+    }
+
+    /// With the nodes of an earlier coordinator, which may come back and still have what they measured.
+    #[must_use]
+    pub fn resumed(mut self, resume: &Resume) -> Self {
+        for node in &resume.nodes {
+            let peer = Peer {
+                kind: node.kind,
+                index: node.index,
+                name: node.name.clone(),
+                connection: None,
+                online: Online::default(),
+                last_seq: node.last_seq,
+            };
+            self.lost.insert(node.incarnation, peer);
+        }
+        self.started = resume.levels.clone();
         self
     }
 
@@ -171,27 +195,36 @@ impl Fleet {
     ) -> Result<Option<Ending>, JournalError> {
         let of = hello.incarnation;
         let kind = hello.node_kind();
-        if let Some(reason) = self.refusal(&hello) {
-            self.display.say(&format!("refused {}: {reason}", label(&hello.name)));
-            let refused = v1::Refused { protocol: PROTOCOL, build: BUILD.to_owned(), reason };
+        if let Err(refused) = self.admit(&hello) {
+            let text = format!("refused {}: {}", label(&hello.name), refused.reason);
+            // One that asks again every second is told of once.
+            if self.last_refusal != text {
+                self.display.say(&text);
+                self.last_refusal = text;
+            }
             // One who dialled and left at once needs no answer.
             let _left = out.try_send(Ok(message(Order::Refused(refused))));
             return Ok(None);
         }
-        if let Some(back) = self.lost.remove(&of) {
-            self.peers.insert(of, back);
-        }
-        let index = self.peers.values().filter(|p| p.kind == kind).count() as u32;
-        let is_new = !self.peers.contains_key(&of);
-        let name = label(&hello.name);
-        let peer = self.peers.entry(of).or_insert_with(|| Peer {
-            kind,
-            index,
-            name: name.clone(),
-            connection: None,
-            online: Online::default(),
-            last_seq: 0,
+        let index = self.place_of(&hello);
+        let ending = match self.replaced(of, kind, index) {
+            Some(gone) => self.step(Event::Replaced(gone))?,
+            None => None,
+        };
+        let is_new = !self.peers.contains_key(&of) && !self.lost.contains_key(&of);
+        let name = self.name_for(&hello);
+        let back = self.lost.remove(&of);
+        let peer = self.peers.entry(of).or_insert_with(|| {
+            back.unwrap_or_else(|| Peer {
+                kind,
+                index,
+                name: name.clone(),
+                connection: None,
+                online: Online::default(),
+                last_seq: 0,
+            })
         });
+        peer.index = index;
         let welcome = v1::Welcome {
             protocol: PROTOCOL,
             build: BUILD.to_owned(),
@@ -209,34 +242,9 @@ impl Fleet {
             self.display
                 .say(&format!("gpu-probe {name}: no GPU columns: {}", label(&hello.gpu_absent_reason)));
         }
-        let hello = v1::Hello { token: String::new(), ..hello };
+        let hello = v1::Hello { token: String::new(), name, index: Some(index), ..hello };
         self.append(of, Fact::Hello(hello))?;
-        self.step(Event::Joined(of, kind))
-    }
-
-    /// Why a node may not join, if so.
-    fn refusal(&self, hello: &v1::Hello) -> Option<String> {
-        if hello.protocol != PROTOCOL {
-            return Some(format!(
-                "it speaks protocol {} (build {}), this coordinator speaks {PROTOCOL} (build {BUILD}); \
-                 use one release on both",
-                hello.protocol,
-                label(&hello.build)
-            ));
-        }
-        let (kind, wanted) = match hello.node_kind() {
-            v1::NodeKind::Agent => ("agents", self.wanted.0),
-            v1::NodeKind::GpuProbe => ("gpu-probes", self.wanted.1),
-            v1::NodeKind::Unspecified => return Some("it is neither agent nor gpu-probe".to_owned()),
-        };
-        if hello.incarnation == 0 {
-            return Some("its incarnation is 0".to_owned());
-        }
-        if let Some(peer) = self.peers.get(&hello.incarnation) {
-            return (peer.kind != hello.node_kind()).then(|| "its incarnation is another node's".to_owned());
-        }
-        let here = self.peers.values().filter(|p| p.kind == hello.node_kind()).count();
-        (here >= wanted as usize).then(|| format!("the run has its {wanted} {kind}"))
+        Ok(self.step(Event::Joined(of, kind))?.or(ending))
     }
 
     fn said(&mut self, of: Incarnation, said: Said) -> Result<Option<Ending>, JournalError> {
@@ -260,6 +268,10 @@ impl Fleet {
                 let line = format!("{}: {}", self.name(of), label(&notice.text));
                 self.display.say(&line);
                 return Ok(None);
+            }
+            Said::Leaving(leaving) => {
+                let line = format!("{} leaves: {}", self.name(of), label(&leaving.reason));
+                self.display.say(&line);
             }
             Said::Armed(_) | Said::Heartbeat(_) | Said::CorpusHeld(_) => {}
             Said::Hello(_) => return Ok(None),
@@ -311,7 +323,9 @@ impl Fleet {
             let _left = acks.try_send(Err(Status::failed_precondition(text)));
             Ok(None)
         };
-        let Some(peer) = self.peers.get_mut(&of) else { return refuse("say hello first") };
+        // One whose place was taken meanwhile still has what it measured.
+        let known = self.peers.get_mut(&of).or_else(|| self.lost.get_mut(&of));
+        let Some(peer) = known else { return refuse("say hello first") };
         if seq > peer.last_seq + 1 {
             return refuse("a batch is missing");
         }
@@ -387,18 +401,30 @@ impl Fleet {
             Command::Send(of, order) => self.send(of, order),
             Command::SendPart(of, number) => self.send_part(of, number),
             Command::Burst(of, pings) => self.pinger.burst(of, pings),
-            Command::LevelPlanned { level, load, shares } => {
-                self.display.level(level, load, &shares, HostClock.now());
-                self.planned = Some((load, shares));
+            Command::LevelPlanned { drive, load, shares } => {
+                self.display.level(drive, load, &shares, HostClock.now());
+                self.planned = Some((drive, load, shares));
             }
             Command::Start { level, at_ref_ns, agents } => self.start(level, at_ref_ns, &agents)?,
-            Command::LevelSettled(level) => {
+            Command::LevelSettled { level, passed } => {
                 self.keep_last_words()?;
+                if passed {
+                    self.append(0, Fact::Passed(level))?;
+                }
                 self.display.settled(level, HostClock.now());
             }
             Command::Void(level, reason) => self.void(level, reason)?,
+            Command::Mark(level, reason) => {
+                self.display.say(&format!("this level goes on with those who are left: {reason}"));
+                self.append(0, Fact::Marked(v1::StopReleasing { level, reason }))?;
+            }
+            Command::TurnAway(of, why) => {
+                self.display.say(&format!("{} is sent off: {}", self.name(of), label(&why)));
+                self.append(of, Fact::Lost(HostClock.now()))?;
+                self.lost.extend(self.peers.remove(&of).map(|peer| (of, peer)));
+            }
             Command::Lost(of) => {
-                self.display.say(&format!("{} is lost: away for longer than its lease", self.name(of)));
+                self.display.say(&format!("{} is lost: its place is free", self.name(of)));
                 self.append(of, Fact::Lost(HostClock.now()))?;
                 self.lost.extend(self.peers.remove(&of).map(|peer| (of, peer)));
             }
@@ -413,8 +439,8 @@ impl Fleet {
 
     fn start(&mut self, level: u32, at_ref_ns: i64, agents: &[Incarnation]) -> Result<(), JournalError> {
         // Ordered again for one that may have missed it: the level itself is known.
-        if let Some((load, shares)) = self.planned.take() {
-            self.append(0, Fact::Level(LevelPlanned::new(level, load, at_ref_ns)))?;
+        if let Some((drive, load, shares)) = self.planned.take() {
+            self.append(0, Fact::Level(LevelPlanned::new(drive, load, at_ref_ns)))?;
             self.display.started(at_ref_ns);
             self.started.push(level);
             for (of, share) in shares {

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use prost::Message;
 use tailcliff_proto::v1;
 use tokio::sync::oneshot;
 
 use crate::axis::{Load, Rate};
+use crate::stored::Drive;
 
 /// File name inside the run directory.
 pub const FILE_NAME: &str = "journal.tcj";
@@ -27,7 +30,7 @@ pub struct Entry {
     #[prost(fixed64, tag = "1")]
     pub incarnation: u64,
     /// What it is.
-    #[prost(oneof = "Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 30")]
+    #[prost(oneof = "Fact", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30")]
     pub fact: Option<Fact>,
 }
 
@@ -79,6 +82,15 @@ pub enum Fact {
     /// `RunEnd` as JSON; the last entry.
     #[prost(string, tag = "16")]
     End(String),
+    /// The run went on from this level, whatever it came to.
+    #[prost(uint32, tag = "17")]
+    Passed(u32),
+    /// A level counts, but not without this note.
+    #[prost(message, tag = "18")]
+    Marked(v1::StopReleasing),
+    /// Another coordinator took the run over.
+    #[prost(message, tag = "19")]
+    Resumed(Resumed),
     /// An agent's last word of a level in trace mode.
     #[prost(message, tag = "30")]
     Telemetry(v1::Telemetry),
@@ -103,10 +115,27 @@ pub struct StoredBatch {
     pub received_ref_ns: i64,
 }
 
+/// The clocks of a coordinator that took a run over, read together.
+#[derive(Clone, PartialEq, Message)]
+pub struct Resumed {
+    /// Its raw clock, ns.
+    #[prost(sfixed64, tag = "1")]
+    pub raw_ns: i64,
+    /// ns since the Unix epoch, as its host believes.
+    #[prost(sfixed64, tag = "2")]
+    pub realtime_ns: i64,
+    /// Clock domain: boot id and time namespace.
+    #[prost(string, tag = "3")]
+    pub boot_id: String,
+    /// See `boot_id`.
+    #[prost(uint64, tag = "4")]
+    pub timens_inode: u64,
+}
+
 /// A level and its common start on the coordinator's clock.
 #[derive(Clone, PartialEq, Message)]
 pub struct LevelPlanned {
-    /// Index in the plan.
+    /// Serial number within the run, as agents are told it.
     #[prost(uint32, tag = "1")]
     pub level: u32,
     /// Closed loop: streams, all agents together; 0 in open loop.
@@ -118,14 +147,31 @@ pub struct LevelPlanned {
     /// Open loop: requests per second, all agents together; infinite for all at once.
     #[prost(double, optional, tag = "4")]
     pub rate_per_s: Option<f64>,
+    /// Index in the plan; absent where it is `level`.
+    #[prost(uint32, optional, tag = "5")]
+    pub rung: Option<u32>,
+    /// From 1: times that this rung was begun; 0 in journals that knew of one only.
+    #[prost(uint32, tag = "6")]
+    pub attempt: u32,
 }
 
 impl LevelPlanned {
     /// A level of this load.
-    pub fn new(level: u32, load: Load, start_ref_ns: i64) -> Self {
+    pub fn new(drive: Drive, load: Load, start_ref_ns: i64) -> Self {
         let (concurrency, rate) = (load.concurrency(), load.request_rate());
-        let concurrency = concurrency.unwrap_or_default();
-        Self { level, concurrency, start_ref_ns, rate_per_s: rate.map(|rate| rate.0) }
+        Self {
+            level: drive.level,
+            concurrency: concurrency.unwrap_or_default(),
+            start_ref_ns,
+            rate_per_s: rate.map(|rate| rate.0),
+            rung: Some(drive.rung),
+            attempt: drive.attempt,
+        }
+    }
+
+    /// Which rung of the plan it was, and the how-manieth try.
+    pub fn drive(&self) -> Drive {
+        Drive { level: self.level, rung: self.rung.unwrap_or(self.level), attempt: self.attempt.max(1) }
     }
 
     /// What it asks for.
@@ -175,6 +221,9 @@ pub enum JournalError {
     /// The writer ended, because an earlier write failed.
     #[error("failed to write the journal: {0}")]
     Stopped(String),
+    /// Another process writes it.
+    #[error("failed to lock {0}: another coordinator writes this run; wait for its end, or end it first")]
+    Held(PathBuf),
     /// Not ours.
     #[error("failed to read {0}: it is not a journal of this version; give the directory of a run")]
     Foreign(PathBuf),
@@ -197,12 +246,31 @@ impl Journal {
     pub fn create(dir: &Path) -> Result<Self, JournalError> {
         let path = dir.join(FILE_NAME);
         let fail = |source| JournalError::Create { path: path.clone(), source };
-        let mut file = OpenOptions::new().append(true).create_new(true).open(&path).map_err(fail)?;
-        file.write_all(MAGIC).map_err(fail)?;
+        let file = OpenOptions::new().append(true).create_new(true).open(&path).map_err(fail)?;
+        let file = lock(&path, file)?;
+        (&*file).write_all(MAGIC).map_err(fail)?;
+        Self::start(path.clone(), file).map_err(fail)
+    }
+
+    /// Opens the journal of an earlier coordinator to write on behind its last whole frame; what is behind that is cut off.
+    ///
+    /// # Errors
+    /// When there is none, it is not ours, or another coordinator writes it.
+    pub fn resume(dir: &Path) -> Result<Self, JournalError> {
+        let path = dir.join(FILE_NAME);
+        let fail = |source| JournalError::Read { path: path.clone(), source };
+        let file = OpenOptions::new().append(true).open(&path).map_err(fail)?;
+        let file = lock(&path, file)?;
+        let (_, torn_bytes) = read(dir)?;
+        let whole = file.metadata().map_err(fail)?.len().saturating_sub(torn_bytes);
+        file.set_len(whole).map_err(fail)?;
+        Self::start(path.clone(), file).map_err(fail)
+    }
+
+    fn start(path: PathBuf, file: Flock<File>) -> io::Result<Self> {
         let (orders, inbox) = mpsc::sync_channel(4096);
         let thread = std::thread::Builder::new().name("journal".to_owned());
-        let of = path.clone();
-        let writer = thread.spawn(move || write_all(&of, file, &inbox)).map_err(fail)?;
+        let writer = thread.spawn(move || write_all(&path, &file, &inbox))?;
         Ok(Self { orders, writer })
     }
 
@@ -225,7 +293,15 @@ impl Journal {
     }
 }
 
-fn write_all(path: &Path, file: File, inbox: &mpsc::Receiver<Order>) -> Result<(), JournalError> {
+/// Held as long as the file is written, and given up by the system however the process ends.
+fn lock(path: &Path, file: File) -> Result<Flock<File>, JournalError> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => JournalError::Held(path.to_owned()),
+        errno => JournalError::Write { path: path.to_owned(), source: errno.into() },
+    })
+}
+
+fn write_all(path: &Path, file: &File, inbox: &mpsc::Receiver<Order>) -> Result<(), JournalError> {
     let fail = |source| JournalError::Write { path: path.to_owned(), source };
     let mut out = BufWriter::with_capacity(1 << 20, file);
     while let Ok(first) = inbox.recv() {

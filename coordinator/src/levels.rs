@@ -9,6 +9,7 @@ use crate::certificate::Certificate;
 use crate::little::Little;
 use crate::merge::interval;
 use crate::merge::window::Throughput;
+use crate::stored::Drive;
 use crate::trace::Trace;
 
 /// Requests by how they ended; `released()` is their sum by construction, so the identity cannot break.
@@ -176,8 +177,8 @@ pub struct Held {
 /// One level, merged.
 #[derive(Clone, Debug, Default)]
 pub struct Level {
-    /// Index in the plan.
-    pub level: u32,
+    /// Which rung of the plan, and the how-manieth try.
+    pub drive: Drive,
     /// What was asked for, of all agents together.
     pub load: Load,
     /// Of an open loop: the rates that it came to; `None` when no window can be named.
@@ -222,4 +223,6 @@ pub struct Level {
     pub trace: Option<Trace>,
     /// Why the level does not count, if so.
     pub voided: Option<String>,
+    /// What befell it although it counts, such as an agent lost.
+    pub marks: Vec<String>,
 }

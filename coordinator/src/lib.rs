@@ -25,6 +25,7 @@ pub mod pinger;
 pub mod plan;
 mod redact;
 pub mod report;
+pub mod resume;
 pub mod run;
 pub mod service;
 pub mod split;

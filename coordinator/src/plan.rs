@@ -86,6 +86,8 @@ pub struct Plan {
     pub agents: u32,
     /// Probes waited for.
     pub probes: u32,
+    /// What becomes of a level that an agent is lost from, and who takes its place.
+    pub fleet: FleetRule,
     /// GPU poll interval of the embedded probe, ns; `None` when probes decide for themselves.
     pub gpu_interval_ns: Option<i64>,
     /// Thresholds of knee and cliff.
@@ -222,5 +224,25 @@ pub struct CliffRule {
 impl Default for CliffRule {
     fn default() -> Self {
         Self { metric: "e2e".to_owned(), percentile: 95.0, multiple: 3.0, gain_share: 0.5 }
+    }
+}
+
+/// What becomes of a level that loses an agent, and of the agent's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FleetRule {
+    /// Agents at most, later ones included; `None` for those waited for.
+    pub max_agents: Option<u32>,
+    /// True: the rest of the level is kept and marked. False: it is void, and run again over those who are there.
+    pub keep_rest: bool,
+    /// Times that a level is tried at most.
+    pub attempts: u32,
+    /// How long another agent is waited for before those who are left carry on alone, ns.
+    pub rejoin_wait_ns: i64,
+}
+
+impl Default for FleetRule {
+    fn default() -> Self {
+        Self { max_agents: None, keep_rest: false, attempts: 3, rejoin_wait_ns: 15_000_000_000 }
     }
 }

@@ -3,7 +3,8 @@
 use serde_json::Value;
 use tailcliff_proto::secret::is_secret;
 
-const REDACTED: &str = "(redacted)";
+/// Stands for a secret.
+pub(crate) const REDACTED: &str = "(redacted)";
 
 /// A header as it may be stored.
 pub(crate) fn redacted((name, value): (String, String)) -> (String, String) {

@@ -5,6 +5,7 @@ mod advance;
 mod corpus;
 mod event;
 mod level;
+mod loss;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message
 
 use crate::pinger::JOIN_BURST;
 use crate::plan::Plan;
-use crate::stored::Incarnation;
+use crate::stored::{Drive, Incarnation};
 
 pub use event::{Command, Ending, Event};
 use level::Level;
@@ -41,6 +42,8 @@ struct Member {
     kind: v1::NodeKind,
     connected: bool,
     gone_at: i64,
+    /// It said that it goes: nobody waits for it to come back.
+    leaving: bool,
     pings: u32,
     stored: u64,
     preflight: bool,
@@ -50,6 +53,8 @@ struct Member {
 #[derive(Debug)]
 enum Phase {
     Gather,
+    /// An agent was lost: another may take its place.
+    Refill,
     Clocks,
     Corpus,
     Preflight,
@@ -75,6 +80,14 @@ pub struct Run {
     fresh_connections: bool,
     gather_patience_ns: i64,
     cut_short: Option<String>,
+    /// What is driven next, or is being prepared.
+    next: Drive,
+    /// Agents reckoned with: with fewer, others are waited for.
+    expected: u32,
+    /// A level that an earlier coordinator left under way.
+    orphan: Option<u32>,
+    /// A level was armed: the server answers, and what fails from here on is one agent's.
+    begun: bool,
 }
 
 impl Run {
@@ -87,6 +100,7 @@ impl Run {
         now: i64,
     ) -> Self {
         Self {
+            expected: plan.agents,
             plan,
             target,
             workload,
@@ -98,7 +112,17 @@ impl Run {
             fresh_connections: false,
             gather_patience_ns,
             cut_short: None,
+            next: Drive { attempt: 1, ..Drive::default() },
+            orphan: None,
+            begun: false,
         }
+    }
+
+    /// The same, going on where another coordinator ended: with `next`, and agents that may still drive `orphan`.
+    #[must_use]
+    pub fn resumed(mut self, next: Drive, orphan: Option<u32>) -> Self {
+        (self.next, self.orphan) = (next, orphan);
+        self
     }
 
     /// Takes one event at `now` (ns of the coordinator's clock); returns what to do, in order.
@@ -119,6 +143,10 @@ impl Run {
                     member.gone_at = now;
                 }
             }
+            Event::Replaced(of) => {
+                self.on_member(of, |m| (m.connected, m.leaving, m.gone_at) = (false, true, now));
+                self.drop_lost(now, out);
+            }
             Event::Pinged(of, pings) => self.on_member(of, |m| m.pings = m.pings.saturating_add(pings)),
             Event::Stored(of, seq) => self.on_member(of, |m| m.stored = m.stored.max(seq)),
             Event::Interrupt(why) => self.interrupt(now, why, out),
@@ -134,14 +162,19 @@ impl Run {
             kind,
             connected: true,
             gone_at: now,
+            leaving: false,
             pings: 0,
             stored: 0,
             preflight: false,
             corpus: corpus::Held::default(),
         };
         let member = self.members.entry(of).or_insert_with(|| back.unwrap_or_else(new));
-        member.connected = true;
+        (member.connected, member.leaving) = (true, false);
         let preflighted = member.preflight;
+        if let Some(level) = self.orphan.filter(|_| kind == v1::NodeKind::Agent) {
+            let reason = "another coordinator has taken the run over".to_owned();
+            out.push(Command::Send(of, Order::Stop(v1::StopReleasing { level, reason })));
+        }
         if self.owes_corpus(kind) {
             self.send_corpus(of, out);
         }
@@ -152,7 +185,7 @@ impl Run {
                 out.push(self.preflight(of));
             }
             Phase::Arm(level) if level.has(of) && !level.armed.contains(&of) => {
-                out.extend(level.shares.get(&of).map(|share| self.arm_order(level.index, of, share)));
+                out.extend(level.shares.get(&of).map(|share| self.arm_order(level.drive, of, share)));
             }
             Phase::Run(level) => out.extend(level.owed(of)),
             Phase::End(ending) => out.push(end_order(of, ending)),
@@ -179,11 +212,11 @@ impl Run {
         Command::Send(of, Order::Preflight(order))
     }
 
-    fn arm_order(&self, level: u32, of: Incarnation, share: &v1::LoadShare) -> Command {
+    fn arm_order(&self, drive: Drive, of: Incarnation, share: &v1::LoadShare) -> Command {
         let order = v1::ArmLevel {
-            level,
+            level: drive.level,
             target: Some(self.target.clone()),
-            workload: Some(self.workload_of(level)),
+            workload: Some(self.workload_of(drive)),
             load: Some(*share),
             trace: self.plan.trace,
         };
@@ -203,22 +236,25 @@ impl Run {
             Said::CorpusHeld(held) => self.corpus_held(now, of, &held, out),
             Said::Started(started) => {
                 if let Phase::Run(level) = &mut self.phase
-                    && level.index == started.level
+                    && level.drive.level == started.level
                 {
                     level.started.insert(of);
                 }
             }
             Said::Done(done) => {
                 if let Phase::Run(level) = &mut self.phase
-                    && level.index == done.level
+                    && level.drive.level == done.level
                     && level.has(of)
                     && level.done.insert(of, done.last_batch_seq).is_none()
                     && level.stopping.is_none()
                     && !done.given_up.is_empty()
                 {
-                    out.push(Command::Void(level.index, format!("an agent gave it up: {}", done.given_up)));
+                    let why = format!("an agent gave it up: {}", done.given_up);
+                    level.gave_up.insert(of);
+                    self.damaged(why, out);
                 }
             }
+            Said::Leaving(_) => self.on_member(of, |m| m.leaving = true),
             Said::Notice(notice) => out.push(Command::Say(notice.text)),
             Said::Progress(_) | Said::Telemetry(_) | Said::Heartbeat(_) | Said::Hello(_) => {}
         }
@@ -230,6 +266,9 @@ impl Run {
         }
         for warning in &done.warnings {
             out.push(Command::Say(format!("an agent's host: {warning}")));
+        }
+        if !done.ok && self.begun {
+            return self.turn_away(of, &done.error, out);
         }
         if !done.ok && done.error_kind == HOST_LIMIT {
             let ending =
@@ -253,7 +292,7 @@ impl Run {
 
     fn armed(&mut self, now: i64, of: Incarnation, armed: v1::LevelArmed, out: &mut Vec<Command>) {
         let Phase::Arm(level) = &mut self.phase else { return };
-        if level.index != armed.level || !level.has(of) {
+        if level.drive.level != armed.level || !level.has(of) {
             return;
         }
         if armed.error.is_empty() {
@@ -270,7 +309,8 @@ impl Run {
             Phase::Run(level) if first => {
                 level.stopping = Some(why.clone());
                 out.extend(level.shares.keys().map(|&of| level.stop(of, &why)));
-                out.push(Command::Void(level.index, why));
+                (level.again, level.is_void) = (false, true);
+                out.push(Command::Void(level.drive.level, why));
             }
             Phase::Settle(_) | Phase::End(_) if first => {}
             Phase::Over => {}
@@ -283,28 +323,9 @@ impl Run {
         }
     }
 
-    /// A node gone for longer than the lease is not waited for.
-    fn drop_lost(&mut self, now: i64, out: &mut Vec<Command>) {
-        let over = |m: &Member| !m.connected && now - m.gone_at > LEASE_NS;
-        let lost: Vec<_> =
-            self.members.iter().filter(|(_, m)| over(m)).map(|(&of, m)| (of, m.kind)).collect();
-        for (of, kind) in lost {
-            let member = self.members.remove(&of);
-            let stored = member.as_ref().map_or(0, |m| m.stored);
-            self.lost.extend(member.map(|member| (of, member)));
-            out.push(Command::Lost(of));
-            if let Phase::Arm(level) | Phase::Run(level) | Phase::Settle(level) = &mut self.phase
-                && level.has(of)
-                && !level.is_stored(of, stored)
-            {
-                level.shares.remove(&of);
-                out.push(Command::Void(level.index, "an agent was lost during this level".to_owned()));
-            }
-            if kind == v1::NodeKind::Agent && self.agents().is_empty() && !matches!(self.phase, Phase::Gather)
-            {
-                self.end(now, Ending::Broken("every agent was lost".to_owned()), out);
-            }
-        }
+    /// Nothing more will be driven.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::End(_) | Phase::Over)
     }
 
     fn agents(&self) -> Vec<Incarnation> {
@@ -339,3 +360,5 @@ fn end_order(of: Incarnation, ending: &Ending) -> Command {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_loss;

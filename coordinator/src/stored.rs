@@ -26,6 +26,14 @@ pub struct RunData {
     pub end: Option<RunEnd>,
     /// Bytes at the journal's end that were not a whole frame.
     pub torn_bytes: u64,
+    /// Times that another coordinator took the run over.
+    pub resumes: u32,
+    /// Of these, with another clock.
+    pub other_clocks: u32,
+    /// Clock domain of the newest coordinator.
+    pub domain: (String, u64),
+    /// What is added to its stamps, so that they go on from those of the first, ns.
+    pub shift_ns: i64,
 }
 
 /// The first frame of a journal.
@@ -45,6 +53,12 @@ pub struct RunHeader {
     pub command: Vec<String>,
     /// Clock domain of the coordinator: boot id and time namespace.
     pub clock_domain: (String, u64),
+    /// Random: what agents know the run by, whichever coordinator serves it; 0 in journals that cannot be resumed.
+    #[serde(default)]
+    pub run_id: u64,
+    /// Where nodes dial: address of the control port, and the clock's port.
+    #[serde(default)]
+    pub listen: (String, u16),
 }
 
 /// One node process and all it sent.
@@ -70,11 +84,34 @@ pub struct Node {
     pub lost_ref_ns: Option<i64>,
 }
 
+/// One try of one rung of the plan. A rung is tried again when its level lost an agent, or its coordinator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drive {
+    /// Serial number within the run, from 0: the level's name to agents, and in every record.
+    pub level: u32,
+    /// Index in the plan.
+    pub rung: u32,
+    /// From 1.
+    pub attempt: u32,
+}
+
+impl Drive {
+    /// The first try of a rung in a run without mishaps.
+    pub fn first(level: u32) -> Self {
+        Self { level, rung: level, attempt: 1 }
+    }
+
+    /// What a name of the level says of its being tried again; empty for the first try.
+    pub fn again(self) -> String {
+        if self.attempt > 1 { format!(", try {}", self.attempt) } else { String::new() }
+    }
+}
+
 /// One rung of the sweep as it was driven.
 #[derive(Debug, Default)]
 pub struct LevelLog {
-    /// Index in the plan.
-    pub level: u32,
+    /// Which, and the how-manieth try.
+    pub drive: Drive,
     /// What was asked for, of all agents together.
     pub load: Load,
     /// What each agent was asked.
@@ -91,6 +128,10 @@ pub struct LevelLog {
     pub progress: BTreeMap<Incarnation, v1::LevelProgress>,
     /// Why the level does not count, if so.
     pub voided: Option<String>,
+    /// What must be said of a level that counts.
+    pub marks: Vec<String>,
+    /// The run went on from here: this rung is not tried again.
+    pub passed: bool,
 }
 
 /// The last frame of a journal that was closed.

@@ -31,6 +31,9 @@ pub enum LinkError {
     /// The coordinator speaks another protocol, or refuses for another reason.
     #[error("refused by the coordinator: {0}")]
     Refused(String),
+    /// The coordinator has no place now, but may have one in a moment.
+    #[error("refused by the coordinator for now: {0}")]
+    Full(String),
     /// The stream broke.
     #[error("failed to talk to the coordinator: {0}")]
     Broken(String),
@@ -141,6 +144,9 @@ pub async fn join(channel: Channel, hello: v1::Hello) -> Result<ControlLink, Lin
     let answer = inbound.message().await?.and_then(|m| m.kind);
     match answer {
         Some(coordinator_message::Kind::Welcome(welcome)) => Ok(ControlLink { out, inbound, welcome }),
+        Some(coordinator_message::Kind::Refused(refused)) if refused.retry => {
+            Err(LinkError::Full(refused.reason))
+        }
         Some(coordinator_message::Kind::Refused(refused)) => Err(LinkError::Refused(refused.reason)),
         other => Err(LinkError::Broken(format!("expected a welcome, got {other:?}"))),
     }

@@ -139,9 +139,10 @@ impl Bench<'_> {
             wait_ns: 30_000_000_000,
             embedded: Some(embedded),
             command: vec!["calibrate".to_owned()],
+            resume: None,
         };
         let display = Display::new(Box::new(std::io::sink()), false, 1);
-        let listeners = Listeners::bind("127.0.0.1:0")?;
+        let listeners = Listeners::bind("127.0.0.1:0", None)?;
         let outcome = drive::drive(config, listeners, setup, self.interrupts(), display).await?;
         let fail = |why: &str| CalibrateError::Level(streams, why.to_owned());
         match outcome.ending {

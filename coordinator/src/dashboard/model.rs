@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tailcliff_proto::v1::{self, TraceStage};
 
-use crate::stored::Incarnation;
+use crate::stored::{Drive, Incarnation};
 use crate::trace::{Figures, Stage, Trace, Verdict, Worker};
 
 /// An agent that says nothing for this long is silent, ns: three messages.
@@ -21,10 +21,10 @@ const MOST_LINES: usize = 200;
 /// Something that the view shows.
 #[derive(Debug)]
 pub enum Event {
-    /// A level is planned: its index, how many there are, its name, its warm-up.
+    /// A level is planned: which, how many there are, its name, its warm-up.
     Level {
-        /// From 0.
-        index: u32,
+        /// Which rung, and the how-manieth try.
+        drive: Drive,
         /// In the plan.
         levels: usize,
         /// Such as `64 streams`.
@@ -62,7 +62,7 @@ struct Agent {
 
 #[derive(Clone, Debug)]
 struct Level {
-    index: u32,
+    drive: Drive,
     levels: usize,
     name: String,
     warmup_ns: i64,
@@ -196,9 +196,9 @@ impl Model {
     pub fn take(&mut self, now: i64, event: Event) {
         self.version += 1;
         match event {
-            Event::Level { index, levels, name, warmup_ns } => {
+            Event::Level { drive, levels, name, warmup_ns } => {
                 self.level = Some(Level {
-                    index,
+                    drive,
                     levels,
                     name,
                     warmup_ns,
@@ -238,11 +238,13 @@ impl Level {
     fn take(&mut self, now: i64, event: Event) {
         match event {
             Event::Started(at_ns) => self.began_ns = self.began_ns.or(Some(at_ns)),
-            Event::Told { of, name, telemetry } if telemetry.level == self.index => {
+            Event::Told { of, name, telemetry } if telemetry.level == self.drive.level => {
                 self.told(now, of, name, telemetry);
             }
             Event::InFlight(of, n) => drop(self.in_flight.insert(of, n)),
-            Event::Settled(index) if index == self.index => self.settled_ns = self.settled_ns.or(Some(now)),
+            Event::Settled(index) if index == self.drive.level => {
+                self.settled_ns = self.settled_ns.or(Some(now))
+            }
             _ => {}
         }
     }
@@ -285,7 +287,7 @@ impl Snapshot {
         };
         View {
             title: level.map_or("waiting for agents".to_owned(), Level::title),
-            level: level.map(|level| level.index),
+            level: level.map(|level| level.drive.level),
             uptime_ns: now - self.origin_ns,
             phase,
             status: status(phase, trace, silent, verdict.as_ref()),
@@ -320,7 +322,7 @@ impl Snapshot {
 
 impl Level {
     fn title(&self) -> String {
-        format!("level {}/{} · {}", self.index + 1, self.levels, self.name)
+        format!("level {}/{}{} · {}", self.drive.rung + 1, self.levels, self.drive.again(), self.name)
     }
 
     fn phase(&self, now: i64, trace: &Trace) -> Phase {
@@ -397,7 +399,7 @@ pub(crate) mod tests {
     pub(crate) fn model() -> Model {
         let mut model = Model::new(100 * S);
         let name = "64 streams".to_owned();
-        model.take(101 * S, Event::Level { index: 1, levels: 5, name, warmup_ns: 2 * S });
+        model.take(101 * S, Event::Level { drive: Drive::first(1), levels: 5, name, warmup_ns: 2 * S });
         model.take(101 * S, Event::Started(102 * S));
         model
     }

@@ -46,6 +46,10 @@ pub struct Merged {
     pub end: Option<RunEnd>,
     /// Bytes at the journal's end that were not a whole frame.
     pub torn_bytes: u64,
+    /// Times that another coordinator took the run over.
+    pub resumes: u32,
+    /// Of these, with another clock.
+    pub other_clocks: u32,
     /// Levels in ascending order of their index.
     pub levels: Vec<Level>,
     /// Where throughput stops growing with load.
@@ -75,8 +79,7 @@ pub fn merge(data: &RunData) -> Merged {
     let timeline = Timeline::of(data);
     let mut tallies = tally::tally(data, &timeline);
     let beats = nodes::probe_beats(data, &timeline);
-    // A level that was planned twice counts once, as it was last driven.
-    let logs: BTreeMap<u32, &LevelLog> = data.levels.iter().map(|log| (log.level, log)).collect();
+    let logs: BTreeMap<u32, &LevelLog> = data.levels.iter().map(|log| (log.drive.level, log)).collect();
     let level = |(index, log): (&u32, &&LevelLog)| {
         let tally = tallies.remove(index).unwrap_or_default();
         merge_level(data, log, tally, &timeline, &beats)
@@ -91,6 +94,8 @@ pub fn merge(data: &RunData) -> Merged {
         header: data.header.clone(),
         end: data.end.clone(),
         torn_bytes: data.torn_bytes,
+        resumes: data.resumes,
+        other_clocks: data.other_clocks,
         knee: knee::knee(rule, &rungs),
         cliff: knee::cliff(rule, &rungs),
         nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
@@ -124,7 +129,8 @@ fn merge_level(
     let (measured, all_phases) = counts(log, &tally);
     let dry =
         log.done.iter().filter_map(|(&of, done)| timeline.place(of, done.dry_raw_ns?)).map(|d| d.ns).min();
-    let cut_short = log.voided.is_some() || log.shares.keys().any(|of| !log.done.contains_key(of));
+    let is_left = |of| !log.done.contains_key(of) && log.marks.is_empty();
+    let cut_short = log.voided.is_some() || log.shares.keys().any(is_left);
     let window = window::choose(&data.header.plan, log.load, log.start_ref_ns, dry, cut_short, &tally.points);
     let agents: Vec<_> = log.shares.keys().copied().collect();
     let mut outside = tally.outside;
@@ -140,8 +146,10 @@ fn merge_level(
     tally.bounds_ns.sort_unstable();
     let worst = tally.bounds_ns.last().copied();
     let median = nodes::median(std::mem::take(&mut tally.bounds_ns));
+    // A gauge that fell silent in mid-window says nothing of the rest.
+    let gauged = window.filter(|_| log.marks.is_empty());
     let mut level = Level {
-        level: log.level,
+        drive: log.drive,
         load: log.load,
         rates: window.and_then(|w| open::rates(&data.header.plan, log, w, &tally.points)),
         held: open::held(log),
@@ -150,8 +158,8 @@ fn merge_level(
         measured,
         all_phases,
         throughput: window.map(|w| window::throughput(w, log.load, &tally.points)),
-        little: window.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
-        in_flight: window.and_then(|w| little::in_flight(w, &agents, &tally.gauges)),
+        little: gauged.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
+        in_flight: gauged.and_then(|w| little::in_flight(w, &agents, &tally.gauges)),
         connecting: window.map(|w| tally.connecting(w)),
         host_limits: tally.host_limits,
         latencies: tally.latencies,
@@ -163,6 +171,7 @@ fn merge_level(
         outside,
         trace: trace(data, log),
         voided: log.voided.clone(),
+        marks: log.marks.clone(),
         ..Level::default()
     };
     let name = |of| data.nodes.get(&of).map_or_else(|| format!("{of:x}"), |node| node.hello.name.clone());
@@ -235,6 +244,13 @@ fn warnings(merged: &Merged) -> Vec<String> {
         }
         Some(end) if !end.cut_short.is_empty() => warn(format!("the run was cut short: {}", end.cut_short)),
         Some(_) => {}
+    }
+    if merged.resumes > 0 {
+        warn(format!("the run was taken over by another coordinator {} times", merged.resumes));
+    }
+    if merged.other_clocks > 0 {
+        let text = "it went on under another clock: what lies before and after is related by the hosts' wall clocks only";
+        warn(text.to_owned());
     }
     if merged.torn_bytes > 0 {
         warn(format!("the journal's last {} bytes could not be read", merged.torn_bytes));

@@ -10,7 +10,7 @@ use super::record;
 use crate::axis::Load;
 use crate::clock::Exchange;
 use crate::plan::Plan;
-use crate::stored::{Incarnation, LevelLog, Node, RunData, RunEnd, RunHeader};
+use crate::stored::{Drive, Incarnation, LevelLog, Node, RunData, RunEnd, RunHeader};
 
 pub(crate) const MS: i64 = 1_000_000;
 pub(crate) const S: i64 = 1_000 * MS;
@@ -33,7 +33,7 @@ pub(crate) fn run(seed: u64, agents: u64, levels: &[u32]) -> RunData {
     }
     for (index, &concurrency) in levels.iter().enumerate() {
         let mut log = LevelLog {
-            level: index as u32,
+            drive: Drive::first(index as u32),
             load: Load::Streams(concurrency),
             start_ref_ns: ORIGIN + S + index as i64 * LEVEL_LENGTH,
             ..LevelLog::default()
@@ -100,21 +100,22 @@ fn drive(data: &mut RunData, log: &mut LevelLog, of: Incarnation, random: &mut f
     let start = log.start_ref_ns + offset(of);
     let (mut at, mut records) = (start, Vec::new());
     while at < start + WARMUP + DURATION {
-        let record = request(log.level, records.len() as u64, at, start, random);
+        let record = request(log.drive.level, records.len() as u64, at, start, random);
         at = record.done_raw_ns + 1;
         records.push(record);
     }
     let done = v1::LevelDone {
-        level: log.level,
+        level: log.drive.level,
         counts: Some(claimed(&records)),
         health: Some(health()),
         ..Default::default()
     };
     let share = v1::LoadShare { concurrency: 1, ..Default::default() };
     log.shares.insert(of, share);
-    log.started.insert(of, v1::LevelStarted { level: log.level, ..Default::default() });
+    log.started.insert(of, v1::LevelStarted { level: log.drive.level, ..Default::default() });
     log.done.insert(of, done);
-    let gauge = |i: i64| v1::InFlightSample { level: log.level, raw_ns: start + i * 100 * MS, in_flight: 1 };
+    let gauge =
+        |i: i64| v1::InFlightSample { level: log.drive.level, raw_ns: start + i * 100 * MS, in_flight: 1 };
     let batch = v1::Batch {
         incarnation: of,
         windows: windows(&records, start),

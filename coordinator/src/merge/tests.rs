@@ -24,7 +24,7 @@ fn pooled(mut values: Vec<i64>, percent: f64) -> f64 {
 
 fn agrees(data: &RunData) {
     for level in merge(data).levels {
-        let records = measured(data, level.level);
+        let records = measured(data, level.drive.level);
         let values: [Vec<i64>; 4] = [
             records.iter().filter_map(|r| record::ttft_ns(r)).collect(),
             records.iter().filter_map(|r| record::tpot_ns(r)).collect(),

@@ -88,7 +88,7 @@ fn write_request(
     record: &v1::RequestRecord,
 ) -> io::Result<()> {
     let (t_s, unc_us) = agent.time(record.intended_raw_ns).unwrap_or_default();
-    let load = data.levels.iter().find(|l| l.level == record.level).map(|l| l.load);
+    let load = data.levels.iter().find(|l| l.drive.level == record.level).map(|l| l.load);
     let concurrency = load.and_then(|load| load.concurrency());
     let outcome = record::outcome(record);
     let e2e = record::e2e_ns(record).filter(|_| outcome == Outcome::Completed).map(millis);

@@ -84,6 +84,8 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     let mut out = Map::new();
     let mut put = |key: &str, value: Value| out.insert(key.to_owned(), value);
     let counts = &level.measured;
+    put("level", json!(level.drive.level));
+    put("attempt", json!(level.drive.attempt));
     put("concurrency", json!(level.load.concurrency()));
     put("request_rate", json!(level.load.request_rate()));
     put("request_rate_offered", number(level.rates.map(|r| r.offered), 6));

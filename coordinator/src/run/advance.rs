@@ -13,7 +13,7 @@ use super::{
 use crate::axis::{Load, Rate};
 use crate::pinger::JOIN_BURST;
 use crate::split::{shares, weighted};
-use crate::stored::Incarnation;
+use crate::stored::{Drive, Incarnation};
 
 impl Run {
     /// Moves to the next phase if this one is over; true when it moved.
@@ -21,15 +21,17 @@ impl Run {
         let waited = now - self.since;
         match &mut self.phase {
             Phase::Gather => self.gather(now, waited, out),
+            Phase::Refill => self.refill(now, waited, out),
             Phase::Clocks => self.await_clocks(now, waited, out),
             Phase::Corpus => self.await_corpus(now, waited, out),
             Phase::Preflight => self.await_preflight(now, waited, out),
             Phase::Arm(_) => self.await_armed(now, waited, out),
             Phase::Run(level) => {
-                if level.give_up_overdue(now) {
-                    out.push(Command::Void(level.index, "an agent did not end it in time".to_owned()));
+                let overdue = level.give_up_overdue(now);
+                if overdue {
+                    self.damaged("an agent did not end it in time".to_owned(), out);
                 }
-                level.is_done() && self.begin_settling(now, out)
+                self.begin_settling(now, out)
             }
             Phase::Settle(_) => self.await_settled(now, waited, out),
             Phase::End(ending) => {
@@ -81,7 +83,7 @@ impl Run {
     fn await_preflight(&mut self, now: i64, waited: i64, out: &mut Vec<Command>) -> bool {
         let of_agents = |m: &&Member| m.kind == v1::NodeKind::Agent;
         if self.members.values().filter(of_agents).all(|m| m.preflight) {
-            return self.arm(now, 0, out);
+            return self.arm(now, out);
         }
         if waited > PREFLIGHT_PATIENCE_NS {
             let text = "an agent did not answer the preflight in time".to_owned();
@@ -91,22 +93,24 @@ impl Run {
         false
     }
 
-    /// Arms a level, or ends the run when there is none left.
-    fn arm(&mut self, now: i64, index: u32, out: &mut Vec<Command>) -> bool {
-        let cut = self.cut_short.clone();
-        let next = self.plan.levels().get(index as usize).copied().filter(|_| cut.is_none());
-        let Some(load) = next else {
-            self.end(now, cut.map_or(Ending::Complete, Ending::Interrupted), out);
+    /// Arms the next level. A level of the same rung that was not started leaves no trace.
+    fn arm(&mut self, now: i64, out: &mut Vec<Command>) -> bool {
+        let drive = self.next;
+        let Some(load) = self.plan.levels().get(drive.rung as usize).copied() else {
+            self.end(now, Ending::Complete, out);
             return true;
         };
-        let shares = self.shares(index, load);
+        let shares = self.shares(drive.rung, load);
         if shares.is_empty() {
-            self.end(now, Ending::Broken("no agent holds the dataset".to_owned()), out);
+            self.end(now, Ending::Broken("no agent is left that can drive the next level".to_owned()), out);
             return true;
         }
-        out.push(Command::LevelPlanned { level: index, load, shares: shares.clone() });
+        self.begun = true;
+        self.next.level += 1;
+        self.expected = self.expected.max(self.agents().len() as u32);
+        out.push(Command::LevelPlanned { drive, load, shares: shares.clone() });
         for (&of, share) in &shares {
-            out.push(self.arm_order(index, of, share));
+            out.push(self.arm_order(drive, of, share));
             out.push(Command::Burst(of, START_BURST));
         }
         let idle = self.agents().len() - shares.len();
@@ -114,7 +118,20 @@ impl Run {
             out.push(Command::Say(format!("level {load}: {idle} agents have no share and stay idle")));
         }
         let pings = self.members.iter().map(|(&of, m)| (of, m.pings)).collect();
-        self.enter(now, Phase::Arm(Level::new(index, shares, pings)));
+        self.enter(now, Phase::Arm(Level::new(drive, shares, pings)));
+        true
+    }
+
+    /// Goes on to the next level with the agents that are there, or ends the run when there is none left.
+    pub(super) fn go_on(&mut self, now: i64, out: &mut Vec<Command>) -> bool {
+        let is_last = self.next.rung as usize >= self.plan.levels().len();
+        match self.cut_short.clone() {
+            Some(why) => self.end(now, Ending::Interrupted(why), out),
+            None if is_last => self.end(now, Ending::Complete, out),
+            None if (self.agents().len() as u32) < self.expected => self.await_others(now, out),
+            None if self.is_prepared() => return self.arm(now, out),
+            None => self.enter(now, Phase::Clocks),
+        }
         true
     }
 
@@ -215,6 +232,9 @@ impl Run {
     }
 
     fn begin_settling(&mut self, now: i64, out: &mut Vec<Command>) -> bool {
+        if !matches!(&self.phase, Phase::Run(level) if level.is_done()) {
+            return false;
+        }
         let Phase::Run(level) = std::mem::replace(&mut self.phase, Phase::Over) else { return false };
         out.extend(self.agents().into_iter().map(|of| Command::Burst(of, LEVEL_BURST)));
         self.enter(now, Phase::Settle(level));
@@ -226,16 +246,20 @@ impl Run {
         let Phase::Settle(level) = &self.phase else { return false };
         let stored = |of: &Incarnation| self.members.get(of).is_none_or(|m| level.is_stored(*of, m.stored));
         let all = level.shares.keys().all(stored);
-        let index = level.index;
         if !all && waited <= SETTLE_PATIENCE_NS {
             return false;
         }
         if !all {
-            let text = "not all of this level's measurements arrived in time".to_owned();
-            out.push(Command::Void(index, text));
+            self.damaged("not all of this level's measurements arrived in time".to_owned(), out);
         }
-        out.push(Command::LevelSettled(index));
-        self.arm(now, index + 1, out)
+        let Phase::Settle(level) = &self.phase else { return false };
+        let (drive, again) = (level.drive, level.again);
+        let is_cut = level.is_void && self.cut_short.is_some();
+        let passed = !again && !is_cut;
+        out.push(Command::LevelSettled { level: drive.level, passed });
+        let (rung, attempt) = if again { (drive.rung, drive.attempt + 1) } else { (drive.rung + 1, 1) };
+        self.next = Drive { rung, attempt, ..self.next };
+        self.go_on(now, out)
     }
 }
 

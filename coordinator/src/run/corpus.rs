@@ -3,7 +3,7 @@
 use tailcliff_proto::v1::{self, NodeKind};
 
 use super::{Command, Ending, Phase, Run};
-use crate::stored::Incarnation;
+use crate::stored::{Drive, Incarnation};
 
 /// Parts on their way to one agent: enough that the wire does not rest, few enough that a heartbeat does not wait long.
 const WINDOW: u32 = 4;
@@ -90,7 +90,8 @@ impl Run {
         let agents = self.agents();
         if agents.iter().all(|&of| self.has_corpus(of)) {
             self.enter(now, Phase::Preflight);
-            out.extend(agents.into_iter().map(|of| self.preflight(of)));
+            let asked = agents.into_iter().filter(|of| !self.members.get(of).is_some_and(|m| m.preflight));
+            out.extend(asked.map(|of| self.preflight(of)));
             return true;
         }
         if waited > PATIENCE_NS {
@@ -102,14 +103,15 @@ impl Run {
     }
 
     /// The workload of a level: where in the corpus it begins, and by how many streams it is drawn from.
-    pub(super) fn workload_of(&self, level: u32) -> v1::Workload {
+    pub(super) fn workload_of(&self, drive: Drive) -> v1::Workload {
         let mut workload = self.workload.clone();
         if let Some(pick) = &mut workload.pick {
-            pick.streams = self.plan.concurrency.get(level as usize).copied().unwrap_or(1);
-            // Levels begin apart, so that one does not ask again what the one before it did, as far as entries go.
+            pick.streams = self.plan.concurrency.get(drive.rung as usize).copied().unwrap_or(1);
+            // Levels begin apart, so that one does not ask again what the one before it did, as far as entries go: nor does
+            // a second try, whose prompts the server's prefix cache would otherwise know.
             let entries = self.plan.file().map_or(0, |file| file.entries);
             let apart = self.plan.num_prompts.unwrap_or(entries / self.plan.levels().len().max(1) as u64);
-            pick.first = if pick.sequential { 0 } else { u64::from(level).saturating_mul(apart) };
+            pick.first = if pick.sequential { 0 } else { u64::from(drive.level).saturating_mul(apart) };
         }
         workload
     }
@@ -121,7 +123,8 @@ impl Run {
 
     /// A node that joined, or came back, may lack the corpus once it is being told.
     pub(super) fn owes_corpus(&self, kind: NodeKind) -> bool {
-        let told = !matches!(self.phase, Phase::Gather | Phase::Clocks | Phase::End(_) | Phase::Over);
+        // One that joins while a level runs is told before the next: it would disturb what is measured.
+        let told = matches!(self.phase, Phase::Corpus | Phase::Preflight);
         told && kind == NodeKind::Agent && self.corpus.is_some()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
 
 use crate::axis::Load;
-use crate::stored::Incarnation;
+use crate::stored::{Drive, Incarnation};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub enum Event {
     Joined(Incarnation, v1::NodeKind),
     /// Its control stream ended.
     Gone(Incarnation),
+    /// Another process has taken its place: it will not come back.
+    Replaced(Incarnation),
     /// It said something.
     Said(Incarnation, Said),
     /// Answered pings came in from it.
@@ -50,17 +52,26 @@ pub enum Command {
     },
     /// A level begins with these shares.
     LevelPlanned {
-        /// Index in the plan.
-        level: u32,
+        /// Which rung, and the how-manieth try.
+        drive: Drive,
         /// What all agents together are asked for.
         load: Load,
         /// Who does what.
         shares: BTreeMap<Incarnation, v1::LoadShare>,
     },
     /// All that will come of a level is on disk.
-    LevelSettled(u32),
+    LevelSettled {
+        /// Which.
+        level: u32,
+        /// The run goes on from it: its rung is not tried again.
+        passed: bool,
+    },
     /// A level does not count.
     Void(u32, String),
+    /// A level counts, with this note.
+    Mark(u32, String),
+    /// A node is turned away: it takes no part in the run.
+    TurnAway(Incarnation, String),
     /// A node is lost for good.
     Lost(Incarnation),
     /// One line for the user.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, load_share::Stop};
 
 use super::Command;
-use crate::stored::Incarnation;
+use crate::stored::{Drive, Incarnation};
 
 /// Beyond warm-up, window and drain, before an agent that is there but does not end a level is given up, ns.
 const GRACE_NS: i64 = 30_000_000_000;
@@ -13,7 +13,7 @@ const GRACE_NS: i64 = 30_000_000_000;
 /// A rung from its planning to the last of its batches.
 #[derive(Debug)]
 pub(super) struct Level {
-    pub(super) index: u32,
+    pub(super) drive: Drive,
     pub(super) shares: BTreeMap<Incarnation, v1::LoadShare>,
     pub(super) armed: BTreeSet<Incarnation>,
     pub(super) started: BTreeSet<Incarnation>,
@@ -25,16 +25,22 @@ pub(super) struct Level {
     pub(super) start_ref_ns: i64,
     /// Why agents were told to stop, if they were.
     pub(super) stopping: Option<String>,
+    /// Who gave it up.
+    pub(super) gave_up: BTreeSet<Incarnation>,
+    /// It does not count.
+    pub(super) is_void: bool,
+    /// Its rung is to be driven again.
+    pub(super) again: bool,
 }
 
 impl Level {
     pub(super) fn new(
-        index: u32,
+        drive: Drive,
         shares: BTreeMap<Incarnation, v1::LoadShare>,
         pings: BTreeMap<Incarnation, u32>,
     ) -> Self {
         Self {
-            index,
+            drive,
             shares,
             pings,
             armed: BTreeSet::new(),
@@ -42,6 +48,9 @@ impl Level {
             done: BTreeMap::new(),
             start_ref_ns: 0,
             stopping: None,
+            gave_up: BTreeSet::new(),
+            is_void: false,
+            again: false,
         }
     }
 
@@ -63,11 +72,11 @@ impl Level {
     }
 
     pub(super) fn start(&self, agents: Vec<Incarnation>) -> Command {
-        Command::Start { level: self.index, at_ref_ns: self.start_ref_ns, agents }
+        Command::Start { level: self.drive.level, at_ref_ns: self.start_ref_ns, agents }
     }
 
     pub(super) fn stop(&self, of: Incarnation, reason: &str) -> Command {
-        let stop = v1::StopReleasing { level: self.index, reason: reason.to_owned() };
+        let stop = v1::StopReleasing { level: self.drive.level, reason: reason.to_owned() };
         Command::Send(of, Order::Stop(stop))
     }
 

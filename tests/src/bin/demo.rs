@@ -41,7 +41,7 @@ async fn demo() -> anyhow::Result<i32> {
     let implied = e2e::demo_knee(&LEVELS, INPUT_WORDS, OUTPUT_TOKENS, GAIN_SHARE)?;
     say(&format!("its parameters imply a knee at {} streams; tailcliff is not told.\n", LEVELS[implied]));
 
-    let listeners = Listeners::bind("127.0.0.1:0")?;
+    let listeners = Listeners::bind("127.0.0.1:0", None)?;
     let coordinator = listeners.address()?.to_string();
     let nodes = start_nodes(&binary, &coordinator)?;
     let outcome = sweep(&url, &dir, listeners).await?;
@@ -107,7 +107,8 @@ async fn sweep(url: &str, dir: &Path, listeners: Listeners) -> anyhow::Result<Ou
     let mut config = Config::from_args(args, None)?;
     (config.plan.agents, config.plan.probes) = (AGENTS, 1);
     let display = Display::stderr(LEVELS.len());
-    let setup = Setup { wait_ns: 30_000_000_000, embedded: None, command: vec!["demo".to_owned()] };
+    let setup =
+        Setup { wait_ns: 30_000_000_000, embedded: None, command: vec!["demo".to_owned()], resume: None };
     let (_ctrl_c, interrupts) = tokio::sync::mpsc::channel(2);
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() && _ctrl_c.send("interrupted".to_owned()).await.is_ok() {}

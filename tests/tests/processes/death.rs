@@ -15,7 +15,18 @@ const S: i64 = 1_000_000_000;
 #[test]
 fn a_killed_agent_is_counted_and_the_run_goes_on() {
     let mut scene = Scene::new(&PACED);
-    scene.coordinate(&["--concurrency", "4,5", "--duration", "8s", "--output-len", "10", "--agents", "2"]);
+    scene.coordinate(&[
+        "--concurrency",
+        "4,5",
+        "--duration",
+        "8s",
+        "--output-len",
+        "10",
+        "--agents",
+        "2",
+        "--rejoin-wait",
+        "0s",
+    ]);
     scene.agent("stays");
     scene.agent("dies");
     scene.under_way(180);
@@ -25,7 +36,9 @@ fn a_killed_agent_is_counted_and_the_run_goes_on() {
     scene.end_server();
     let summary = scene.summary();
     assert_eq!(levels(&summary)[0]["certificate"]["verdict"], "void", "{summary}");
-    assert!(count(&levels(&summary)[1], "completed") > 0, "the other agent carried the next level");
+    assert_eq!(levels(&summary).len(), 3);
+    let carried = |level: &serde_json::Value| count(level, "completed") > 0;
+    assert!(levels(&summary)[1..].iter().all(carried), "the other agent carried the rest");
     unreported_is_what_the_agent_took_with_it(&scene, "dies", 2);
     nothing_acked_is_lost(&scene, killed_ns);
 }
@@ -91,7 +104,7 @@ fn merge(scene: &Scene) {
 
 /// Stopped and woken, as by Ctrl-Z and `fg`: the agent's lease lapsed meanwhile, so its level must not look whole.
 #[test]
-fn a_coordinator_that_sleeps_for_longer_than_the_lease_gets_a_void_level_and_goes_on() {
+fn a_coordinator_that_sleeps_for_longer_than_the_lease_gets_a_void_level_and_drives_it_again() {
     let mut scene = Scene::new(&PACED);
     scene.coordinate(&["--concurrency", "4,5", "--duration", "9s", "--output-len", "10", "--agents", "1"]);
     scene.agent("a");
@@ -106,8 +119,11 @@ fn a_coordinator_that_sleeps_for_longer_than_the_lease_gets_a_void_level_and_goe
     let certificate = |level: usize| &levels(&summary)[level]["certificate"];
     assert_eq!(certificate(0)["verdict"], "void", "{summary}");
     assert!(certificate(0)["reasons"].to_string().contains("lease"), "{}", certificate(0));
-    assert_ne!(certificate(1)["verdict"], "void", "{}", certificate(1));
-    assert!(count(&levels(&summary)[1], "completed") > 100);
+    assert_eq!((count(&levels(&summary)[1], "concurrency"), count(&levels(&summary)[1], "attempt")), (4, 2));
+    for level in [1, 2] {
+        assert_ne!(certificate(level)["verdict"], "void", "{}", certificate(level));
+        assert!(count(&levels(&summary)[level], "completed") > 100);
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 mod clock;
 mod death;
+mod fleet;
 mod network;
 mod open;
 mod scene;

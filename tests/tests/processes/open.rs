@@ -40,7 +40,7 @@ fn arrivals(scene: &Scene) -> Arrivals {
     let mut all = Arrivals::new();
     for (of, node) in &stored.nodes {
         for record in node.batches.iter().flat_map(|batch| &batch.records) {
-            let log = stored.levels.iter().find(|log| log.level == record.level).unwrap();
+            let log = stored.levels.iter().find(|log| log.drive.level == record.level).unwrap();
             let started = &log.started[of];
             assert!(!started.was_late, "the machine is too busy for this test");
             let at = record.intended_raw_ns - started.asked_raw_ns;
@@ -59,7 +59,7 @@ fn assert_aligned(scene: &Scene, arrivals: &Arrivals) {
     let stored = scene.stored();
     for row in &table.rows {
         let key = (row[level].parse().unwrap(), row[request].parse().unwrap());
-        let log = stored.levels.iter().find(|log| log.level == key.0).unwrap();
+        let log = stored.levels.iter().find(|log| log.drive.level == key.0).unwrap();
         let start = log.start_ref_ns - stored.header.started_ref_ns;
         // Nine decimals, so that the digits are ns.
         let at = row[t_s].replace('.', "").parse::<i64>().unwrap() - start;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use e2e::accounts::Accounts;
-use e2e::roles::Role;
+use e2e::roles::{ROLE, Role};
 use e2e::truth_check::{self, TruthError};
 use serde_json::Value;
 use tailcliff::stored::RunData;
@@ -66,6 +66,32 @@ impl Scene {
         let announced = coordinator.announced("listening on ").unwrap();
         self.address = announced.split(',').next().unwrap().to_owned();
         self.coordinator = Some(coordinator);
+    }
+
+    /// Another coordinator goes on with the run, at the address of the first.
+    pub(crate) fn resume(&mut self, args: &[&str]) {
+        let run = self.run_dir();
+        let mut all = vec!["coordinate", "--resume", run.to_str().unwrap()];
+        all.extend(args);
+        let coordinator = Role::start_heard(self.command(), "tailcliff", &all).unwrap();
+        let announced = coordinator.announced("listening on ").unwrap();
+        assert_eq!(announced.split(',').next().unwrap(), self.address, "nodes dial the first one's address");
+        self.coordinator = Some(coordinator);
+    }
+
+    /// Runs the command to its end: its exit code and what it says to a person.
+    pub(crate) fn tailcliff(&self, args: &[&str]) -> (i32, String) {
+        let mut command = self.command();
+        let output = command.env(ROLE, "tailcliff").args(args).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// An agent with a place of its own, told as an indexed job tells it.
+    pub(crate) fn indexed(&mut self, index: u32) {
+        let mut command = self.command();
+        command.env("JOB_COMPLETION_INDEX", index.to_string());
+        let args = ["--coordinator", &self.address, "--shards", "1"];
+        self.nodes.push(Role::start_with(command, "agent", &args).unwrap());
     }
 
     pub(crate) fn agent(&mut self, name: &str) {

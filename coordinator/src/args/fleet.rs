@@ -1,0 +1,59 @@
+//! Flags of `tailcliff coordinate` on who takes part, and what happens when one of them is lost.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Span;
+use crate::plan::FleetRule;
+
+/// Who takes part.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FleetArgs {
+    /// Agents at most: those beyond --agents may join while the run goes on, and drive from the next level on [default:
+    /// --agents].
+    #[arg(long, value_name = "N")]
+    pub max_agents: Option<u32>,
+    /// When an agent is lost in a level: rerun drives the level again over those who are there, keep goes on with the rest
+    /// and marks the level [default: rerun].
+    #[arg(long, value_name = "WHAT", value_parser = ["rerun", "keep"])]
+    pub on_lost_agent: Option<String>,
+    /// Times that a level is tried [default: 3].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub level_attempts: Option<u32>,
+    /// How long another agent is waited for in place of one that was lost [default: 15s].
+    #[arg(long, value_name = "TIME")]
+    pub rejoin_wait: Option<Span>,
+    /// Go on with the run in this directory, whose coordinator ended: with its flags, at its address.
+    #[arg(long, value_name = "RUN_DIR")]
+    pub resume: Option<PathBuf>,
+    /// Go on with the run in --output-dir if there is one, begin one if not: for a supervisor that starts us again.
+    #[arg(long, requires = "output_dir")]
+    pub resume_if_present: bool,
+}
+
+impl FleetArgs {
+    /// These flags, with what they leave open taken from `before`.
+    #[must_use]
+    pub fn over(self, before: Self) -> Self {
+        Self {
+            max_agents: self.max_agents.or(before.max_agents),
+            on_lost_agent: self.on_lost_agent.or(before.on_lost_agent),
+            level_attempts: self.level_attempts.or(before.level_attempts),
+            rejoin_wait: self.rejoin_wait.or(before.rejoin_wait),
+            resume: self.resume,
+            resume_if_present: self.resume_if_present,
+        }
+    }
+
+    /// What they say.
+    pub fn rule(&self) -> FleetRule {
+        let usual = FleetRule::default();
+        FleetRule {
+            max_agents: self.max_agents,
+            keep_rest: self.on_lost_agent.as_deref() == Some("keep"),
+            attempts: self.level_attempts.unwrap_or(usual.attempts),
+            rejoin_wait_ns: self.rejoin_wait.as_ref().map_or(usual.rejoin_wait_ns, |span| span.0),
+        }
+    }
+}

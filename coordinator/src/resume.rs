@@ -1,0 +1,211 @@
+//! Going on with a run whose coordinator ended: what its journal says of levels and nodes, and what was asked of it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use serde_json::Value;
+use tailcliff_proto::clock::HostClock;
+use tailcliff_proto::v1::{self, NodeKind};
+
+use crate::args::{Cli, Command, CoordinateArgs};
+use crate::journal::{self, Entry, Fact, Journal, JournalError, Resumed};
+use crate::load::load;
+use crate::plan::{FleetRule, Plan};
+use crate::redact;
+use crate::stored::{Drive, Incarnation, RunData, RunHeader};
+
+/// Why a run cannot be gone on with.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// Its journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// There is nothing left of the plan.
+    #[error("failed to resume {0}: its plan was carried out; `tailcliff merge` writes its outputs again")]
+    Finished(PathBuf),
+    /// It was not made by `coordinate`, or by one that could not be resumed.
+    #[error("failed to resume {dir}: {reason}")]
+    Unfit {
+        /// The run's directory.
+        dir: PathBuf,
+        /// Why, and what to try.
+        reason: String,
+    },
+    /// What is asked now is not what was asked then.
+    #[error(
+        "failed to resume {dir}: {keys} differ from what the run began with; leave those flags out, and dataset and plan \
+         files as they were"
+    )]
+    OtherPlan {
+        /// The run's directory.
+        dir: PathBuf,
+        /// Names of the plan's fields.
+        keys: String,
+    },
+}
+
+/// A node that may still be there.
+#[derive(Debug)]
+pub struct KnownNode {
+    /// Whose.
+    pub incarnation: Incarnation,
+    /// Agent or probe.
+    pub kind: NodeKind,
+    /// Its place.
+    pub index: u32,
+    /// Its name in every output.
+    pub name: String,
+    /// Its newest batch on disk.
+    pub last_seq: u64,
+}
+
+/// Where a run stands.
+#[derive(Debug)]
+pub struct Resume {
+    /// As it began.
+    pub header: RunHeader,
+    /// What is to be driven next.
+    pub next: Drive,
+    /// The level that was under way, which agents may still drive.
+    pub orphan: Option<u32>,
+    /// Levels that were started.
+    pub levels: Vec<u32>,
+    /// Those that another coordinator left, and that are not void yet.
+    pub left: Vec<u32>,
+    /// Every node that joined.
+    pub nodes: Vec<KnownNode>,
+}
+
+impl Resume {
+    /// Reads a run directory.
+    ///
+    /// # Errors
+    /// When it holds no run, or none that can be gone on with.
+    pub fn read(dir: &Path) -> Result<Self, ResumeError> {
+        let data = load(dir)?;
+        let unfit = |reason: &str| ResumeError::Unfit { dir: dir.to_owned(), reason: reason.to_owned() };
+        if data.header.run_id == 0 {
+            return Err(unfit(
+                "it was made by a version that knew no resuming; `tailcliff merge` keeps what it has",
+            ));
+        }
+        let rungs = data.header.plan.levels().len();
+        let resume = Self::of(data);
+        if resume.next.rung as usize >= rungs {
+            return Err(ResumeError::Finished(dir.to_owned()));
+        }
+        Ok(resume)
+    }
+
+    fn of(data: RunData) -> Self {
+        let passed = data.levels.iter().filter(|log| log.passed).map(|log| log.drive.rung + 1).max();
+        let rung = passed.unwrap_or(0);
+        let tried =
+            data.levels.iter().filter(|log| log.drive.rung == rung).map(|log| log.drive.attempt).max();
+        let level = data.levels.iter().map(|log| log.drive.level + 1).max().unwrap_or(0);
+        let left = data.levels.iter().filter(|log| !log.passed && log.voided.is_none());
+        let node = |(&incarnation, node): (&Incarnation, &crate::stored::Node)| KnownNode {
+            incarnation,
+            kind: node.hello.node_kind(),
+            index: node.index,
+            name: node.hello.name.clone(),
+            last_seq: node.batches.last().map_or(0, |batch| batch.seq),
+        };
+        Self {
+            next: Drive { level, rung, attempt: tried.unwrap_or(0) + 1 },
+            orphan: data.levels.last().filter(|log| !log.passed).map(|log| log.drive.level),
+            levels: data.levels.iter().map(|log| log.drive.level).collect(),
+            left: left.map(|log| log.drive.level).collect(),
+            nodes: data.nodes.iter().map(node).collect(),
+            header: data.header,
+        }
+    }
+
+    /// Says in the journal that this coordinator goes on, and that what was under way does not count.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note(&self, journal: &Journal) -> Result<(), JournalError> {
+        let snapshot = HostClock.snapshot();
+        let by = Resumed {
+            raw_ns: snapshot.raw_ns,
+            realtime_ns: snapshot.realtime_ns,
+            boot_id: snapshot.boot_id,
+            timens_inode: snapshot.timens_inode,
+        };
+        let own = |fact| Entry { incarnation: 0, fact: Some(fact) };
+        journal.append(own(Fact::Resumed(by)), None)?;
+        for &level in &self.left {
+            let reason = "the coordinator ended during this level; it was driven again".to_owned();
+            journal.append(own(Fact::Voided(v1::StopReleasing { level, reason })), None)?;
+        }
+        Ok(())
+    }
+
+    /// What is asked now is what was asked then, but for who takes part.
+    ///
+    /// # Errors
+    /// The fields that differ.
+    pub fn check(&self, dir: &Path, plan: &Plan) -> Result<(), ResumeError> {
+        let fields = |plan: &Plan| {
+            let plan = Plan {
+                agents: 0,
+                probes: 0,
+                fleet: FleetRule::default(),
+                trace: false,
+                metadata: Vec::new(),
+                ..plan.clone()
+            };
+            serde_json::to_value(plan).unwrap_or_default()
+        };
+        let (now, then) = (fields(plan), fields(&self.header.plan));
+        let (Value::Object(now), Value::Object(then)) = (&now, &then) else { return Ok(()) };
+        let differ = |key: &&String| now.get(*key) != then.get(*key);
+        let keys: Vec<_> = now.keys().filter(differ).map(|key| key.replace('_', "-")).collect();
+        match keys.is_empty() {
+            true => Ok(()),
+            false => Err(ResumeError::OtherPlan { dir: dir.to_owned(), keys: keys.join(", ") }),
+        }
+    }
+}
+
+/// The run directory that these flags go on with, if any.
+pub fn directory(args: &CoordinateArgs) -> Option<PathBuf> {
+    let present = args
+        .sweep
+        .output_dir
+        .as_ref()
+        .filter(|dir| args.fleet.resume_if_present && dir.join(journal::FILE_NAME).exists());
+    args.fleet.resume.clone().or_else(|| present.cloned())
+}
+
+/// These flags, with what they leave open taken from those that the run began with.
+///
+/// # Errors
+/// When its journal has no such flags, or one of them was a secret.
+pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<CoordinateArgs, ResumeError> {
+    let unfit = |reason: String| ResumeError::Unfit { dir: dir.to_owned(), reason };
+    let then = Cli::try_parse_from(&header.command).map_err(|e| unfit(e.to_string()))?;
+    let Command::Coordinate(then) = then.command else {
+        let text = "it was made by `tailcliff run`, whose agent ended with it; run it again".to_owned();
+        return Err(unfit(text));
+    };
+    let plan = now.sweep.plan.clone().or_else(|| then.sweep.plan.clone());
+    let mut sweep = now.sweep.over(then.sweep);
+    sweep.plan = plan;
+    sweep.output_dir = Some(dir.to_owned());
+    let texts = sweep.header.iter().chain(&sweep.endpoint).chain(&sweep.extra_body);
+    if texts.into_iter().any(|text| text.contains(redact::REDACTED)) {
+        let text = "a secret was on its command line, and is not stored: give --header, --endpoint and --extra-body again";
+        return Err(unfit(text.to_owned()));
+    }
+    let listen = now.listen.or_else(|| Some(header.listen.0.clone()).filter(|listen| !listen.is_empty()));
+    Ok(CoordinateArgs {
+        sweep,
+        listen: listen.or(then.listen),
+        agents: now.agents.or(then.agents),
+        probes: now.probes.or(then.probes),
+        wait: now.wait,
+        fleet: now.fleet.over(then.fleet),
+    })
+}
