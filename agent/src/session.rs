@@ -60,9 +60,9 @@ pub(crate) struct Session {
     /// Said by levels and the preflight, to be passed on.
     inbox: mpsc::Receiver<Say>,
     levels: mpsc::Sender<Say>,
-    /// Said by the spool, for a person; what nobody was connected for waits.
+    /// Said by the spool, for a person; what the coordinator may not have heard is said again.
     troubles: mpsc::Receiver<String>,
-    notices: Vec<String>,
+    notices: Vec<(Instant, String)>,
     /// What a new connection must hear again: the broken one may have lost it.
     newest: Vec<Say>,
 }
@@ -121,6 +121,9 @@ impl Session {
                 self.leave(link).await;
                 return Ok(());
             }
+            // A link that stood and carried nothing took with it what was said since the last word from its other end.
+            let heard = self.heard;
+            self.notices.retain(|(said, _)| *said >= heard);
         }
     }
 
@@ -138,10 +141,7 @@ impl Session {
                     Err(fatal) => Err(fatal),
                 },
                 Some(said) = self.inbox.recv() => drop(self.remember(said)),
-                Some(trouble) = self.troubles.recv() => {
-                    (self.config.tell)(&trouble);
-                    self.notices.push(trouble);
-                }
+                Some(trouble) = self.troubles.recv() => self.take_trouble(trouble),
                 () = tokio::time::sleep_until(self.heard + self.lease), if self.has_level() => self.lapse(),
                 () = shutdown.cancelled() => return Ok(None),
             }
@@ -184,7 +184,7 @@ impl Session {
         for said in self.newest.clone() {
             say(&link, said);
         }
-        self.notices.drain(..).for_each(|text| say(&link, notice(text)));
+        self.notices.iter().for_each(|(_, text)| say(&link, notice(text)));
         let mut beat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
@@ -198,8 +198,8 @@ impl Session {
                 }
                 Some(said) = self.inbox.recv() => self.pass_on(said, &link),
                 Some(trouble) = self.troubles.recv() => {
-                    (self.config.tell)(&trouble);
-                    say(&link, notice(trouble));
+                    say(&link, notice(&trouble));
+                    self.take_trouble(trouble);
                 }
                 _ = beat.tick() => say(&link, heartbeat()),
                 () = tokio::time::sleep_until(self.heard + self.lease) => {
@@ -240,6 +240,12 @@ impl Session {
             () = outbox.stalled(LAST_ACKS), if !is_hasty => {}
             () = shutdown.cancelled(), if !is_hasty => {}
         }
+    }
+
+    /// Each is told once in the life of a process, so that there are few.
+    fn take_trouble(&mut self, text: String) {
+        (self.config.tell)(&text);
+        self.notices.push((Instant::now(), text));
     }
 
     fn pass_on(&mut self, said: Say, link: &ControlLink) {
@@ -495,8 +501,8 @@ async fn stay(link: &mut ControlLink) {
     }
 }
 
-fn notice(text: String) -> Say {
-    Say::Notice(v1::NodeNotice { text })
+fn notice(text: &str) -> Say {
+    Say::Notice(v1::NodeNotice { text: text.to_owned() })
 }
 
 fn outbox(incarnation: u64, config: &Config, tell: mpsc::Sender<String>) -> Outbox {

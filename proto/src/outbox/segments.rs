@@ -300,10 +300,10 @@ mod tests {
         assert!(segments.read(places[0]).is_err());
         assert_eq!(segments.read(places[29]).unwrap(), big(30));
         segments.retire(30);
-        assert_eq!(files(parent.path()), [PathBuf::new(); 0]);
+        assert!(files(parent.path()).is_empty());
         segments.append(&batch(31)).unwrap();
         drop(segments);
-        assert_eq!(files(parent.path()), [PathBuf::new(); 0]);
+        assert!(files(parent.path()).is_empty());
     }
 
     #[test]

@@ -210,9 +210,7 @@ impl Worker {
         drop(state);
         if !std::mem::replace(&mut self.told.used, true) {
             let path = self.segments.path().unwrap_or(&self.config.dir).display().to_string();
-            self.say(&format!(
-                "the coordinator is away or slow and memory is used up: measurements wait in {path}"
-            ));
+            self.say(&format!("the coordinator is away or slow: measurements wait in {path}"));
         }
     }
 

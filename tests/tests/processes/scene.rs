@@ -57,12 +57,17 @@ impl Scene {
 
     /// Starts the coordinator on a port that it chooses and announces.
     pub(crate) fn coordinate(&mut self, args: &[&str]) {
+        self.coordinate_by(self.command(), args);
+    }
+
+    /// The same, started by `command`.
+    pub(crate) fn coordinate_by(&mut self, command: Command, args: &[&str]) {
         let (run, listen) = (self.run_dir(), format!("{}:0", host(self.network.as_ref())));
         let mut all =
             vec!["coordinate", "--listen", &listen, "--url", &self.url, "--model", "sim", "--ignore-eos"];
         all.extend(["--output-dir", run.to_str().unwrap()]);
         all.extend(args);
-        let coordinator = Role::start_heard(self.command(), "tailcliff", &all).unwrap();
+        let coordinator = Role::start_heard(command, "tailcliff", &all).unwrap();
         let announced = coordinator.announced("listening on ").unwrap();
         self.address = announced.split(',').next().unwrap().to_owned();
         self.coordinator = Some(coordinator);
@@ -100,8 +105,19 @@ impl Scene {
 
     /// An agent that `command` starts.
     pub(crate) fn agent_by(&mut self, command: Command, name: &str) {
-        let args = ["--coordinator", &self.address, "--name", name, "--shards", "1"];
-        self.nodes.push(Role::start_with(command, "agent", &args).unwrap());
+        let address = self.address.clone();
+        self.agent_at(command, &address, name, &[]);
+    }
+
+    /// The same, which finds the coordinator at an address of its own.
+    pub(crate) fn agent_at(&mut self, command: Command, address: &str, name: &str, more: &[&str]) {
+        let args = ["--coordinator", address, "--name", name, "--shards", "1"];
+        self.nodes.push(Role::start_with(command, "agent", &[&args[..], more].concat()).unwrap());
+    }
+
+    /// Where the coordinator listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// A probe that reads a simulated GPU.
