@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod csv;
 pub mod floor;
 pub mod forward;
+pub mod memory;
 pub mod plain_reqwest;
 pub mod roles;
 pub mod truth_check;
