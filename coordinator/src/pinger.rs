@@ -292,6 +292,8 @@ impl Conversation {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::hash_map::Entry;
+
     use super::*;
     use crate::bursts::JOIN_BURST;
 
@@ -322,18 +324,26 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         let (events, mut inbox) = mpsc::channel(64);
         let shutdown = CancellationToken::new();
-        let (pinger, thread) = serve(listener, 1_000, events, shutdown.clone()).unwrap();
+        let (pinger, thread) = serve(
+            (listener, 1_000),
+            Door::default(),
+            Strangers::new(mpsc::channel(1).0),
+            events,
+            shutdown.clone(),
+        )
+        .unwrap();
         let answer = |of| tailcliff_proto::pong::answer_pings(address.clone(), of, shutdown.clone()).unwrap();
         let nodes: Vec<_> = (1..=6).map(answer).collect();
         let (mut joined, mut asked) = (HashMap::new(), HashMap::new());
         while joined.len() + asked.len() < 12 {
             let Some(event) = inbox.recv().await else { panic!("the thread ended") };
             let ClockEvent::Burst { of, exchanges, .. } = event else { continue };
-            if joined.contains_key(&of) {
-                asked.insert(of, exchanges.len());
-            } else {
-                joined.insert(of, exchanges.len());
-                pinger.burst(of, 1);
+            match joined.entry(of) {
+                Entry::Vacant(first) => {
+                    first.insert(exchanges.len());
+                    pinger.burst(of, 1);
+                }
+                Entry::Occupied(_) => drop(asked.insert(of, exchanges.len())),
             }
         }
         assert!(joined.values().all(|&n| n == 8), "{joined:?}");

@@ -91,7 +91,7 @@ fn three_hosts_over_bad_paths_are_on_one_timeline() {
         forwarder.order(Order::Up(up)).unwrap();
         forwarder.order(Order::Down(down)).unwrap();
         let agent = there();
-        scene.agent_through(agent, &forwarder.address, name);
+        scene.agent_at(agent, &forwarder.address, name, &[]);
         forwarders.push(forwarder);
     }
     scene.probe();
@@ -165,7 +165,7 @@ fn a_clock_that_cannot_be_synchronised_is_said_so() {
     forwarder.order(Order::Up(uneven(1))).unwrap();
     forwarder.order(Order::Down(uneven(2))).unwrap();
     let agent = there();
-    scene.agent_through(agent, &forwarder.address, "remote");
+    scene.agent_at(agent, &forwarder.address, "remote", &[]);
     scene.probe();
     let doubt = scene.coordinator().announced("remote: its clock is known to ±").unwrap();
     assert!(doubt.contains("only"), "{doubt}");
@@ -192,7 +192,7 @@ fn an_agent_that_cannot_reach_the_clock_is_said_so_and_its_stamps_are_unaligned(
     scene.coordinate(&[&SHORT[..], &["--agents", "1"]].concat());
     let control = scene.address().parse().unwrap();
     let forwarder = Forwarder::start_without_clock([127, 0, 0, 3].into(), control).unwrap();
-    scene.agent_through(Command::new(binary()), &forwarder.address().to_string(), "blocked");
+    scene.agent_at(Command::new(binary()), &forwarder.address().to_string(), "blocked", &[]);
     let advice = scene.coordinator().announced("blocked: its clock is not known").unwrap();
     assert!(advice.contains("can it reach the clock port"), "{advice}");
     scene.complete();
@@ -219,7 +219,7 @@ fn a_start_that_came_late_is_recorded_and_named() {
     let control = scene.address().parse().unwrap();
     let forwarder = Forwarder::start([127, 0, 0, 4].into(), control, Way::default(), Way::default()).unwrap();
     scene.agent("punctual");
-    scene.agent_through(Command::new(binary()), &forwarder.address().to_string(), "late");
+    scene.agent_at(Command::new(binary()), &forwarder.address().to_string(), "late", &[]);
     // Within the first level; the second one's start has a lead of half a second.
     scene.under_way(10);
     forwarder.obey(Order::Down(Way::constant(Duration::from_millis(900))));

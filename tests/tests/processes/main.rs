@@ -8,6 +8,7 @@
 
 mod clock;
 mod death;
+mod faults;
 mod fleet;
 mod network;
 mod open;

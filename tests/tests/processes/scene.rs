@@ -96,6 +96,11 @@ impl Scene {
 
     /// Starts the coordinator on a port that it chooses and announces.
     pub(crate) fn coordinate(&mut self, args: &[&str]) {
+        self.coordinate_by(self.command(), args);
+    }
+
+    /// The same, started by `command`.
+    pub(crate) fn coordinate_by(&mut self, mut command: Command, args: &[&str]) {
         let (run, listen) = (self.run_dir(), format!("{}:0", host(self.network.as_ref())));
         let mut all =
             vec!["coordinate", "--listen", &listen, "--url", &self.url, "--model", "sim", "--ignore-eos"];
@@ -105,7 +110,6 @@ impl Scene {
         all.extend(args);
         let tls = self.tls("coordinator");
         all.extend(tls.iter().map(String::as_str));
-        let mut command = self.command();
         command.envs(self.secrets.map(|secrets| ("OPENAI_API_KEY", secrets.api_key)));
         let coordinator = Role::start_heard(command, "tailcliff", &all).unwrap();
         let announced = coordinator.announced("listening on ").unwrap();
@@ -145,12 +149,14 @@ impl Scene {
 
     /// An agent that `command` starts.
     pub(crate) fn agent_by(&mut self, command: Command, name: &str) {
-        self.agent_through(command, &self.address.clone(), name);
+        let address = self.address.clone();
+        self.agent_at(command, &address, name, &[]);
     }
 
-    /// An agent that `command` starts, and that takes another address for the coordinator's.
-    pub(crate) fn agent_through(&mut self, command: Command, address: &str, name: &str) {
+    /// The same, which finds the coordinator at an address of its own.
+    pub(crate) fn agent_at(&mut self, command: Command, address: &str, name: &str, more: &[&str]) {
         let mut args = vec!["--coordinator", address, "--name", name, "--shards", "1"];
+        args.extend(more);
         let tls = self.tls("node");
         args.extend(tls.iter().map(String::as_str));
         self.nodes.push(Role::start_with(command, "agent", &args).unwrap());
