@@ -106,6 +106,12 @@ impl Session {
     /// Until the run ends, `shutdown`, or a refusal. No file of the spool is left then.
     pub(crate) async fn run(mut self) -> Result<(), LinkError> {
         let ended = self.serve().await;
+        let left = self.outbox.unacked();
+        if left > 0 {
+            (self.config.tell)(&format!(
+                "{left} batches of measurements never reached the coordinator's disk: given up"
+            ));
+        }
         self.outbox.close();
         self.outbox.closed().await;
         ended

@@ -225,6 +225,12 @@ impl Outbox {
         self.shared.state().acked
     }
 
+    /// Batches that are not acked.
+    pub fn unacked(&self) -> u64 {
+        let state = self.shared.state();
+        state.last_seq - state.acked
+    }
+
     /// Waits until no ack has come for so long: what is left then will hardly be taken.
     pub async fn stalled(&self, patience: Duration) {
         loop {

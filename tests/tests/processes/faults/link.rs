@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use e2e::memory::most_resident;
+
 use super::{Far, entries};
 use crate::scene::levels;
 
@@ -23,6 +25,9 @@ fn arrives_once_though(fault: impl FnOnce(&Far)) {
     fault(&far);
     std::thread::sleep(FAULT);
     assert_eq!(entries(spool.path()), 1, "what memory does not hold is on disk");
+    let most = most_resident(far.scene.nodes[0].pid()).unwrap() >> 20;
+    println!("the agent took {most} MiB at most");
+    assert!(most < 128, "{most} MiB with an outbox of 1 MiB");
     far.forwarder.heal();
     // Its own words come when there is somebody to tell.
     let told = far.coordinator().announced("far: the coordinator is away or slow").unwrap();
