@@ -205,7 +205,7 @@ impl Agent {
 
     /// Why it gave up.
     pub(crate) async fn gives_up(self) -> String {
-        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("it goes on").unwrap();
+        let ended = tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap();
         ended.unwrap_err().to_string()
     }
 }
