@@ -68,7 +68,7 @@ async fn garbage_and_oversized_frames_end_their_own_connection_alone() {
     }
 }
 
-/// gRPC's own length: a message that says that it has 4 GiB is refused before any of it is waited for.
+/// gRPC says a message's length first: one over the limit is refused by it. And each port has its own services alone.
 #[tokio::test]
 async fn a_message_larger_than_any_is_refused_by_its_length() {
     let mut coordinator = Coordinator::start(&[]);
