@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use tokio::sync::mpsc;
 
 use super::{Outbox, SpoolConfig, Worth, cost};
+use crate::clock::HostClock;
 use crate::v1;
 
 fn record(bytes: usize) -> v1::RequestRecord {
@@ -204,6 +205,36 @@ fn a_damaged_spool_is_counted_and_holds_up_nothing() {
         assert_eq!(lost == 1, damage == 1, "{lost} lost by damage {damage}");
         assert!(lost > 0 && told_of(&mut told, "lost"));
     }
+}
+
+/// The oldest may go to the front while it is written: acked as fast as they come, batches are on either side by turns.
+#[test]
+fn batches_that_move_to_the_front_while_they_are_written_are_there_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, _told) = spooling(room_for(12, 5_000), dir.path(), 64);
+    let pushing = outbox.clone();
+    let all = 4_000;
+    let pushed = std::thread::spawn(move || {
+        for _ in 0..all {
+            // Memory's first half holds six: the seventh and the eighth go to disk, or to the front as acks come.
+            while pushing.unacked() > 7 || pushing.push(batch(5_000)).is_err() {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let mut sent = 0;
+    let deadline = HostClock.now() + 60_000_000_000;
+    while sent < all {
+        assert!(HostClock.now() < deadline, "stuck behind {sent}");
+        if let Some(batch) = outbox.next_after(sent) {
+            assert_eq!((batch.seq, batch.records.len(), batch.lost), (sent + 1, 1, None));
+            sent = batch.seq;
+        }
+        // Late by a few, so that there is always something in the way.
+        outbox.acknowledge(if pushed.is_finished() { sent } else { sent.saturating_sub(sent % 3) });
+    }
+    pushed.join().unwrap();
+    outbox.close();
 }
 
 #[derive(Clone, Debug)]
