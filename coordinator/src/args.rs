@@ -1,14 +1,20 @@
 //! The command line as typed, and the plan file, which has the same names.
 
+pub mod fleet;
+pub mod k8s;
+pub mod results;
+pub mod ssh;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
-use serde::Deserialize;
-
-pub mod fleet;
+use serde::{Deserialize, Serialize};
 
 use self::fleet::FleetArgs;
+use self::k8s::K8sCommand;
+use self::results::{FetchArgs, ServeArgs};
+use self::ssh::SshArgs;
 use crate::axis::Rate;
 use crate::local::StubArgs;
 
@@ -33,6 +39,11 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Wait for agents and probes that dial in, then sweep through them.
     Coordinate(Box<CoordinateArgs>),
+    /// Fetch the outputs of a run from its coordinator, once it is over; exits as the coordinator does.
+    Fetch(FetchArgs),
+    /// Sweep from a Kubernetes cluster.
+    #[command(subcommand)]
+    K8s(K8sCommand),
     /// Measure what this host's own client adds and how much it can drive, against a stub with a fixed schedule.
     Calibrate(CalibrateArgs),
     /// Make certificates with which coordinator and nodes know each other.
@@ -111,6 +122,12 @@ pub struct CoordinateArgs {
     /// How long to wait for them.
     #[arg(long, value_name = "TIME", default_value = "60s")]
     pub wait: Span,
+    /// What happens after the run.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// Nodes that are started from here.
+    #[command(flatten)]
+    pub ssh: SshArgs,
     /// Who takes part.
     #[command(flatten)]
     pub fleet: FleetArgs,
@@ -124,7 +141,7 @@ pub const DATASETS: [&str; 7] =
     ["sharegpt", "jsonl", "openai-batch", "mooncake", "random", "shared-prefix", "sessions"];
 
 /// A sweep, by flags or by a plan file; a flag wins over the file.
-#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SweepArgs {
     /// YAML file with these same names.
@@ -393,8 +410,8 @@ impl SweepArgs {
 }
 
 /// A length of time, ns: `500ms`, `60s`, `2m`, `1h`, or plain seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "serde_norway::Value")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "serde_norway::Value", into = "String")]
 pub struct Span(pub i64);
 
 impl FromStr for Span {
@@ -421,6 +438,18 @@ impl FromStr for Span {
     }
 }
 
+/// As it would be typed.
+impl From<Span> for String {
+    fn from(Span(ns): Span) -> String {
+        let whole = |unit: i64| ns % unit == 0;
+        match ns {
+            ns if whole(1_000_000_000) => format!("{}s", ns / 1_000_000_000),
+            ns if whole(1_000_000) => format!("{}ms", ns / 1_000_000),
+            ns => format!("{}us", ns as f64 / 1e3),
+        }
+    }
+}
+
 impl TryFrom<serde_norway::Value> for Span {
     type Error = String;
 
@@ -430,7 +459,7 @@ impl TryFrom<serde_norway::Value> for Span {
 }
 
 /// Levels of a sweep: `1,2,4,8`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "serde_norway::Value")]
 pub struct Levels(pub Vec<u32>);
 
@@ -454,7 +483,7 @@ impl TryFrom<serde_norway::Value> for Levels {
 }
 
 /// Rates of a sweep: `1,2.5,inf`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(try_from = "serde_norway::Value")]
 pub struct Rates(pub Vec<Rate>);
 

@@ -46,31 +46,56 @@ pub enum CertsError {
 /// # Errors
 /// When a host makes no sense, the directory is there already, or cannot be written.
 pub fn make(args: &CertsArgs) -> Result<String, CertsError> {
-    let hosts = args.host.iter().map(|host| named(host)).collect::<Result<Vec<_>, _>>()?;
     if args.out.exists() {
         return Err(CertsError::Exists(args.out.clone()));
     }
-    let (ca_params, ca_key) = (ca(args.days), KeyPair::generate()?);
-    let ca_cert = ca_params.self_signed(&ca_key)?;
-    let issuer = Issuer::from_params(&ca_params, &ca_key);
-    // The coordinator serves; a node only dials, so that a stolen node's certificate makes no coordinator.
-    let ends = [
-        ("coordinator", hosts, vec![Usage::ServerAuth, Usage::ClientAuth]),
-        ("node", Vec::new(), vec![Usage::ClientAuth]),
-    ];
+    let signed = sign(&args.host, args.days)?;
     directory(&args.out)?;
-    for (name, hosts, usages) in ends {
-        let key = KeyPair::generate()?;
-        let cert = end(name, hosts, usages, args.days)?.signed_by(&key, &issuer)?;
+    for (name, pems) in signed.ends {
         let dir = args.out.join(name);
         directory(&dir)?;
-        let files = FILE_NAMES.into_iter().zip([cert.pem(), key.serialize_pem(), ca_cert.pem()]);
+        let files = FILE_NAMES.into_iter().zip(pems);
         files.into_iter().try_for_each(|(file, pem)| write(&dir.join(file), &pem))?;
     }
     if args.keep_ca_key {
-        write(&args.out.join(CA_KEY), &ca_key.serialize_pem())?;
+        write(&args.out.join(CA_KEY), &signed.ca_key)?;
     }
     Ok(words(args))
+}
+
+/// Certificates of a fleet, nowhere but here.
+pub struct Signed {
+    /// Of the coordinator and of all nodes: certificate, key and CA, as [`FILE_NAMES`] has them.
+    pub ends: [(&'static str, [String; 3]); 2],
+    ca_key: String,
+}
+
+impl std::fmt::Debug for Signed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(keys, redacted)")
+    }
+}
+
+/// Signs them for a coordinator that is dialled by `hosts`.
+///
+/// # Errors
+/// When a host makes no sense.
+pub fn sign(hosts: &[String], days: u32) -> Result<Signed, CertsError> {
+    let hosts = hosts.iter().map(|host| named(host)).collect::<Result<Vec<_>, _>>()?;
+    let (ca_params, ca_key) = (ca(days), KeyPair::generate()?);
+    let ca_cert = ca_params.self_signed(&ca_key)?;
+    let issuer = Issuer::from_params(&ca_params, &ca_key);
+    // The coordinator serves; a node only dials, so that a stolen node's certificate makes no coordinator.
+    let one = |name: &'static str, hosts, usages| -> Result<_, CertsError> {
+        let key = KeyPair::generate()?;
+        let cert = end(name, hosts, usages, days)?.signed_by(&key, &issuer)?;
+        Ok((name, [cert.pem(), key.serialize_pem(), ca_cert.pem()]))
+    };
+    let ends = [
+        one("coordinator", hosts, vec![Usage::ServerAuth, Usage::ClientAuth])?,
+        one("node", Vec::new(), vec![Usage::ClientAuth])?,
+    ];
+    Ok(Signed { ends, ca_key: ca_key.serialize_pem() })
 }
 
 fn words(args: &CertsArgs) -> String {

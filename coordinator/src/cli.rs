@@ -1,7 +1,10 @@
 //! From a parsed command line to an exit code: the three jobs, their signals, and what they print.
 
+mod cluster;
+mod offer;
+
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tailcliff_proto::link::args::{LinkArgs, LinkArgsError, TOKEN_VARIABLE};
 use tailcliff_proto::secret::is_secret;
@@ -9,7 +12,10 @@ use tailcliff_proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use self::offer::Offer;
+pub(crate) use self::offer::WAITING;
 use crate::args::certs::CertsArgs;
+use crate::args::results::ServeArgs;
 use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
 use crate::calibrate::{self, CalibrateError};
 use crate::capacity;
@@ -27,6 +33,7 @@ use crate::redact::redacted_command;
 use crate::report::terminal;
 use crate::resume::{self, Resume, ResumeError};
 use crate::run::Ending;
+use crate::ssh;
 use crate::workload;
 
 /// Done.
@@ -45,6 +52,10 @@ pub const EXIT_LISTEN: i32 = 6;
 pub const EXIT_BROKEN: i32 = 7;
 /// A level that counts has not one completed request.
 pub const EXIT_NOTHING_COMPLETED: i32 = 8;
+/// What the run measured could not be fetched from its coordinator.
+pub const EXIT_FETCH: i32 = 9;
+/// The cluster refuses, or kubectl cannot be used.
+pub const EXIT_CLUSTER: i32 = 10;
 /// Interrupted; what was measured is kept.
 pub const EXIT_INTERRUPTED: i32 = 130;
 
@@ -53,6 +64,8 @@ pub async fn main(cli: Cli) -> i32 {
     match cli.command {
         Command::Run(args) => run(*args).await,
         Command::Coordinate(args) => coordinate(*args).await,
+        Command::Fetch(args) => offer::fetch(&args).await,
+        Command::K8s(command) => cluster::main(command).await,
         Command::Calibrate(args) => calibrate(&args).await,
         Command::Stub(args) => match local::serve_stub(args).await {
             Ok(()) => EXIT_OK,
@@ -83,9 +96,9 @@ async fn run(args: RunArgs) -> i32 {
         Ok(door) => door,
         Err(error) => return fail(&format!("failed to make a token: {error}"), EXIT_BROKEN),
     };
-    let setup =
-        Setup { wait_ns: 30_000_000_000, embedded: Some(embedded), command: command(), door, resume: None };
-    conclude(drive(config, ("127.0.0.1:0", None), setup, None, verbose).await)
+    let (embedded, command) = (Some(embedded), command());
+    let setup = Setup { wait_ns: 30_000_000_000, embedded, command, door, resume: None };
+    drive(config, ("127.0.0.1:0", None), setup, None, verbose).await
 }
 
 /// Where nodes dial unless told otherwise.
@@ -93,15 +106,22 @@ const LISTEN: &str = "127.0.0.1:7100";
 
 async fn coordinate(args: CoordinateArgs) -> i32 {
     let verbose = args.sweep.verbose;
+    let (serve, listen, link) = (args.serve.clone(), args.listen.clone(), args.link.clone());
     let (args, resume) = match resumed(args) {
         Ok(both) => both,
+        // Its coordinator may have died before its results were fetched.
+        Err(ResumeError::Finished(dir)) if serve.serve_results.is_some() => {
+            return serve_again(dir, listen.as_deref().unwrap_or(LISTEN), &link, &serve).await;
+        }
         Err(error) => return fail(&error.to_string(), code_of_resume(&error)),
     };
     let mut config = match config(args.sweep) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
-    let (agents, probes) = (args.agents.unwrap_or(1), args.probes.unwrap_or(0));
+    let (by_ssh, probes_by_ssh) = args.ssh.counts();
+    let agents = args.agents.unwrap_or(by_ssh.unwrap_or(1));
+    let probes = args.probes.unwrap_or(probes_by_ssh);
     if agents == 0 {
         return fail("bad --agents: without an agent there is no load: give at least 1", EXIT_USAGE);
     }
@@ -117,15 +137,21 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     {
         return fail(&format!("bad --agents: {error}"), EXIT_USAGE);
     }
+    let listen = args.listen.unwrap_or_else(|| LISTEN.to_owned());
+    let clock_port = resume.as_ref().map(|resume| &resume.header.listen);
+    let clock_port = clock_port.filter(|before| before.0 == listen).map(|before| before.1);
     let door = match door(&args.link) {
         Ok(door) => door,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
-    let listen = args.listen.unwrap_or_else(|| LISTEN.to_owned());
-    let clock_port = resume.as_ref().map(|resume| &resume.header.listen);
-    let clock_port = clock_port.filter(|before| before.0 == listen).map(|before| before.1);
     let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), door, resume };
-    conclude(drive(config, (&listen, clock_port), setup, Some(&args.link), verbose).await)
+    let nodes = match ssh::start(&args.ssh, &listen, tell) {
+        Ok(nodes) => nodes,
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
+    let code = drive(config, (&listen, clock_port), setup, Some((&args.link, &args.serve)), verbose).await;
+    nodes.end().await;
+    code
 }
 
 /// With the flags that the run began with, and where it stands, when these flags go on with one.
@@ -134,6 +160,30 @@ fn resumed(args: CoordinateArgs) -> Result<(CoordinateArgs, Option<Resume>), Res
     let resume = Resume::read(&dir)?;
     let args = resume::flags(&dir, args, &resume.header)?;
     Ok((args, Some(resume)))
+}
+
+/// A run that is over, for whoever has not fetched it yet.
+async fn serve_again(dir: PathBuf, listen: &str, link: &LinkArgs, serve: &ServeArgs) -> i32 {
+    let (stop, _) = mpsc::channel(1);
+    let door = match door(link) {
+        Ok(door) => door,
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
+    let bound = Listeners::bind(listen, None).and_then(|bound| {
+        if !link.allow_unauthenticated {
+            door.permit(bound.address()?)?;
+        }
+        Offer::of(Some(serve), bound, &door, stop)
+    });
+    let result = bound.and_then(|(_, offer)| {
+        let merged = Some(drive::merge_stored(&dir)?);
+        Ok((offer, Outcome { ending: Ending::Complete, dir: Some(dir), merged }))
+    });
+    let (offer, outcome) = match result {
+        Ok(both) => both,
+        Err(error) => return Conclusion::of(&Err(error)).tell(),
+    };
+    conclude(Ok(outcome), offer).await
 }
 
 fn code_of_resume(error: &ResumeError) -> i32 {
@@ -146,7 +196,7 @@ fn code_of_resume(error: &ResumeError) -> i32 {
 }
 
 async fn calibrate(args: &CalibrateArgs) -> i32 {
-    let report = match calibrate::run(args, interrupts(), &tell).await {
+    let report = match calibrate::run(args, interrupts().1, &tell).await {
         Ok(report) => report,
         Err(error) => {
             let code = match &error {
@@ -199,13 +249,45 @@ fn command() -> Vec<String> {
 }
 
 async fn drive(
-    mut config: Config,
+    config: Config,
     (listen, clock_port): (&str, Option<u16>),
+    setup: Setup,
+    announced: Option<(&LinkArgs, &ServeArgs)>,
+    verbose: u8,
+) -> i32 {
+    let (stop, interrupts) = interrupts();
+    let bound = Listeners::bind(listen, clock_port)
+        .and_then(|bound| Offer::of(announced.map(|(_, serve)| serve), bound, &setup.door, stop));
+    let (listeners, offer) = match bound {
+        Ok(bound) => bound,
+        Err(error) => return Conclusion::of(&Err(error)).tell(),
+    };
+    let result =
+        carry_out(config, listeners, setup, announced.map(|(link, _)| link), verbose, interrupts).await;
+    conclude(result, offer).await
+}
+
+/// Says how it went, to whoever sits here and to whoever fetches it.
+async fn conclude(result: Result<Outcome, RunError>, offer: Option<Offer>) -> i32 {
+    if let Some(offer) = &offer {
+        offer.announce();
+    }
+    let conclusion = Conclusion::of(&result);
+    let code = conclusion.tell();
+    if let Some(offer) = offer {
+        offer.until_fetched(result.ok(), &conclusion).await;
+    }
+    code
+}
+
+async fn carry_out(
+    mut config: Config,
+    listeners: Listeners,
     setup: Setup,
     announce: Option<&LinkArgs>,
     verbose: u8,
+    interrupts: mpsc::Receiver<String>,
 ) -> Result<Outcome, RunError> {
-    let listeners = Listeners::bind(listen, clock_port)?;
     let mut display = Display::stderr(config.plan.levels().len()).verbose(verbose);
     if let Some(link) = announce {
         let address = listeners.address()?;
@@ -220,7 +302,7 @@ async fn drive(
         }
     }
     workload::words(&config.plan).into_iter().for_each(|line| display.say(&line));
-    drive::drive(config, listeners, setup, interrupts(), display).await
+    drive::drive(config, listeners, setup, interrupts, display).await
 }
 
 /// Takes out of the orders what must not go over a network in the clear; says so when there was something.
@@ -241,8 +323,9 @@ fn withhold(target: &mut v1::Target) -> Option<String> {
 }
 
 /// Ctrl-C, SIGTERM and a terminal that hangs up, one message each; the third kills.
-fn interrupts() -> mpsc::Receiver<String> {
+fn interrupts() -> (mpsc::Sender<String>, mpsc::Receiver<String>) {
     let (out, inbox) = mpsc::channel(2);
+    let others = out.clone();
     // Before anything else happens: until then a signal kills.
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let mut hangup = if ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
@@ -262,7 +345,7 @@ fn interrupts() -> mpsc::Receiver<String> {
         terminal_modes::restore();
         std::process::exit(EXIT_INTERRUPTED);
     });
-    inbox
+    (others, inbox)
 }
 
 /// As /proc tells: a mask of ignored signals, of which SIGHUP is the first.
@@ -272,40 +355,60 @@ fn ignores_hangup() -> bool {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
-fn conclude(result: Result<Outcome, RunError>) -> i32 {
-    let outcome = match result {
-        Ok(outcome) => outcome,
-        Err(error) => return fail(&error.to_string(), code_of_error(&error)),
-    };
-    if let (Some(merged), Some(dir)) = (&outcome.merged, &outcome.dir) {
-        print(merged, dir);
+/// How a run is told: the table and the exit code are the same for whoever reads them here or fetches them.
+struct Conclusion {
+    code: i32,
+    /// Why the code is not 0.
+    words: Option<String>,
+    table: Option<String>,
+}
+
+impl Conclusion {
+    fn of(result: &Result<Outcome, RunError>) -> Self {
+        let (code, words) = match result {
+            Ok(outcome) => ended(outcome),
+            Err(error) => (code_of_error(error), Some(error.to_string())),
+        };
+        let told =
+            result.as_ref().ok().and_then(|outcome| Some((outcome.merged.as_ref()?, outcome.dir.as_ref()?)));
+        Self { code, words, table: told.map(|(merged, dir)| table(merged, dir)) }
     }
-    match outcome.ending {
+
+    fn tell(&self) -> i32 {
+        if let Some(table) = &self.table {
+            print(table);
+        }
+        self.words.as_ref().map_or(self.code, |words| fail(words, self.code))
+    }
+}
+
+fn ended(outcome: &Outcome) -> (i32, Option<String>) {
+    match &outcome.ending {
         Ending::Complete => completed(outcome.merged.as_ref()),
         Ending::Interrupted(_) => {
             let kept =
                 if outcome.dir.is_some() { "what was measured is kept" } else { "nothing was measured" };
-            fail(&format!("interrupted; {kept}"), EXIT_INTERRUPTED)
+            (EXIT_INTERRUPTED, Some(format!("interrupted; {kept}")))
         }
-        Ending::NodesMissing(why) => fail(
-            &format!("{why}; start them with --coordinator at this address, or raise --wait"),
+        Ending::NodesMissing(why) => (
             EXIT_NODES,
+            Some(format!("{why}; start them with --coordinator at this address, or raise --wait")),
         ),
-        Ending::Target(_, why) => fail(&why, EXIT_TARGET),
-        Ending::Broken(why) => fail(&why, EXIT_BROKEN),
+        Ending::Target(_, why) => (EXIT_TARGET, Some(why.clone())),
+        Ending::Broken(why) => (EXIT_BROKEN, Some(why.clone())),
     }
 }
 
 /// A finished plan whose server answered nothing at some level is no success to a script.
-fn completed(merged: Option<&Merged>) -> i32 {
+fn completed(merged: Option<&Merged>) -> (i32, Option<String>) {
     let levels = merged.map_or(&[][..], |merged| &merged.levels);
     let failed = |level: &&Level| level.certificate.verdict != Verdict::Void && level.measured.completed == 0;
     match levels.iter().find(failed) {
         Some(level) => {
             let line = format!("no request completed at {}", level.load.words());
-            fail(&line, EXIT_NOTHING_COMPLETED)
+            (EXIT_NOTHING_COMPLETED, Some(line))
         }
-        None => EXIT_OK,
+        None => (EXIT_OK, None),
     }
 }
 
@@ -323,17 +426,20 @@ fn code_of_error(error: &RunError) -> i32 {
 fn merge(dir: &Path) -> i32 {
     match drive::merge_stored(dir) {
         Ok(merged) => {
-            print(&merged, dir);
+            print(&table(&merged, dir));
             EXIT_OK
         }
         Err(error) => fail(&error.to_string(), code_of_error(&error)),
     }
 }
 
-fn print(merged: &Merged, dir: &Path) {
-    let table = terminal::render(merged, terminal_width());
+fn table(merged: &Merged, dir: &Path) -> String {
+    format!("{}\nfiles: {}", terminal::render(merged, terminal_width()), dir.display())
+}
+
+fn print(text: &str) {
     // A reader that left early, such as `head`, is no error.
-    let _left = writeln!(std::io::stdout(), "{table}\nfiles: {}", dir.display());
+    let _left = writeln!(std::io::stdout(), "{text}");
 }
 
 fn fail(line: &str, code: i32) -> i32 {

@@ -68,8 +68,7 @@ impl Config {
     /// # Errors
     /// The first value that makes no sense, with what to try.
     pub fn from_args(flags: SweepArgs, env_key: Option<String>) -> Result<Self, ConfigError> {
-        let file = flags.plan.as_deref().map(read_plan).transpose()?;
-        let args = flags.over(file.unwrap_or_default());
+        let args = with_plan_file(flags)?;
         let mut plan = plan(&args)?;
         let target = target(&plan, &args, env_key)?;
         let (mut workload, corpus) = workload::of(&args, &mut plan)?;
@@ -100,6 +99,15 @@ impl Config {
         );
         Err(bad("--concurrency", reason))
     }
+}
+
+/// Flags, over the file that they name if they do.
+///
+/// # Errors
+/// When that cannot be read.
+pub(crate) fn with_plan_file(mut flags: SweepArgs) -> Result<SweepArgs, ConfigError> {
+    let file = flags.plan.take().as_deref().map(read_plan).transpose()?;
+    Ok(flags.over(file.unwrap_or_default()))
 }
 
 fn read_plan(path: &Path) -> Result<SweepArgs, ConfigError> {

@@ -23,6 +23,7 @@ use crate::local::{self, Embedded};
 use crate::merge::Merged;
 use crate::outputs::{OutputError, write_all};
 use crate::pinger;
+use crate::results::Shelf;
 use crate::resume::{Resume, ResumeError};
 use crate::run::{Ending, Run};
 use crate::service;
@@ -36,6 +37,7 @@ const RUNS: &str = "runs";
 pub struct Listeners {
     control: TcpListener,
     clock: TcpListener,
+    shelf: Option<Shelf>,
 }
 
 /// How a run is set up beyond its plan.
@@ -143,7 +145,17 @@ impl Listeners {
         for listener in [&control, &clock] {
             listen(listener, Backlog::MAXALLOWABLE).map_err(std::io::Error::from)?;
         }
-        Ok(Self { control, clock })
+        Ok(Self { control, clock, shelf: None })
+    }
+
+    /// Hands out results on the control port; the second handle keeps the port when the run is over.
+    ///
+    /// # Errors
+    /// When there is no handle to be had.
+    pub fn with_shelf(mut self, shelf: Shelf) -> std::io::Result<(Self, TcpListener)> {
+        let kept = self.control.try_clone()?;
+        self.shelf = Some(shelf);
+        Ok((self, kept))
     }
 
     /// Address of the control and bulk services.
@@ -246,8 +258,10 @@ async fn conduct(
     )?;
     listeners.control.set_nonblocking(true)?;
     let (inputs, nodes) = mpsc::channel(32);
+    let shelf = listeners.shelf;
     let (control, of_control) = (tokio::net::TcpListener::from_std(listeners.control)?, door.clone());
-    let server = tokio::spawn(async move { service::serve(control, &of_control, strangers, inputs).await });
+    let server =
+        tokio::spawn(async move { service::serve(control, &of_control, strangers, inputs, shelf).await });
     let (failures, failed) = mpsc::channel(4);
     let mut threads = vec![clock_thread];
     if let Some(embedded) = &setup.embedded {

@@ -207,6 +207,8 @@ pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<Coor
         probes: now.probes.or(then.probes),
         wait: now.wait,
         fleet: now.fleet.over(then.fleet),
+        ssh: if now.ssh.is_empty() { then.ssh } else { now.ssh },
+        serve: now.serve.over(&then.serve),
         link: now.link.over(then.link),
     })
 }

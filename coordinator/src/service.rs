@@ -10,6 +10,7 @@ use prost::Message;
 use tailcliff_proto::link::MAX_MESSAGE_BYTES;
 use tailcliff_proto::v1::bulk_server::{Bulk, BulkServer};
 use tailcliff_proto::v1::control_server::{Control, ControlServer};
+use tailcliff_proto::v1::results_server::ResultsServer;
 use tailcliff_proto::v1::{self, coordinator_message, node_message};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -19,6 +20,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::door::{Door, Strangers};
+use crate::results::Shelf;
 use crate::run::LEASE_NS;
 use crate::stored::Incarnation;
 
@@ -58,6 +60,8 @@ pub enum Input {
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 /// Histograms of every stage, each as full as can be.
 const MAX_CONTROL_BYTES: usize = 2 << 20;
+/// A question for results holds a name.
+const MAX_ASKED_BYTES: usize = 4 << 10;
 /// Memory for batches on their way to the disk, of all nodes together: when it is used up their streams wait, and what waits
 /// is kept by the nodes.
 const BATCH_ROOM_KIB: u32 = 64 << 10;
@@ -68,7 +72,8 @@ pub const MAX_STREAMS: u32 = 16;
 /// Headers of one call, bytes.
 pub const MAX_HEADER_BYTES: u32 = 16 << 10;
 
-/// Serves control and bulk on `listener` to whom `door` lets in, until the future is dropped.
+/// Serves control and bulk on `listener` to whom `door` lets in, until the future is dropped; and results where
+/// there is a shelf for them.
 ///
 /// # Errors
 /// When the listener fails.
@@ -77,6 +82,7 @@ pub async fn serve(
     door: &Door,
     strangers: Strangers,
     inputs: mpsc::Sender<Input>,
+    shelf: Option<Shelf>,
 ) -> Result<(), tonic::transport::Error> {
     let room = Arc::new(Semaphore::new(BATCH_ROOM_KIB as usize));
     let service = |inputs| Service { inputs, connections: AtomicU64::new(1), room: room.clone() };
@@ -92,7 +98,16 @@ pub async fn serve(
             control.max_decoding_message_size(MAX_CONTROL_BYTES),
             guard.clone(),
         ))
-        .add_service(InterceptedService::new(bulk.max_decoding_message_size(MAX_MESSAGE_BYTES), guard))
+        .add_service(InterceptedService::new(
+            bulk.max_decoding_message_size(MAX_MESSAGE_BYTES),
+            guard.clone(),
+        ))
+        .add_optional_service(shelf.map(|shelf| {
+            InterceptedService::new(
+                ResultsServer::new(shelf).max_decoding_message_size(MAX_ASKED_BYTES),
+                guard,
+            )
+        }))
         .serve_with_incoming(door.guests(listener, strangers))
         .await
 }

@@ -80,7 +80,7 @@ async fn receive(listener: std::net::TcpListener, stop: &AtomicBool, heard: &Ato
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let (inputs, mut inbox) = mpsc::channel(1_024);
     let serving =
-        tokio::spawn(async move { service::serve(listener, &Door::default(), nobody(), inputs).await });
+        tokio::spawn(async move { service::serve(listener, &Door::default(), nobody(), inputs, None).await });
     while !stop.load(Relaxed) {
         match tokio::time::timeout(Duration::from_millis(100), inbox.recv()).await {
             Ok(Some(Input::Hello { out, .. })) => {

@@ -86,6 +86,16 @@ impl Tls {
         Self::load(&cert, &key, &ca)
     }
 
+    /// From PEM in memory.
+    ///
+    /// # Errors
+    /// As [`Tls::load`], but for the date.
+    pub fn of_pem(pems: &[String; 3]) -> Result<Self, TlsError> {
+        let bytes = pems.each_ref().map(|pem| pem.as_bytes().to_vec());
+        let [cert, key, ca] = FILE_NAMES.map(Path::new);
+        Ok(Self::from_pem(&[(cert, &bytes[0]), (key, &bytes[1]), (ca, &bytes[2])])?.0)
+    }
+
     /// From certificate, key and CA, each with its file's name, and why no peer would take the certificate at this time.
     fn from_pem(
         [(cert_path, cert), (key_path, key), (ca_path, ca)]: &[(&Path, &Vec<u8>); 3],

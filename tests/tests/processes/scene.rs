@@ -90,6 +90,11 @@ impl Scene {
         self.dir.path().join("run")
     }
 
+    /// Where the server listens.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     pub(crate) fn network(&self) -> &Network {
         self.network.as_ref().unwrap()
     }
