@@ -6,6 +6,7 @@ use clap::Parser;
 use tailcliff_proto::host;
 use tailcliff_proto::link::Route;
 use tailcliff_proto::link::args::{LinkArgs, LinkArgsError};
+use tailcliff_proto::outbox::SpoolConfig;
 use tailcliff_proto::secret::Secret;
 
 use crate::allow::{Allowed, Rule};
@@ -34,6 +35,13 @@ pub struct Args {
     /// Measurements kept in memory until the coordinator has them on disk, MiB
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub outbox_mib: u32,
+    /// Where measurements wait that memory has no room for, while the coordinator is away or slow [default: $TMPDIR, or
+    /// /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
+    /// Most that these may take on disk, MiB; 0 for none
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
+    pub spool_mib: u32,
     /// Hosts that load may be sent to, whatever the coordinator asks: HOST, HOST:PORT, *.DOMAIN, or an address with or
     /// without /BITS [default: any]
     #[arg(long, value_name = "HOST[:PORT],…", value_delimiter = ',', help_heading = "Security")]
@@ -74,12 +82,14 @@ pub struct Config {
     pub index: Option<u32>,
     /// Threads that make load; each is a runtime with connections of its own. 0 counts as 1.
     pub shards: u32,
-    /// Bytes of measurements kept until acked; what does not fit is left out and counted.
+    /// Bytes of measurements kept in memory until acked.
     pub outbox_bytes: usize,
     /// Hosts that load may be sent to.
     pub allowed: Allowed,
     /// For orders that bring no key; goes to hosts that `allowed` names alone.
     pub api_key: Option<Secret>,
+    /// Where those go that do not fit; what does not fit there either is left out and counted.
+    pub spool: Option<SpoolConfig>,
     /// Where lines for a person go: how dialling fares.
     pub tell: fn(&str),
 }
@@ -97,6 +107,7 @@ impl Config {
             outbox_bytes: OUTBOX_BYTES,
             allowed: Allowed::default(),
             api_key: None,
+            spool: None,
             tell: |_| {},
         }
     }
@@ -117,6 +128,7 @@ impl TryFrom<Args> for Config {
             index: args.index,
             shards: args.shards.unwrap_or(default.shards),
             outbox_bytes: (args.outbox_mib as usize) << 20,
+            spool: SpoolConfig::from_flags(args.spool_dir, args.spool_mib),
             coordinator: default.coordinator,
             allowed: Allowed(args.allow_target),
             api_key,
@@ -158,6 +170,10 @@ mod tests {
         let config = parse("agent --coordinator h:1 --name a --shards 3 --outbox-mib 2").unwrap();
         assert_eq!((config.coordinator.address(), config.name.as_str()), ("h:1", "a"));
         assert_eq!((config.shards, config.outbox_bytes, config.index), (3, 2 << 20, None));
+        let spool = parse("agent --coordinator h:1 --spool-dir /s --spool-mib 3").unwrap().spool.unwrap();
+        assert_eq!((spool.dir, spool.bytes), (PathBuf::from("/s"), 3 << 20));
+        assert!(parse("agent --coordinator h:1 --spool-dir /s --spool-mib 0").unwrap().spool.is_none());
+        assert_eq!(parse("agent --coordinator h:1").unwrap().spool.unwrap().bytes, 1 << 30);
         let config = parse("agent --coordinator h:1 --index 3").unwrap();
         assert_eq!((config.name.as_str(), config.index), ("agent-3", Some(3)));
         assert!(parse("agent --coordinator h:1").unwrap().shards >= 1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tailcliff_proto::clock::{HostClock, RawNs};
 use tailcliff_proto::histogram::LatencyHistogram;
-use tailcliff_proto::outbox::Outbox;
+use tailcliff_proto::outbox::{Outbox, Worth};
 use tailcliff_proto::v1::{self, node_message::Kind as Say};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -236,16 +236,17 @@ impl Armed {
             let _gone = said.send(Say::Started(started)).await;
         }
         let (control, last_telemetry) = trace_from(trace, start, &said).unzip();
-        let mut samples = Vec::new();
+        let mut sampled = Sampled::default();
         let reports = tokio::select! {
             reports = collect(reports) => reports,
-            never = watch(level, &gauges, &outbox, &mut samples, report_every, &said) => match never {},
+            never = watch(level, &gauges, &outbox, &mut sampled, report_every, &said) => match never {},
             never = enforce(&load, start, &ends) => match never {},
             never = watch_control(control) => match never {},
         };
-        hand_on(&outbox, &mut samples);
+        hand_on(&outbox, &mut sampled);
         let wall_ns = (HostClock.now() - start).max(0);
         let done = sum_up(level, &gauges, &outbox, &reports, bound, wall_ns);
+        let done = v1::LevelDone { dropped_in_flight: sampled.dropped, ..done };
         let _gone = said.send(Say::Progress(progress(level, &gauges))).await;
         if let Some(Ok(telemetry)) = or_none(last_telemetry).await {
             let _gone = said.send(Say::Telemetry(telemetry)).await;
@@ -325,7 +326,7 @@ async fn watch(
     level: u32,
     gauges: &[Arc<Gauges>],
     outbox: &Outbox,
-    samples: &mut Vec<v1::InFlightSample>,
+    sampled: &mut Sampled,
     report_every: Duration,
     said: &mpsc::Sender<Say>,
 ) -> std::convert::Infallible {
@@ -337,9 +338,9 @@ async fn watch(
                 // Half to one and a half of the beat: in step with even arrivals, it would see the same moment of each.
                 next += GAUGE.mul_f64(0.5 + fastrand::f64());
                 let in_flight = progress(level, gauges).in_flight;
-                samples.push(v1::InFlightSample { level, raw_ns: HostClock.now(), in_flight });
-                if samples.len() >= GAUGE_BATCH {
-                    hand_on(outbox, samples);
+                sampled.waiting.push(v1::InFlightSample { level, raw_ns: HostClock.now(), in_flight });
+                if sampled.waiting.len() >= GAUGE_BATCH {
+                    hand_on(outbox, sampled);
                 }
             }
             _ = tell.tick() => {
@@ -349,11 +350,22 @@ async fn watch(
     }
 }
 
-/// A gauge is sampled: one that does not fit thins the sample, and is no loss of a count.
-fn hand_on(outbox: &Outbox, samples: &mut Vec<v1::InFlightSample>) {
-    let in_flight = std::mem::take(samples);
-    if !in_flight.is_empty() {
-        let _thinned = outbox.push(v1::Batch { in_flight, ..Default::default() });
+/// What is in flight, from time to time.
+#[derive(Default)]
+struct Sampled {
+    waiting: Vec<v1::InFlightSample>,
+    dropped: u64,
+}
+
+/// One that does not fit thins the sample.
+fn hand_on(outbox: &Outbox, sampled: &mut Sampled) {
+    let in_flight = std::mem::take(&mut sampled.waiting);
+    if in_flight.is_empty() {
+        return;
+    }
+    let batch = v1::Batch { in_flight, ..Default::default() };
+    if let Err(batch) = outbox.push_worth(Worth::Gauges, batch) {
+        sampled.dropped += batch.in_flight.len() as u64;
     }
 }
 
@@ -415,6 +427,7 @@ fn sum_up(
         never_sent: reports.iter().map(|r| r.held.never_sent).sum(),
         max_in_flight: bound.map(|bound| bound.in_flight),
         own_bound: bound.is_some_and(|bound| bound.is_own),
+        dropped_in_flight: 0,
     }
 }
 

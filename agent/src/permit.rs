@@ -44,3 +44,53 @@ pub(crate) fn words(config: &Config) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use tailcliff_proto::secret::Secret;
+
+    use super::*;
+    use crate::allow::Allowed;
+
+    fn config(allowed: &[&str]) -> Config {
+        let allowed = Allowed(allowed.iter().map(|rule| rule.parse().unwrap()).collect());
+        Config { allowed, api_key: Some(Secret::new("own-key".to_owned())), ..Config::new("h:1") }
+    }
+
+    fn order(api_key: &str) -> v1::Target {
+        let endpoint_type = v1::EndpointType::Chat as i32;
+        let base_url = "http://llm.example:8000".to_owned();
+        v1::Target { base_url, endpoint_type, api_key: api_key.to_owned(), ..Default::default() }
+    }
+
+    fn key_for(config: &Config, mut order: v1::Target) -> Result<String, String> {
+        target(config, Some(&mut order)).map(|()| order.api_key)
+    }
+
+    #[test]
+    fn the_agents_own_key_goes_to_hosts_that_were_named_alone() {
+        let named = config(&["llm.example"]);
+        assert_eq!(key_for(&named, order("")).unwrap(), "own-key");
+        assert_eq!(
+            key_for(&named, order("theirs")).unwrap(),
+            "theirs",
+            "an order's key is the one that was meant"
+        );
+        let header = v1::Header { name: "Authorization".to_owned(), value: "Basic x".to_owned() };
+        assert_eq!(key_for(&named, v1::Target { headers: vec![header], ..order("") }).unwrap(), "");
+        assert_eq!(key_for(&config(&[]), order("")).unwrap(), "", "any host may ask for it there");
+        assert!(words(&config(&[])).concat().contains("not used"));
+    }
+
+    #[test]
+    fn another_target_is_refused_in_words_without_a_key_in_them() {
+        for rules in [&["other.example"][..], &["llm.example:80", "*.llm.example"], &["10.0.0.0/8"]] {
+            let refused = key_for(&config(rules), order("theirs")).unwrap_err();
+            assert!(refused.contains("llm.example:8000") && refused.contains(rules[0]), "{refused}");
+            assert!(!refused.contains("key") && !refused.contains("theirs"), "{refused}");
+        }
+        // What cannot be read is not let through either.
+        let odd = v1::Target { base_url: "http://llm.example@evil.test:8000".to_owned(), ..order("") };
+        assert!(key_for(&config(&["llm.example"]), odd).is_err());
+    }
+}

@@ -1,6 +1,7 @@
 //! What one shard has measured and not yet handed to the outbox: records, and 1-s histograms cut on edges that count
 //! from the level's start. Latencies are those of completed requests; failed ones are counted beside, since a refusal in
-//! a millisecond would flatter every percentile.
+//! a millisecond would flatter every percentile. Where there is little room, token traces go first, then records; windows
+//! wait and grow.
 
 use std::time::Duration;
 
@@ -8,15 +9,19 @@ use prost::Message;
 use tailcliff_proto::arrivals;
 use tailcliff_proto::clock::RawNs;
 use tailcliff_proto::histogram::LatencyHistogram;
-use tailcliff_proto::outbox::Outbox;
+use tailcliff_proto::outbox::{Outbox, Worth};
 use tailcliff_proto::v1::{self, Outcome, Phase};
 
 use crate::timeline::{e2e_ns, tpot_ns, ttft_ns};
 
 /// Width of a window, ns.
 pub(crate) const WINDOW_NS: i64 = 1_000_000_000;
-/// Records are handed on when they reach this many bytes.
-const BATCH_BYTES: usize = 256 << 10;
+/// Where there is no room for all traces, one request in so many keeps its own, and so does every one with a long gap: one
+/// of at least so many times its mean gap, and so many ns.
+const TRACES_KEPT: u64 = 16;
+const LONG_GAP: (u64, u64) = (4, 50_000_000);
+/// Windows in one batch, so that some fit where many do not.
+const WINDOWS_AT_ONCE: usize = 16;
 /// Windows that wait for room in the outbox; beyond them the open ones grow instead, so that no value is lost.
 const MOST_WINDOWS: usize = 120;
 /// At the end of a level, windows wait this long for room, in so many turns.
@@ -75,7 +80,7 @@ impl Recorder {
         self.count(&record);
         self.bytes += record.encoded_len() + 8;
         self.records.push(record);
-        if self.bytes >= BATCH_BYTES {
+        if self.bytes >= self.outbox.batch_bytes() {
             self.hand_on();
         }
     }
@@ -137,24 +142,59 @@ impl Recorder {
         self.bytes = 0;
         let (windows, records) = (std::mem::take(&mut self.windows), std::mem::take(&mut self.records));
         let batch = v1::Batch { windows, records, ..Default::default() };
-        let Err(batch) = self.outbox.push(batch) else { return };
-        let bare = self.without_traces(*batch);
-        let Err(batch) = self.outbox.push(bare) else { return };
+        let Err(batch) = self.outbox.push_worth(Worth::Traces, batch) else { return };
+        let some = self.without_traces(*batch, |record| !keeps_trace(record));
+        let Err(batch) = self.outbox.push_worth(Worth::SomeTraces, some) else { return };
+        let bare = self.without_traces(*batch, |_| true);
+        let Err(batch) = self.outbox.push_worth(Worth::Records, bare) else { return };
         self.dropped_records += batch.records.len() as u64;
-        let Err(batch) = self.outbox.push(v1::Batch { records: Vec::new(), ..*batch }) else { return };
-        // Windows are small and worth most: they wait for room.
-        self.windows = batch.windows;
+        self.hand_on_windows(batch.windows);
     }
 
-    fn without_traces(&mut self, mut batch: v1::Batch) -> v1::Batch {
-        for record in batch.records.iter_mut().filter(|record| !record.arrivals.is_empty()) {
-            record.arrivals.clear();
-            record.socket_waits.clear();
+    /// Windows are small and worth most: they wait for room.
+    fn hand_on_windows(&mut self, mut windows: Vec<v1::Window>) {
+        while !windows.is_empty() {
+            let rest = windows.split_off(windows.len().min(WINDOWS_AT_ONCE));
+            let batch = v1::Batch { windows, ..Default::default() };
+            if let Err(batch) = self.outbox.push(batch) {
+                self.windows = batch.windows;
+                self.windows.extend(rest);
+                return;
+            }
+            windows = rest;
+        }
+    }
+
+    fn without_traces(
+        &mut self,
+        mut batch: v1::Batch,
+        is_left_out: impl Fn(&v1::RequestRecord) -> bool,
+    ) -> v1::Batch {
+        let traced = batch.records.iter_mut().filter(|record| !record.arrivals.is_empty());
+        for record in traced.filter(|record| is_left_out(record)) {
+            // New ones, so that the old ones' memory is free.
+            (record.arrivals, record.socket_waits) = (Vec::new(), Vec::new());
             record.arrivals_dropped = true;
             self.dropped_traces += 1;
         }
         batch
     }
+}
+
+/// Whole requests, drawn by what they are and not by how they went, and all that stalled.
+fn keeps_trace(record: &v1::RequestRecord) -> bool {
+    let named = (u64::from(record.stream) << 40) ^ record.request;
+    // Fibonacci hashing: neighbours fall far apart.
+    let is_drawn = (named.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).is_multiple_of(TRACES_KEPT);
+    let longest = record.longest_gap_ns.unwrap_or(0).unsigned_abs();
+    is_drawn || longest >= LONG_GAP.1.max(mean_gap_ns(record).saturating_mul(LONG_GAP.0))
+}
+
+/// Of chunks; 0 where there are no two.
+fn mean_gap_ns(record: &v1::RequestRecord) -> u64 {
+    let span = record.last_token_raw_ns.zip(record.first_token_raw_ns);
+    let span = span.map_or(0, |(last, first)| last.saturating_sub(first).unsigned_abs());
+    span.checked_div(u64::from(record.content_chunks.saturating_sub(1))).unwrap_or(0)
 }
 
 impl Open {
@@ -283,7 +323,7 @@ mod tests {
             }
         }
         recorder.flush();
-        let batches: Vec<_> = (0..outbox.last_seq()).filter_map(|seq| outbox.next_after(seq)).collect();
+        let batches = shipped(&outbox);
         let windows: Vec<_> = batches.iter().flat_map(|b| b.windows.clone()).collect();
         assert!(windows.iter().all(|w| w.level == 2 && w.end_raw_ns - w.start_raw_ns == WINDOW_NS));
         assert_eq!(windows.iter().map(|w| w.completed).sum::<u64>(), 200);
@@ -296,25 +336,70 @@ mod tests {
         assert_eq!(batches.iter().map(|b| b.records.len()).sum::<usize>(), 200);
     }
 
+    /// Every hundredth has a long gap.
+    fn traced(number: i64) -> v1::RequestRecord {
+        let record = completed(number, Phase::Measured);
+        let longest_gap_ns = Some(if number % 100 == 99 { 900_000_000 } else { 10_000_000 });
+        v1::RequestRecord { request: number as u64, longest_gap_ns, arrivals: vec![1; 200], ..record }
+    }
+
+    fn shipped(outbox: &Outbox) -> Vec<v1::Batch> {
+        (0..outbox.last_seq()).filter_map(|seq| outbox.next_after(seq)).collect()
+    }
+
     #[test]
-    fn what_does_not_fit_is_left_out_traces_first_and_counted() {
-        let outbox = Outbox::new(1, 1_500);
+    fn what_does_not_fit_is_left_out_traces_first_and_all_is_counted() {
+        let outbox = Outbox::new(1, 1 << 20);
         let mut recorder = Recorder::new(0, 0, outbox.clone());
-        for number in 0..40 {
-            let mut record = completed(number, Phase::Measured);
-            record.arrivals.resize(200, 1);
-            recorder.record(v1::RequestRecord { outcome: Outcome::Failed as i32, ..record });
+        let all = 3_000;
+        for number in 0..all {
+            recorder.record(traced(number));
+            if number % 500 == 499 {
+                recorder.flush();
+                assert!(
+                    outbox.push_worth(Worth::Gauges, v1::Batch::default()).is_ok(),
+                    "gauges outlast records"
+                );
+            }
         }
         recorder.flush();
-        assert_eq!(recorder.dropped_traces, 40);
-        assert!(recorder.dropped_records > 0);
-        assert!(recorder.windows.is_empty() || outbox.last_seq() == 0);
+        assert!(recorder.windows.is_empty() && recorder.dropped_windows == 0, "windows are left out never");
+        let batches = shipped(&outbox);
+        let records: Vec<_> = batches.iter().flat_map(|b| &b.records).collect();
+        let windows = batches.iter().flat_map(|b| &b.windows).map(|w| w.completed).sum::<u64>();
+        assert_eq!((windows, records.len() as u64 + recorder.dropped_records), (all as u64, all as u64));
+        let first = records.iter().position(|r| r.arrivals_dropped).unwrap() as u64;
+        assert!(recorder.dropped_records > 0 && first > 100, "at first all traces, in the end no records");
+        let (kept, left_out): (Vec<_>, Vec<_>) =
+            records.iter().copied().skip(first as usize).partition(|r| !r.arrivals.is_empty());
+        assert!(!kept.is_empty() && kept.iter().all(|r| keeps_trace(r)), "then some");
+        assert!(
+            kept.iter().any(|r| r.longest_gap_ns.unwrap() > LONG_GAP.1 as i64),
+            "the long ones among them"
+        );
+        assert!(left_out.iter().all(|r| r.arrivals_dropped && r.socket_waits.is_empty()));
+        assert!(recorder.dropped_traces >= left_out.len() as u64, "those of dropped records are counted too");
+    }
+
+    #[test]
+    fn over_budget_one_trace_in_sixteen_is_kept_and_every_one_with_a_long_gap() {
+        let drawn = (0..16_000).filter(|&n| keeps_trace(&traced(n * 100))).count();
+        assert!((900..1_100).contains(&drawn), "{drawn}");
+        assert!((0..1_000).all(|n| keeps_trace(&traced(n * 100 + 99))));
+        let slow = v1::RequestRecord {
+            first_token_raw_ns: Some(0),
+            last_token_raw_ns: Some(10_000_000_000),
+            content_chunks: 11,
+            ..traced(99)
+        };
+        let kept = (0..1_600).filter(|&request| keeps_trace(&v1::RequestRecord { request, ..slow.clone() }));
+        assert!(kept.count() < 200, "gaps of 900 ms are nothing special where the mean is a second");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_outbox_that_is_full_for_long_costs_no_value_and_bounded_memory() {
-        let outbox = Outbox::new(1, 2_000);
-        assert!(outbox.push(v1::Batch { records: vec![blob(1_900)], ..Default::default() }).is_ok());
+        let outbox = Outbox::new(1, 3_000);
+        assert!(outbox.push(v1::Batch { records: vec![blob(2_000)], ..Default::default() }).is_ok());
         let mut recorder = Recorder::new(0, 0, outbox.clone());
         for number in 0..3_000 {
             recorder.record(completed(number, Phase::Measured));
@@ -330,8 +415,8 @@ mod tests {
         recorder.outbox = roomy.clone();
         recorder.dropped_windows = 0;
         recorder.finish().await;
-        let shipped = (0..roomy.last_seq()).filter_map(|seq| roomy.next_after(seq)).flat_map(|b| b.windows);
-        assert_eq!(shipped.map(|w| w.completed).sum::<u64>(), 3_000);
+        let windows = shipped(&roomy).into_iter().flat_map(|b| b.windows);
+        assert_eq!(windows.map(|w| w.completed).sum::<u64>(), 3_000);
         assert_eq!(recorder.dropped_windows, 0);
     }
 

@@ -20,7 +20,7 @@ use crate::level::{self, Armed, Ends};
 use crate::{calibration, host_check, permit, preflight};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// At the end of a run, how long batches are given to reach the coordinator's disk.
+/// At the end of a run, how long the next ack is waited for while batches are not on the coordinator's disk.
 const LAST_ACKS: Duration = Duration::from_secs(5);
 /// The same when told to stop: whoever stops a process does not wait long.
 const HASTY_ACKS: Duration = Duration::from_secs(3);
@@ -66,6 +66,9 @@ pub(crate) struct Session {
     /// Said by levels and the preflight, to be passed on.
     inbox: mpsc::Receiver<Say>,
     levels: mpsc::Sender<Say>,
+    /// Said by the spool, for a person; what the coordinator may not have heard is said again.
+    troubles: mpsc::Receiver<String>,
+    notices: Vec<(Instant, String)>,
     /// What a new connection must hear again: the broken one may have lost it.
     newest: Vec<Say>,
 }
@@ -75,8 +78,9 @@ impl Session {
     pub(crate) fn new(config: Config, shutdown: CancellationToken) -> Session {
         let (levels, inbox) = mpsc::channel(64);
         let incarnation = fastrand::u64(1..);
+        let (tell, troubles) = mpsc::channel(16);
         Session {
-            outbox: Outbox::new(incarnation, config.outbox_bytes),
+            outbox: outbox(incarnation, &config, tell),
             incarnation,
             shutdown,
             lease: Duration::from_secs(5),
@@ -92,13 +96,28 @@ impl Session {
             beats: Beats::default(),
             inbox,
             levels,
+            troubles,
+            notices: Vec::new(),
             newest: Vec::new(),
             config,
         }
     }
 
-    /// Until the run ends, `shutdown`, or a refusal.
+    /// Until the run ends, `shutdown`, or a refusal. No file of the spool is left then.
     pub(crate) async fn run(mut self) -> Result<(), LinkError> {
+        let ended = self.serve().await;
+        let left = self.outbox.unacked();
+        if left > 0 {
+            (self.config.tell)(&format!(
+                "{left} batches of measurements never reached the coordinator's disk: given up"
+            ));
+        }
+        self.outbox.close();
+        self.outbox.closed().await;
+        ended
+    }
+
+    async fn serve(&mut self) -> Result<(), LinkError> {
         // No child of `shutdown`: when told to stop, what was measured is still shipped.
         let children = CancellationToken::new();
         let _stop_children = children.clone().drop_guard();
@@ -117,6 +136,9 @@ impl Session {
                 self.leave(link).await;
                 return Ok(());
             }
+            // A link that stood and carried nothing took with it what was said since the last word from its other end.
+            let heard = self.heard;
+            self.notices.retain(|(said, _)| *said >= heard);
         }
     }
 
@@ -134,6 +156,7 @@ impl Session {
                     Err(fatal) => Err(fatal),
                 },
                 Some(said) = self.inbox.recv() => drop(self.remember(said)),
+                Some(trouble) = self.troubles.recv() => self.take_trouble(trouble),
                 () = tokio::time::sleep_until(self.heard + self.lease), if self.has_level() => self.lapse(),
                 () = shutdown.cancelled() => return Ok(None),
             }
@@ -180,6 +203,7 @@ impl Session {
         for said in self.newest.clone() {
             say(&link, said);
         }
+        self.notices.iter().for_each(|(_, text)| say(&link, notice(text)));
         let mut beat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
@@ -192,6 +216,10 @@ impl Session {
                     message.kind.into_iter().for_each(|order| self.obey(order, &link));
                 }
                 Some(said) = self.inbox.recv() => self.pass_on(said, &link),
+                Some(trouble) = self.troubles.recv() => {
+                    say(&link, notice(&trouble));
+                    self.take_trouble(trouble);
+                }
                 _ = beat.tick() => say(&link, Say::Heartbeat(self.beats.beat())),
                 () = tokio::time::sleep_until(self.heard + self.lease) => {
                     // Connected, but nobody speaks: as good as cut.
@@ -212,7 +240,7 @@ impl Session {
             say(&link, Say::Leaving(v1::Leaving { reason: "it was told to stop".to_owned() }));
         }
         self.abandon();
-        let patience = if is_hasty { HASTY_ACKS } else { LAST_ACKS };
+        let outbox = self.outbox.clone();
         let shipped = async {
             // Its `Done` stays here: a level that this agent leaves must not look like one that it finished.
             while let Some(level) = running {
@@ -226,9 +254,17 @@ impl Session {
         tokio::select! {
             () = shipped => {}
             () = stay(&mut link) => {}
-            () = tokio::time::sleep(patience) => {}
+            () = tokio::time::sleep(HASTY_ACKS), if is_hasty => {}
+            // A full spool takes a while.
+            () = outbox.stalled(LAST_ACKS), if !is_hasty => {}
             () = shutdown.cancelled(), if !is_hasty => {}
         }
+    }
+
+    /// Each is told once in the life of a process, so that there are few.
+    fn take_trouble(&mut self, text: String) {
+        (self.config.tell)(&text);
+        self.notices.push((Instant::now(), text));
     }
 
     fn pass_on(&mut self, said: Say, link: &ControlLink) {
@@ -403,6 +439,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.abandon();
+        self.outbox.close();
         if let Some(preflight) = self.preflight.take() {
             preflight.abort();
         }
@@ -490,6 +527,21 @@ async fn stay(link: &mut ControlLink) {
             _ = beat.tick() => say(link, Say::Heartbeat(Beats::default().beat())),
         }
     }
+}
+
+fn notice(text: &str) -> Say {
+    Say::Notice(v1::NodeNotice { text: text.to_owned() })
+}
+
+fn outbox(incarnation: u64, config: &Config, tell: mpsc::Sender<String>) -> Outbox {
+    let outbox = Outbox::new(incarnation, config.outbox_bytes);
+    let started = config.spool.clone().map_or(Ok(()), |spool| outbox.spool(spool, tell));
+    if let Err(error) = started {
+        (config.tell)(&format!(
+            "failed to start the spool's thread: {error}; measurements wait in memory alone"
+        ));
+    }
+    outbox
 }
 
 fn say(link: &ControlLink, kind: Say) {

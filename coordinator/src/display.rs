@@ -2,7 +2,7 @@
 //! dashboard, or plain blocks. Never fails a run, and never waits for a terminal: a closed or stopped one is not an error
 //! of the measurement.
 
-mod thin;
+pub(crate) mod thin;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};

@@ -108,8 +108,7 @@ impl Door {
         let (out, guests) = mpsc::channel(16);
         let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.server()));
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        let porter = Porter { tls, slots, strangers, out };
-        tokio::spawn(porter.receive(listener));
+        tokio::spawn(Porter { tls, slots, strangers, out }.receive(listener));
         ReceiverStream::new(guests)
     }
 }
@@ -348,5 +347,28 @@ mod tests {
         let told = std::iter::from_fn(|| lines.try_recv().ok()).collect::<Vec<_>>();
         assert_eq!(told.iter().filter(|line| line.contains("10.0.0.1:")).count(), 4, "1, 10, 100 and 1,000");
         assert_eq!(told.len(), 4 + STRANGERS - 1);
+    }
+
+    #[tokio::test]
+    async fn a_full_house_turns_away_until_somebody_leaves() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let ((out, mut guests), (tell, mut lines)) = (mpsc::channel(16), mpsc::channel(16));
+        let porter =
+            Porter { tls: None, slots: Arc::new(Semaphore::new(1)), strangers: Strangers::new(tell), out };
+        tokio::spawn(porter.receive(listener));
+        let knock = async || {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"P").await.unwrap();
+            stream
+        };
+        let _first = knock().await;
+        let guest = guests.recv().await.unwrap().unwrap();
+        let mut second = knock().await;
+        assert!(lines.recv().await.unwrap().contains("all the connections"));
+        assert!(!matches!(second.read(&mut [0]).await, Ok(1..)), "it was closed");
+        drop(guest);
+        let _third = knock().await;
+        assert!(guests.recv().await.is_some());
     }
 }

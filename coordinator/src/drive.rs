@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
+use nix::sys::socket::{Backlog, listen};
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1::NodeKind;
 use tokio::sync::mpsc;
@@ -140,6 +141,10 @@ impl Listeners {
         let mut next = control.local_addr()?;
         next.set_port(clock(next.port()));
         let clock = TcpListener::bind(next).map_err(fail(format!("{next} (clock)")))?;
+        // A thousand nodes dial within a second. What the usual queue of 128 cannot hold comes seconds later or breaks.
+        for listener in [&control, &clock] {
+            listen(listener, Backlog::MAXALLOWABLE).map_err(std::io::Error::from)?;
+        }
         Ok(Self { control, clock, shelf: None })
     }
 

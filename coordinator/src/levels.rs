@@ -123,6 +123,8 @@ pub struct Outside {
     pub dropped_records: u64,
     /// Windows, each of one second's histograms, that the agent left out.
     pub dropped_windows: u64,
+    /// Samples of what is in flight that the agent left out.
+    pub dropped_in_flight: u64,
     /// Requests of an agent without a clock track: in the distributions, in no throughput.
     pub unaligned: u64,
     /// Completed requests of the measured phase that neither a server's count nor a proxy gave tokens for.

@@ -292,6 +292,8 @@ impl Conversation {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::hash_map::Entry;
+
     use super::*;
     use crate::bursts::JOIN_BURST;
 
@@ -314,5 +316,40 @@ mod tests {
         assert!(matches!(inbox.recv().await, Some(ClockEvent::Snapshot(42, _))));
         shutdown.cancel();
         tokio::task::spawn_blocking(move || (thread.join().unwrap(), node.join().unwrap())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nodes_of_a_large_fleet_get_few_pings_each_and_all_of_them_their_turn() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (events, mut inbox) = mpsc::channel(64);
+        let shutdown = CancellationToken::new();
+        let (pinger, thread) = serve(
+            (listener, 1_000),
+            Door::default(),
+            Strangers::new(mpsc::channel(1).0),
+            events,
+            shutdown.clone(),
+        )
+        .unwrap();
+        let answer = |of| tailcliff_proto::pong::answer_pings(address.clone(), of, shutdown.clone()).unwrap();
+        let nodes: Vec<_> = (1..=6).map(answer).collect();
+        let (mut joined, mut asked) = (HashMap::new(), HashMap::new());
+        while joined.len() + asked.len() < 12 {
+            let Some(event) = inbox.recv().await else { panic!("the thread ended") };
+            let ClockEvent::Burst { of, exchanges, .. } = event else { continue };
+            match joined.entry(of) {
+                Entry::Vacant(first) => {
+                    first.insert(exchanges.len());
+                    pinger.burst(of, 1);
+                }
+                Entry::Occupied(_) => drop(asked.insert(of, exchanges.len())),
+            }
+        }
+        assert!(joined.values().all(|&n| n == 8), "{joined:?}");
+        assert!(asked.values().all(|&n| n == 1), "{asked:?}");
+        shutdown.cancel();
+        let join = move || nodes.into_iter().chain([thread]).for_each(|thread| thread.join().unwrap());
+        tokio::task::spawn_blocking(join).await.unwrap();
     }
 }

@@ -144,7 +144,7 @@ impl Run {
                 self.drop_lost(now, out);
             }
             Event::Pinged(of, pings) => self.on_member(of, |m| m.pings = m.pings.saturating_add(pings)),
-            Event::Stored(of, seq) => self.on_member(of, |m| m.stored = m.stored.max(seq)),
+            Event::Stored(of, seq) => self.stored(now, of, seq),
             Event::Interrupt(why) => self.interrupt(now, why, out),
             Event::Failed(kind, why) => self.failed(now, kind, why, out),
             Event::Said(of, said) => self.hear(now, of, said, out),
@@ -253,6 +253,21 @@ impl Run {
             Said::Leaving(_) => self.on_member(of, |m| m.leaving = true),
             Said::Notice(notice) => out.push(Command::Say(notice.text)),
             Said::Progress(_) | Said::Telemetry(_) | Said::Heartbeat(_) | Said::Hello(_) => {}
+        }
+    }
+
+    /// A batch is on disk. While a level settles, and at the end, an agent's next one is waited for anew: a spool takes a
+    /// while to empty.
+    fn stored(&mut self, now: i64, of: Incarnation, seq: u64) {
+        let Some(member) = self.members.get_mut(&of).filter(|member| member.stored < seq) else { return };
+        let is_awaited = match &self.phase {
+            Phase::Settle(level) => level.has(of) && !level.is_stored(of, member.stored),
+            Phase::End(_) => member.kind == v1::NodeKind::Agent,
+            _ => false,
+        };
+        member.stored = seq;
+        if is_awaited {
+            self.since = now;
         }
     }
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 struct Coordinator {
     child: Child,
     address: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Coordinator {
@@ -38,7 +38,19 @@ impl Coordinator {
         let address = line.split([' ', ',']).find(|word| word.starts_with("127.0.0.1:")).unwrap().to_owned();
         // What it says further is read, so that it never waits for a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, _dir: dir }
+        Self { child, address, dir }
+    }
+
+    /// Numbers of the requests in the journal so far, in its order.
+    fn stored(&self) -> Vec<u64> {
+        let runs = self.dir.path().join("runs");
+        let run = std::fs::read_dir(runs).unwrap().next().unwrap().unwrap().path();
+        let (entries, _) = tailcliff::journal::read(&run).unwrap();
+        let batches = entries.into_iter().filter_map(|entry| match entry.fact {
+            Some(tailcliff::journal::Fact::Batch(stored)) => stored.batch,
+            _ => None,
+        });
+        batches.flat_map(|batch| batch.records).map(|record| record.request).collect()
     }
 
     fn is_alive(&mut self) -> bool {
@@ -103,6 +115,51 @@ async fn batches_from_strangers_and_with_holes_are_refused_and_never_acked() {
     assert_eq!(acked, 2, "a repeat is acked again and harms nothing");
     assert!(ship(vec![batch(9)]).await.message().await.unwrap_err().message().contains("missing"));
     assert!(coordinator.is_alive());
+}
+
+/// Two streams of one node, as after a break whose first stream the network still holds: what they bring twice, late or out
+/// of order is stored once and in order.
+#[tokio::test]
+async fn batches_that_come_twice_and_out_of_order_are_stored_once_and_in_order() {
+    let mut coordinator = Coordinator::start();
+    let _link = coordinator.hello(agent()).await.unwrap();
+    let channel = dial(&coordinator.address, &CancellationToken::new()).await.unwrap();
+    let open = || {
+        let (out, batches) = tokio::sync::mpsc::channel(64);
+        let mut client = BulkClient::new(channel.clone());
+        let batches = tokio_stream::wrappers::ReceiverStream::new(batches);
+        (out, async move { client.ship(batches).await.unwrap().into_inner() })
+    };
+    let record = |seq| v1::RequestRecord { request: seq, ..Default::default() };
+    let batch = |seq| v1::Batch { incarnation: 7, seq, records: vec![record(seq)], ..Default::default() };
+    let (old, old_acks) = open();
+    let (new, new_acks) = open();
+    for seq in [1, 2, 3, 3, 2] {
+        old.send(batch(seq)).await.unwrap();
+    }
+    let mut old_acks = old_acks.await;
+    through(&mut old_acks, 3).await;
+    for seq in [1, 2, 3, 4, 5, 4] {
+        new.send(batch(seq)).await.unwrap();
+    }
+    let mut new_acks = new_acks.await;
+    through(&mut new_acks, 5).await;
+    for seq in [4, 5, 6] {
+        old.send(batch(seq)).await.unwrap();
+    }
+    through(&mut old_acks, 6).await;
+    // Neither a hole nor what follows it is taken, and what was before is still there.
+    new.send(batch(8)).await.unwrap();
+    while let Ok(ack) = new_acks.message().await {
+        assert!(ack.unwrap().through_seq <= 6);
+    }
+    assert_eq!(coordinator.stored(), [1, 2, 3, 4, 5, 6]);
+    assert!(coordinator.is_alive());
+}
+
+/// Reads acks until this one comes.
+async fn through(acks: &mut tonic::Streaming<v1::Ack>, seq: u64) {
+    while acks.message().await.unwrap().unwrap().through_seq < seq {}
 }
 
 #[tokio::test]

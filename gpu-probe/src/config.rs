@@ -7,6 +7,7 @@ use clap::Parser;
 use tailcliff_proto::host;
 use tailcliff_proto::link::Route;
 use tailcliff_proto::link::args::{LinkArgs, LinkArgsError};
+use tailcliff_proto::outbox::SpoolConfig;
 
 /// Measurements kept until acked, bytes: over 20 minutes of a node with 8 GPUs at 10 ms.
 pub const OUTBOX_BYTES: usize = 64 << 20;
@@ -38,6 +39,13 @@ pub struct Args {
     /// Print samples as CSV for so long instead of dialling a coordinator
     #[arg(long, value_name = "N")]
     pub print_seconds: Option<u64>,
+    /// Where samples wait that memory has no room for, while the coordinator is away or slow [default: $TMPDIR, or
+    /// /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    pub spool_dir: Option<PathBuf>,
+    /// Most that these may take on disk, MiB; 0 for none
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
+    pub spool_mib: u32,
     /// How the coordinator is trusted
     #[command(flatten)]
     pub link: LinkArgs,
@@ -54,6 +62,8 @@ pub struct Config {
     pub interval: Duration,
     /// NVML library, where the loader does not find it.
     pub nvml_path: Option<PathBuf>,
+    /// Where samples go that memory has no room for.
+    pub spool: Option<SpoolConfig>,
     /// Where lines for a person go: how dialling fares.
     pub tell: fn(&str),
 }
@@ -66,6 +76,7 @@ impl Config {
             name: host::facts(0).hostname,
             interval: INTERVAL,
             nvml_path: None,
+            spool: None,
             tell: |_| {},
         }
     }
@@ -80,6 +91,7 @@ impl TryFrom<Args> for Config {
             name: args.name.unwrap_or(usual.name),
             interval: args.interval,
             nvml_path: args.nvml_path,
+            spool: SpoolConfig::from_flags(args.spool_dir, args.spool_mib),
             coordinator: usual.coordinator,
             tell: usual.tell,
         })

@@ -22,7 +22,7 @@ use crate::source::GpuSource;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A coordinator that took the connection answers hello in this time.
 const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
-/// At the end, how long batches are given to reach the coordinator's disk.
+/// At the end, how long the next ack is waited for while batches are not on the coordinator's disk.
 const LAST_ACKS: Duration = Duration::from_secs(5);
 
 pub(crate) struct Session {
@@ -56,6 +56,12 @@ impl Session {
         let outbox = Outbox::new(incarnation, OUTBOX_BYTES);
         let (switch, sampling) = (Arc::new(Switch::default()), shutdown.child_token());
         let (say, troubles) = mpsc::channel(16);
+        let spooled = config.spool.clone().map_or(Ok(()), |spool| outbox.spool(spool, say.clone()));
+        if let Err(error) = spooled {
+            (config.tell)(&format!(
+                "failed to start the spool's thread: {error}; samples wait in memory alone"
+            ));
+        }
         let mut hello = v1::Hello {
             protocol: PROTOCOL,
             build: BUILD.to_owned(),
@@ -101,8 +107,15 @@ impl Session {
         })
     }
 
-    /// Until the run ends, `shutdown`, or a refusal.
+    /// Until the run ends, `shutdown`, or a refusal. No file of the spool is left then.
     pub(crate) async fn run(mut self) -> Result<(), LinkError> {
+        let ended = self.serve().await;
+        self.outbox.close();
+        self.outbox.closed().await;
+        ended
+    }
+
+    async fn serve(&mut self) -> Result<(), LinkError> {
         // Not children of `shutdown`: what was sampled still has to be shipped after it.
         let children = CancellationToken::new();
         let _stop_children = children.clone().drop_guard();
@@ -137,7 +150,10 @@ impl Session {
             let _ended = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         // What is not acked by then stays unsaid: the coordinator is gone, or as good as.
-        let _late = tokio::time::timeout(LAST_ACKS, self.outbox.drained()).await;
+        tokio::select! {
+            () = self.outbox.drained() => {}
+            () = self.outbox.stalled(LAST_ACKS) => {}
+        }
     }
 
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
@@ -199,7 +215,10 @@ impl Session {
                         _ => {}
                     }
                 }
-                Some(trouble) = self.troubles.recv() => notice(&link, trouble),
+                Some(trouble) = self.troubles.recv() => {
+                    (self.config.tell)(&trouble);
+                    notice(&link, trouble);
+                }
                 _ = beat.tick() => self.beat(&link),
                 () = tokio::time::sleep_until(heard + lease) => break,
                 () = self.shutdown.cancelled() => return Some(link),
@@ -228,6 +247,13 @@ impl Session {
             );
             notice(link, text);
         }
+    }
+}
+
+/// However a session ends, even dropped half-way: no file is left.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.outbox.close();
     }
 }
 

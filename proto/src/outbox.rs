@@ -1,8 +1,15 @@
 //! What a node has measured and the coordinator has not yet put on disk: numbered batches, kept until acked and
-//! replayed after a reconnect. Bounded by bytes; what does not fit is handed back to its owner, who counts it.
+//! replayed after a reconnect. Memory is bounded; beyond it, batches go to a spool on disk if there is one, and what does
+//! not fit is handed back to its owner, who counts it.
+
+mod segments;
+mod spool;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::{Notify, mpsc};
@@ -14,10 +21,48 @@ use crate::link::{LinkError, MAX_MESSAGE_BYTES, Route, dial_telling};
 use crate::v1;
 use crate::v1::bulk_client::BulkClient;
 
+use spool::Progress;
+pub use spool::SpoolConfig;
+
+/// Batches are cut at this size, unless memory is small.
+const MOST_BATCH_BYTES: usize = 256 << 10;
+/// Batches on their way to the stream, beyond those that are kept.
+const IN_HAND: usize = 4;
+
 /// A handle to one process's outbox.
 #[derive(Clone, Debug)]
 pub struct Outbox {
     shared: Arc<Shared>,
+}
+
+/// How much a batch is worth when there is little room: the least valuable is left out first, while there is still room
+/// for the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    /// Every token's time.
+    Traces,
+    /// The times of some requests' tokens.
+    SomeTraces,
+    /// What became of each request.
+    Records,
+    /// How many requests were in flight.
+    Gauges,
+    /// Histograms, and whatever has nothing above it.
+    Most,
+}
+
+impl Worth {
+    /// Of `bytes`, those that may be in use for such a batch to be taken.
+    fn of(self, bytes: usize) -> usize {
+        let percent = match self {
+            Self::Traces => 75,
+            Self::SomeTraces => 82,
+            Self::Records => 88,
+            Self::Gauges => 94,
+            Self::Most => 100,
+        };
+        bytes / 100 * percent + bytes % 100 * percent / 100
+    }
 }
 
 #[derive(Debug)]
@@ -26,56 +71,180 @@ struct Shared {
     byte_limit: usize,
     state: Mutex<State>,
     changed: Notify,
+    /// There is something for the spool's thread to do.
+    work: Condvar,
 }
 
+/// In the order of their numbers: `head`, then what is on disk, then `tail`. Without a spool there is only a head.
 #[derive(Debug, Default)]
 struct State {
-    /// Shared, so that nothing is copied while the lock is held: shards push from their request path.
-    kept: VecDeque<(Arc<v1::Batch>, usize)>,
-    bytes: usize,
+    /// Shipped next, and kept until acked.
+    head: VecDeque<Kept>,
+    head_cost: usize,
+    /// Waits to be written.
+    tail: VecDeque<Kept>,
+    /// Of all, bytes.
+    memory: usize,
     last_seq: u64,
     acked: u64,
+    spool: Progress,
+}
+
+/// Shared, so that nothing is copied while the lock is held: shards push from their request path.
+#[derive(Clone, Debug)]
+struct Kept {
+    batch: Arc<v1::Batch>,
+    cost: usize,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// With a spool, what waits for acks has half of the memory: the other half is for what waits to be written.
+    fn takes(&self, state: &State, cost: usize) -> bool {
+        !state.spool.lives || state.head.is_empty() || state.head_cost + cost <= self.byte_limit / 2
+    }
+
+    /// The same for a batch that is on disk, and in memory no more.
+    fn takes_back(&self, state: &State, cost: usize) -> bool {
+        state.head.is_empty() || self.takes(state, cost) && state.memory + cost <= self.byte_limit
+    }
+}
+
+impl State {
+    /// Moves what waits to be written to the front, when nothing is between; true when that was anything.
+    fn close_up(&mut self, shared: &Shared) -> bool {
+        let before = self.head.len();
+        while self.spool.on_disk.is_empty()
+            && self.tail.front().is_some_and(|next| shared.takes(self, next.cost))
+            && let Some(next) = self.tail.pop_front()
+        {
+            self.head_cost += next.cost;
+            self.head.push_back(next);
+        }
+        self.head.len() > before
+    }
+
+    fn is_empty(&self) -> bool {
+        self.head.is_empty() && self.spool.on_disk.is_empty() && self.tail.is_empty()
+    }
+}
+
+/// What a batch takes in memory, at most. Its text and bytes are as long as they are when encoded; numbers are longer.
+fn cost(batch: &v1::Batch) -> usize {
+    let records = batch.records.len() * size_of::<v1::RequestRecord>();
+    let windows = batch.windows.len() * size_of::<v1::Window>();
+    let gauges = batch.in_flight.len() * size_of::<v1::InFlightSample>();
+    let samples = batch.gpu_samples.len() * size_of::<v1::GpuSample>();
+    size_of::<v1::Batch>() + batch.encoded_len() + records + windows + gauges + samples
 }
 
 impl Outbox {
-    /// An empty outbox that keeps at most `byte_limit` bytes of unacked batches.
+    /// An empty outbox that keeps at most `byte_limit` bytes of unacked batches in memory, and none elsewhere.
     pub fn new(incarnation: u64, byte_limit: usize) -> Self {
-        let shared = Shared { incarnation, byte_limit, state: Mutex::default(), changed: Notify::new() };
-        Self { shared: Arc::new(shared) }
+        let (state, changed, work) = (Mutex::default(), Notify::new(), Condvar::new());
+        Self { shared: Arc::new(Shared { incarnation, byte_limit, state, changed, work }) }
     }
 
-    /// Numbers, stamps and keeps a batch; returns its number.
+    /// From now on, what does not fit into memory goes to disk. What a person must know of that goes to `tell`. Whoever calls
+    /// this must call [`Outbox::close`] in the end.
+    ///
+    /// # Errors
+    /// When the thread that writes and reads cannot be made.
+    pub fn spool(&self, config: SpoolConfig, tell: mpsc::Sender<String>) -> std::io::Result<()> {
+        self.shared.state().spool.lives = true;
+        let started = spool::start(Arc::clone(&self.shared), config, tell);
+        if started.is_err() {
+            self.shared.state().spool.lives = false;
+        }
+        started.map(drop)
+    }
+
+    /// Gives up what is on disk, and removes its files; [`Outbox::closed`] tells when that is done.
+    pub fn close(&self) {
+        self.shared.state().spool.closing = true;
+        self.shared.work.notify_all();
+    }
+
+    /// Waits until no file is left, after [`Outbox::close`].
+    pub async fn closed(&self) {
+        self.wait(|state| !state.spool.lives).await;
+    }
+
+    /// A good size for a batch, bytes: small beside what fits.
+    pub fn batch_bytes(&self) -> usize {
+        (self.shared.byte_limit / 32).min(MOST_BATCH_BYTES)
+    }
+
+    /// Numbers, stamps and keeps a batch that is worth most; returns its number.
     ///
     /// # Errors
     /// The batch itself, when it does not fit.
-    pub fn push(&self, mut batch: v1::Batch) -> Result<u64, Box<v1::Batch>> {
-        // Room for the number and the stamp, which are set below.
-        let bytes = batch.encoded_len() + 32;
-        let mut state = self.state();
-        // One larger than a message may be could never be sent, and would block all behind it.
-        if state.bytes + bytes > self.shared.byte_limit || bytes > MAX_MESSAGE_BYTES {
+    pub fn push(&self, batch: v1::Batch) -> Result<u64, Box<v1::Batch>> {
+        self.push_worth(Worth::Most, batch)
+    }
+
+    /// The same for a batch that leaves some room to those that are worth more.
+    ///
+    /// # Errors
+    /// The batch itself, when it does not fit.
+    pub fn push_worth(&self, worth: Worth, mut batch: v1::Batch) -> Result<u64, Box<v1::Batch>> {
+        let cost = cost(&batch);
+        let shared = &self.shared;
+        let mut state = shared.state();
+        // One larger than a message may be could never be sent, and would block all behind it. Its cost is more than its
+        // length with the number and the stamp, which are set below.
+        if state.memory + cost > worth.of(shared.byte_limit) || cost > MAX_MESSAGE_BYTES {
             return Err(Box::new(batch));
         }
         state.last_seq += 1;
-        batch.incarnation = self.shared.incarnation;
+        batch.incarnation = shared.incarnation;
         batch.seq = state.last_seq;
         batch.sent_raw_ns = HostClock.now();
-        state.bytes += bytes;
-        state.kept.push_back((Arc::new(batch), bytes));
-        let seq = state.last_seq;
+        state.memory += cost;
+        state.tail.push_back(Kept { batch: Arc::new(batch), cost });
+        state.close_up(shared);
+        let (seq, waits) = (state.last_seq, !state.tail.is_empty());
         drop(state);
-        self.shared.changed.notify_waiters();
+        if waits {
+            shared.work.notify_one();
+        }
+        shared.changed.notify_waiters();
         Ok(seq)
     }
 
     /// Number of the newest batch; 0 before the first.
     pub fn last_seq(&self) -> u64 {
-        self.state().last_seq
+        self.shared.state().last_seq
+    }
+
+    /// Number of the newest batch that is acked, with all before it; 0 before the first.
+    pub fn acked(&self) -> u64 {
+        self.shared.state().acked
+    }
+
+    /// Batches that are not acked.
+    pub fn unacked(&self) -> u64 {
+        let state = self.shared.state();
+        state.last_seq - state.acked
+    }
+
+    /// Waits until no ack has come for so long: what is left then will hardly be taken.
+    pub async fn stalled(&self, patience: Duration) {
+        loop {
+            let before = self.acked();
+            tokio::time::sleep(patience).await;
+            if self.acked() == before {
+                return;
+            }
+        }
     }
 
     /// Waits until every batch is acked.
     pub async fn drained(&self) {
-        self.wait(|state| state.kept.is_empty()).await;
+        self.wait(State::is_empty).await;
     }
 
     /// Ships batches and takes acks until `shutdown`, dialling again and replaying whenever the stream breaks.
@@ -91,14 +260,14 @@ impl Outbox {
             match ended {
                 Err(fatal @ (LinkError::Address(_) | LinkError::Token)) => return Err(fatal),
                 Err(LinkError::Stopped) => return Ok(()),
-                _ => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
+                _ => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         }
     }
 
     async fn ship_once(&self, route: &Route, shutdown: &CancellationToken) -> Result<(), LinkError> {
         let channel = dial_telling(route, shutdown, |_| {}).await?;
-        let (out, batches) = mpsc::channel(16);
+        let (out, batches) = mpsc::channel(IN_HAND);
         let mut client = BulkClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
         // The response headers may only come with the first ack, so send and receive start together.
         let receive = async {
@@ -118,8 +287,7 @@ impl Outbox {
     async fn send_from(&self, out: mpsc::Sender<v1::Batch>) -> Result<(), LinkError> {
         let mut sent = 0;
         loop {
-            self.wait(|state| state.last_seq > sent && state.kept.back().is_some_and(|(b, _)| b.seq > sent))
-                .await;
+            self.wait(|state| state.head.back().is_some_and(|newest| newest.batch.seq > sent)).await;
             while let Some(batch) = self.next_after(sent) {
                 sent = batch.seq;
                 out.send(batch).await.map_err(|_| LinkError::Broken("bulk stream closed".to_owned()))?;
@@ -127,27 +295,35 @@ impl Outbox {
         }
     }
 
-    /// The oldest kept batch after a number.
+    /// The oldest batch after a number that is in memory and kept until acked.
     pub fn next_after(&self, sent: u64) -> Option<v1::Batch> {
         let batch = {
-            let state = self.state();
-            let first = state.kept.front()?.0.seq;
+            let state = self.shared.state();
+            let first = state.head.front()?.batch.seq;
             // Numbers are consecutive, so the position follows from the number.
             let position = (sent + 1).saturating_sub(first) as usize;
-            Arc::clone(&state.kept.get(position)?.0)
+            Arc::clone(&state.head.get(position)?.batch)
         };
         Some(v1::Batch::clone(&batch))
     }
 
     fn acknowledge(&self, through: u64) {
-        let mut state = self.state();
-        // An ack beyond what was sent is a broken peer's: it must not delete anything later.
-        state.acked = state.acked.max(through.min(state.last_seq));
-        let acked = state.kept.partition_point(|(batch, _)| batch.seq <= state.acked);
-        let freed: Vec<_> = state.kept.drain(..acked).collect();
-        state.bytes -= freed.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        let mut state = self.shared.state();
+        // An ack beyond what can have been sent is a broken peer's: it must not delete anything later.
+        let Some(newest) = state.head.back().map(|kept| kept.batch.seq) else { return };
+        state.acked = state.acked.max(through.min(newest));
+        let acked = state.head.partition_point(|kept| kept.batch.seq <= state.acked);
+        let freed: Vec<_> = state.head.drain(..acked).collect();
+        let cost = freed.iter().map(|kept| kept.cost).sum::<usize>();
+        state.head_cost -= cost;
+        state.memory -= cost;
+        state.close_up(&self.shared);
+        let has_spool = state.spool.lives;
         drop(state);
         drop(freed);
+        if has_spool {
+            self.shared.work.notify_one();
+        }
         self.shared.changed.notify_waiters();
     }
 
@@ -157,45 +333,10 @@ impl Outbox {
             tokio::pin!(changed);
             // Registered before the look, so that no change between the two is missed.
             changed.as_mut().enable();
-            if until(&self.state()) {
+            if until(&self.shared.state()) {
                 return;
             }
             changed.await;
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Outbox;
-    use crate::v1;
-
-    #[test]
-    fn batches_are_numbered_kept_and_released_by_acks() {
-        let outbox = Outbox::new(7, 1 << 20);
-        for expected in 1..=3 {
-            assert_eq!(outbox.push(v1::Batch::default()).unwrap(), expected);
-        }
-        assert_eq!(outbox.next_after(0).unwrap().seq, 1);
-        outbox.acknowledge(2);
-        assert_eq!(outbox.next_after(0).unwrap().seq, 3, "a replay starts at the oldest unacked batch");
-        outbox.acknowledge(99);
-        assert!(outbox.next_after(0).is_none());
-        assert_eq!(outbox.push(v1::Batch::default()).unwrap(), 4);
-        assert_eq!(outbox.next_after(3).unwrap().seq, 4, "an ack from the future deletes nothing later");
-    }
-
-    #[test]
-    fn what_does_not_fit_comes_back() {
-        let outbox = Outbox::new(7, 64);
-        assert!(outbox.push(v1::Batch::default()).is_ok());
-        let record = v1::RequestRecord { error_detail: "x".repeat(100), ..Default::default() };
-        let returned = outbox.push(v1::Batch { records: vec![record], ..Default::default() }).unwrap_err();
-        assert_eq!(returned.records.len(), 1);
-        assert_eq!(outbox.last_seq(), 1);
     }
 }

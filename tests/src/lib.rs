@@ -5,6 +5,7 @@ pub mod csv;
 pub mod floor;
 pub mod forward;
 pub mod light;
+pub mod memory;
 pub mod plain_reqwest;
 pub mod roles;
 pub mod truth_check;

@@ -82,6 +82,10 @@ impl Domains {
     }
 
     fn add_remote(&mut self, nodes: &[(Incarnation, &Node)]) {
+        // With nobody to share it, its own track is the pooled one.
+        if let [(_, node)] = nodes {
+            return self.add(nodes, Track::fit(&node.exchanges, &node.snapshots));
+        }
         let each = || nodes.iter().map(|(_, node)| Track::fit(&node.exchanges, &node.snapshots));
         let together = pooled(nodes);
         // A step or a suspend is one break in every track that saw it. Two clocks under one name break the pooled track

@@ -12,7 +12,7 @@ const EVERY_NS: i64 = 2_000_000_000;
 
 /// Counts lines by kind.
 #[derive(Debug, Default)]
-pub(super) struct Thin {
+pub(crate) struct Thin {
     kinds: HashMap<String, Kind>,
     looked_ns: i64,
 }
@@ -25,7 +25,7 @@ struct Kind {
 
 impl Thin {
     /// True when a line is to be shown.
-    pub(super) fn shows(&mut self, line: &str) -> bool {
+    pub(crate) fn shows(&mut self, line: &str) -> bool {
         let kind = kind(line);
         if self.kinds.len() >= MOST_KINDS && !self.kinds.contains_key(&kind) {
             return true;
@@ -37,7 +37,7 @@ impl Thin {
     }
 
     /// What was counted since the last look, every two seconds.
-    pub(super) fn due(&mut self, now_ns: i64) -> Vec<String> {
+    pub(crate) fn due(&mut self, now_ns: i64) -> Vec<String> {
         if now_ns - self.looked_ns < EVERY_NS {
             return Vec::new();
         }
@@ -46,7 +46,7 @@ impl Thin {
     }
 
     /// What was counted since the last look.
-    pub(super) fn rest(&mut self) -> Vec<String> {
+    pub(crate) fn rest(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for (words, kind) in &mut self.kinds {
             if std::mem::take(&mut kind.untold) {
@@ -58,7 +58,7 @@ impl Thin {
     }
 
     /// Begins anew: what was said of one level is news of the next.
-    pub(super) fn restart(&mut self) -> Vec<String> {
+    pub(crate) fn restart(&mut self) -> Vec<String> {
         let rest = self.rest();
         self.kinds.clear();
         rest

@@ -150,6 +150,7 @@ fn merge_level(
     let told = |part: fn(&v1::LevelDone) -> u64| log.done.values().map(part).fold(0u64, u64::saturating_add);
     outside.dropped_records = told(|done| done.dropped_records);
     outside.dropped_windows = told(|done| done.dropped_windows);
+    outside.dropped_in_flight = told(|done| done.dropped_in_flight);
     // The records' own marks and the agents' sums count the same traces; a dropped record takes its mark with it.
     outside.dropped_traces = outside.dropped_traces.max(told(|done| done.dropped_token_traces));
     tally.bounds_ns.sort_unstable();
@@ -312,6 +313,12 @@ fn node_warnings(node: &NodeSummary, started_ref_ns: i64, warn: &mut dyn FnMut(S
     }
     if node.unaligned_gpu_samples > 0 {
         warn(format!("{who}: {} GPU samples are unaligned and left out", node.unaligned_gpu_samples));
+    }
+    if let Some(lost) = &node.lost_in_spool {
+        warn(format!(
+            "{who} could not read all of its spool: {} records, {} windows, {} in-flight and {} GPU samples are lost",
+            lost.records, lost.windows, lost.in_flight, lost.gpu_samples
+        ));
     }
     if node.simulated_gpu {
         warn(format!("{who}: its GPU is simulated"));

@@ -23,6 +23,8 @@ pub struct NodeSummary {
     pub lost: bool,
     /// Batches on disk.
     pub batches: u64,
+    /// What its batches held that could not be read back from its spool; `None` when all could.
+    pub lost_in_spool: Option<v1::LostParts>,
     /// Clock exchanges answered.
     pub exchanges: u64,
     /// Pings never answered.
@@ -67,6 +69,7 @@ pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> No
         index: node.index,
         lost: node.lost_ref_ns.is_some(),
         batches: node.batch_count(),
+        lost_in_spool: node.lost_parts().reduce(add),
         exchanges: node.exchanges.len() as u64,
         lost_pings: node.lost_pings,
         clock_domain: timeline.domain(of),
@@ -81,6 +84,15 @@ pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> No
         gpu_interval_ns: median(intervals(node).into_iter().map(|(_, gap)| gap).collect()),
         simulated_gpu: node.hello.gpus.iter().any(|g| g.simulated),
         gpu_absent_reason: node.hello.gpu_absent_reason.clone(),
+    }
+}
+
+fn add(a: v1::LostParts, b: v1::LostParts) -> v1::LostParts {
+    v1::LostParts {
+        records: a.records.saturating_add(b.records),
+        windows: a.windows.saturating_add(b.windows),
+        in_flight: a.in_flight.saturating_add(b.in_flight),
+        gpu_samples: a.gpu_samples.saturating_add(b.gpu_samples),
     }
 }
 

@@ -219,6 +219,20 @@ fn released_is_the_sum_of_its_parts_when_an_agent_is_lost() {
     assert!(merged.warnings.iter().any(|w| w.contains("agent-2 was lost")), "{:?}", merged.warnings);
 }
 
+/// Batches that a node could not read back from its spool came as numbers alone.
+#[test]
+fn what_a_spool_lost_is_told_of_its_node() {
+    let mut data = testrun::run(3, 2, &[1]);
+    let lost = |records| v1::LostParts { records, windows: 2, ..Default::default() };
+    for lost in [lost(40), lost(u64::MAX)] {
+        testrun::push(&mut data, 2, v1::Batch { lost: Some(lost), ..Default::default() });
+    }
+    let merged = merge(&data);
+    let told = merged.warnings.iter().find(|w| w.contains("spool")).unwrap();
+    assert!(told.contains("agent-2") && told.contains("4 windows"), "{told}");
+    assert_eq!(merged.nodes.iter().filter(|node| node.lost_in_spool.is_some()).count(), 1);
+}
+
 fn data_records(data: &RunData, of: Incarnation) -> u64 {
     data.nodes[&of].batches.iter().map(|b| b.records.len() as u64).sum()
 }

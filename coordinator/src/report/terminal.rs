@@ -3,6 +3,7 @@
 
 use crate::axis::Load;
 use crate::certificate::Verdict;
+use crate::display::thin::Thin;
 use crate::knee::duration;
 use crate::levels::{Level, Metric};
 use crate::merge::Merged;
@@ -86,8 +87,11 @@ pub fn render(merged: &Merged, width: usize) -> String {
     for level in &merged.levels {
         remarks(level, width, &mut out);
     }
-    for warning in &merged.warnings {
-        out.push_str(&wrap("warning: ", &printable(warning), width));
+    // Of many nodes with the same trouble the first are named here, and all in the summary.
+    let mut thin = Thin::default();
+    let shown: Vec<_> = merged.warnings.iter().filter(|warning| thin.shows(warning)).cloned().collect();
+    for warning in shown.into_iter().chain(thin.rest()) {
+        out.push_str(&wrap("warning: ", &printable(&warning), width));
     }
     if !merged.untold.is_empty() {
         let keys = merged.untold.join(", ");
@@ -298,6 +302,15 @@ mod tests {
         for width in [40, 80, 100] {
             assert!(widest_line(&render(&merged, width)) <= width);
         }
+    }
+
+    #[test]
+    fn the_same_trouble_of_many_nodes_is_counted() {
+        let mut merged = merge(&testrun::run(11, 1, &[1]));
+        merged.warnings = (0..1_000).map(|i| format!("agent agent-{i} was lost during the run")).collect();
+        let text = render(&merged, 80);
+        assert_eq!(text.matches("was lost").count(), 21, "{text}");
+        assert!(text.contains("(1000 times)"), "{text}");
     }
 
     #[test]

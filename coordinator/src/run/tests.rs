@@ -236,6 +236,22 @@ fn an_agent_lost_between_its_end_and_its_last_batch_voids_the_level() {
 }
 
 #[test]
+fn batches_that_come_slowly_are_waited_for_as_long_as_they_come() {
+    for (last, void) in [(60, 0), (29, 1)] {
+        let mut run = run_of(2, &[2], None);
+        ready(&mut run, 2);
+        arm(&mut run, 0, &[1, 2]);
+        finish(&mut run, 3 * S, 0, 1, 60);
+        finish(&mut run, 3 * S, 0, 2, 0);
+        let step = |seq: i64| run.step((3 + 2 * seq) * S, Event::Stored(1, seq as u64));
+        let out: Vec<_> = (1..=last).flat_map(step).collect();
+        assert_eq!(out.contains(&SETTLED), void == 0, "two minutes for 60 batches");
+        let out = run.step((3 + 2 * last + 40) * S, Event::Tick);
+        assert_eq!(voids(&out), void, "{out:?}");
+    }
+}
+
+#[test]
 fn an_agent_that_is_there_but_never_ends_is_given_up() {
     let mut run = run_of(2, &[2], None);
     ready(&mut run, 2);

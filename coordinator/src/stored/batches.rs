@@ -27,6 +27,8 @@ pub struct Filed {
     levels: (u32, u32),
     records: u32,
     has_samples: bool,
+    /// What it stands in for, of which the node's spool kept no more than the count.
+    lost: Option<v1::LostParts>,
 }
 
 impl Shelf {
@@ -63,6 +65,7 @@ impl Filed {
             levels: records.chain(others).fold((u32::MAX, 0), span),
             records: u32::try_from(batch.records.len()).unwrap_or(u32::MAX),
             has_samples: !batch.gpu_samples.is_empty(),
+            lost: batch.lost,
         }
     }
 }
@@ -87,6 +90,12 @@ impl Node {
         let filed = self.filed.iter().filter(move |filed| wanted(filed));
         let read = filed.filter_map(|filed| self.shelf.as_ref()?.read(filed)).map(Cow::Owned);
         self.batches.iter().map(Cow::Borrowed).chain(read)
+    }
+
+    /// What the node's spool lost.
+    pub fn lost_parts(&self) -> impl Iterator<Item = v1::LostParts> {
+        let held = self.batches.iter().filter_map(|batch| batch.lost);
+        held.chain(self.filed.iter().filter_map(|filed| filed.lost))
     }
 
     /// Batches in all.

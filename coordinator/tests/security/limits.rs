@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tailcliff_proto::link::{Route, dial, join};
 use tailcliff_proto::{PROTOCOL, v1};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::scene::{Agent, Coordinator, PATIENCE, certs, of, text, tls};
@@ -67,7 +68,7 @@ async fn garbage_and_oversized_frames_end_their_own_connection_alone() {
     }
 }
 
-/// gRPC's own length: a message that says that it has 4 GiB is refused before any of it is waited for.
+/// gRPC says a message's length first: one over the limit is refused by it. And each port has its own services alone.
 #[tokio::test]
 async fn a_message_larger_than_any_is_refused_by_its_length() {
     let mut coordinator = Coordinator::start(&[]);
@@ -101,5 +102,35 @@ async fn connections_that_never_say_who_they_are_end_after_five_seconds_and_hold
     });
     assert!(ended.await.unwrap(), "each was closed");
     coordinator.heard.says(&["turned away 127.0.0.1", "did not say who it is", "(100 times so far)"]).await;
+    assert!(coordinator.is_alive());
+}
+
+#[tokio::test]
+async fn one_connection_has_a_few_streams_and_small_headers() {
+    let mut coordinator = Coordinator::start(&[]);
+    let link = dial(&coordinator.address, &CancellationToken::new()).await.unwrap();
+    let mut client = v1::bulk_client::BulkClient::new(link);
+    // What is sent ends with its sender: until then a stream is open, whatever became of the answer.
+    let ship = async |mut client: v1::bulk_client::BulkClient<_>| {
+        let (out, batches) = tokio::sync::mpsc::channel(1);
+        (client.ship(ReceiverStream::new(batches)).await, out)
+    };
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        let (answer, out) = ship(client.clone()).await;
+        open.push((answer.unwrap(), out));
+    }
+    assert!(
+        tokio::time::timeout(Duration::from_millis(500), ship(client.clone())).await.is_err(),
+        "it waits"
+    );
+    open.pop();
+    let (answer, _) = tokio::time::timeout(PATIENCE, ship(client.clone())).await.unwrap();
+    assert!(answer.is_ok());
+    open.clear();
+    let mut request = tonic::Request::new(tokio_stream::pending());
+    request.metadata_mut().insert("x-large", "x".repeat(40_000).parse().unwrap());
+    let refused = client.ship(request).await.unwrap().into_inner().message().await.unwrap_err();
+    assert!(refused.message().contains("431"), "{refused}");
     assert!(coordinator.is_alive());
 }

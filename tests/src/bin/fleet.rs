@@ -3,6 +3,7 @@
 //! test: run it in release.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Parser;
@@ -27,12 +28,15 @@ struct Args {
     /// Measured window of each level, s
     #[arg(long, default_value_t = 20)]
     seconds: u32,
-    /// Levels, all alike
-    #[arg(long, default_value_t = 1)]
+    /// Levels, in even steps up to all streams
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     levels: u32,
     /// Processes that the agents share
     #[arg(long, default_value_t = 4)]
     processes: u32,
+    /// Where to keep the runs' directories; otherwise they are removed
+    #[arg(long)]
+    keep: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -54,7 +58,11 @@ fn main() -> anyhow::Result<()> {
             processes: args.processes.max(1),
             levels: args.levels,
         };
-        rows.push((agents, measure(&binary, &dir.path().join("run"), &size)?));
+        let run = match &args.keep {
+            Some(keep) => keep.join(format!("fleet-{agents}")),
+            None => dir.path().join("run"),
+        };
+        rows.push((agents, measure(&binary, &run, &size)?));
     }
     let text = table(&args, &rows);
     // A reader that left early is no error.

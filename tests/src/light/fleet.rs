@@ -18,7 +18,7 @@ use crate::roles::Role;
 pub struct Size {
     /// Light agents.
     pub agents: u32,
-    /// Simulated streams of each.
+    /// Simulated streams of each, at the last level.
     pub streams: u32,
     /// Median latency of a simulated request, ms.
     pub latency_ms: u32,
@@ -28,7 +28,7 @@ pub struct Size {
     pub seconds: u32,
     /// Processes that the agents share.
     pub processes: u32,
-    /// Levels, all alike.
+    /// Levels, in even steps up to all streams.
     pub levels: u32,
 }
 
@@ -91,8 +91,8 @@ pub fn measure(binary: &Path, dir: &Path, size: &Size) -> anyhow::Result<Measure
 }
 
 fn coordinator(binary: &Path, dir: &Path, size: &Size) -> anyhow::Result<Role> {
-    let streams = (size.agents * size.streams).to_string();
-    let levels = vec![streams.as_str(); size.levels as usize].join(",");
+    let level = |i: u32| (size.agents * size.streams * i / size.levels).to_string();
+    let levels = (1..=size.levels).map(level).collect::<Vec<_>>().join(",");
     let (agents, duration) = (size.agents.to_string(), format!("{}s", size.seconds));
     let dir = dir.to_str().context("an output directory with an odd name")?;
     // Nobody listens there: light agents send nothing.
@@ -209,7 +209,7 @@ impl Measured {
         let quantile = |q| e2e.quantile_ns(q).map_or(f64::NAN, |ns| ns as f64 / 1e6);
         let truths = [
             ("mean_e2el_ms", mean_ms),
-            ("p50_e2el_ms", quantile(0.5)),
+            ("median_e2el_ms", quantile(0.5)),
             ("p95_e2el_ms", quantile(0.95)),
             ("p99_e2el_ms", quantile(0.99)),
         ];

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tailcliff_proto::histogram::LatencyHistogram;
-use tailcliff_proto::link::{ControlLink, clock_address, dial, join};
+use tailcliff_proto::link::{ControlLink, LinkError, clock_address, dial, join};
 use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{
     self, Phase, coordinator_message::Kind as Order, load_share::Stop, node_message::Kind as Say,
@@ -21,6 +21,10 @@ const OUTBOX_BYTES: usize = 16 << 20;
 const SECOND_NS: i64 = 1_000_000_000;
 /// Samples of the gauge each second, as agents take.
 const GAUGE_SAMPLES: i64 = 10;
+/// For a welcome.
+const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two hellos that came to nothing.
+const REJOIN_PAUSE: Duration = Duration::from_millis(200);
 /// After the last ack, for the clock's last pings.
 const LINGER: Duration = Duration::from_millis(250);
 
@@ -69,8 +73,7 @@ impl Session {
         let children = CancellationToken::new();
         let _stop_children = children.clone().drop_guard();
         self.truth.dialled_ns.mark(now());
-        let channel = dial(&args.coordinator, &shutdown).await?;
-        let mut link = join(channel, self.hello()).await?;
+        let mut link = self.join(&args.coordinator, &shutdown).await?;
         self.truth.welcomed_ns.mark(now());
         tokio::spawn(self.outbox.clone().ship(args.coordinator.clone().into(), children.clone()));
         let address = clock_address(&args.coordinator, &link.welcome);
@@ -98,6 +101,18 @@ impl Session {
         self.outbox.drained().await;
         tokio::time::sleep(LINGER).await;
         Ok((self.truth, self.e2e))
+    }
+
+    /// Dials until welcomed, as agents do.
+    async fn join(&self, address: &str, shutdown: &CancellationToken) -> Result<ControlLink, LinkError> {
+        loop {
+            let channel = dial(address, shutdown).await?;
+            match tokio::time::timeout(WELCOME_PATIENCE, join(channel, self.hello())).await {
+                Ok(Ok(link)) => return Ok(link),
+                Ok(Err(LinkError::Broken(_))) | Err(_) => tokio::time::sleep(REJOIN_PAUSE).await,
+                Ok(Err(fatal)) => return Err(fatal),
+            }
+        }
     }
 
     fn hello(&self) -> v1::Hello {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use e2e::forward::{Forwarder, Order, Remote, Way};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tailcliff::clock::{Domains, Track, TrackKind};
 use tailcliff::stored::{Incarnation, Node, RunData};
 
@@ -18,11 +18,23 @@ const S: i64 = 1_000_000_000;
 #[test]
 #[ignore = "needs root"]
 fn an_agent_in_another_time_namespace_is_on_the_same_timeline() {
-    let mut elsewhere = Command::new("unshare");
-    let ahead = AWAY_S.to_string();
-    elsewhere.args(["--time", "--fork", "--kill-child", "--monotonic", &ahead, "--boottime", &ahead]);
-    elsewhere.arg(binary());
-    one_timeline(Scene::new(&PACED), elsewhere, "time namespace");
+    one_timeline(Scene::new(&PACED), in_another_time(), "time namespace");
+}
+
+/// Starts the agent in a time namespace of its own, ahead of this one.
+fn in_another_time() -> Command {
+    let (mut unshare, ahead) = (Command::new("unshare"), AWAY_S.to_string());
+    unshare.args(["--time", "--fork", "--kill-child", "--monotonic", &ahead, "--boottime", &ahead]);
+    unshare.arg(binary());
+    unshare
+}
+
+/// TLS costs both ways of a ping alike: the bar may grow, and still holds the truth.
+#[test]
+#[ignore = "needs root"]
+fn an_agent_in_another_time_namespace_is_on_the_same_timeline_over_tls() {
+    let scene = Scene::new(&PACED).secured(None);
+    one_timeline(scene, in_another_time(), "time namespace, over TLS");
 }
 
 #[test]
@@ -79,7 +91,7 @@ fn three_hosts_over_bad_paths_are_on_one_timeline() {
         forwarder.order(Order::Up(up)).unwrap();
         forwarder.order(Order::Down(down)).unwrap();
         let agent = there();
-        scene.agent_through(agent, &forwarder.address, name);
+        scene.agent_at(agent, &forwarder.address, name, &[]);
         forwarders.push(forwarder);
     }
     scene.probe();
@@ -153,7 +165,7 @@ fn a_clock_that_cannot_be_synchronised_is_said_so() {
     forwarder.order(Order::Up(uneven(1))).unwrap();
     forwarder.order(Order::Down(uneven(2))).unwrap();
     let agent = there();
-    scene.agent_through(agent, &forwarder.address, "remote");
+    scene.agent_at(agent, &forwarder.address, "remote", &[]);
     scene.probe();
     let doubt = scene.coordinator().announced("remote: its clock is known to ±").unwrap();
     assert!(doubt.contains("only"), "{doubt}");
@@ -180,7 +192,7 @@ fn an_agent_that_cannot_reach_the_clock_is_said_so_and_its_stamps_are_unaligned(
     scene.coordinate(&[&SHORT[..], &["--agents", "1"]].concat());
     let control = scene.address().parse().unwrap();
     let forwarder = Forwarder::start_without_clock([127, 0, 0, 3].into(), control).unwrap();
-    scene.agent_through(Command::new(binary()), &forwarder.address().to_string(), "blocked");
+    scene.agent_at(Command::new(binary()), &forwarder.address().to_string(), "blocked", &[]);
     let advice = scene.coordinator().announced("blocked: its clock is not known").unwrap();
     assert!(advice.contains("can it reach the clock port"), "{advice}");
     scene.complete();
@@ -197,6 +209,34 @@ fn an_agent_that_cannot_reach_the_clock_is_said_so_and_its_stamps_are_unaligned(
         );
         assert!(level["median_e2el_ms"].as_f64().unwrap() > 60.0, "latencies are of one clock: {level}");
     }
+}
+
+/// An order to start that is under way for longer than its lead: the agent starts at once, and every output says so.
+#[test]
+fn a_start_that_came_late_is_recorded_and_named() {
+    let mut scene = Scene::new(&PACED);
+    scene.coordinate(&["--concurrency", "4,6", "--duration", "4s", "--output-len", "10", "--agents", "2"]);
+    let control = scene.address().parse().unwrap();
+    let forwarder = Forwarder::start([127, 0, 0, 4].into(), control, Way::default(), Way::default()).unwrap();
+    scene.agent("punctual");
+    scene.agent_at(Command::new(binary()), &forwarder.address().to_string(), "late", &[]);
+    // Within the first level; the second one's start has a lead of half a second.
+    scene.under_way(10);
+    forwarder.obey(Order::Down(Way::constant(Duration::from_millis(900))));
+    assert!(scene.coordinator().announced("agent late started ").unwrap().contains(" ms late"));
+    scene.complete();
+    let summary = scene.summary();
+    let [first, second] = [0, 1].map(|i| &levels(&summary)[i]);
+    assert_eq!((count(&first["starts"], "agents"), count(&second["starts"], "agents")), (2, 2));
+    assert!(first["starts"]["spread_us"].as_f64().unwrap() < 100_000.0, "{first}");
+    let (starts, notes) = (&second["starts"], second["certificate"]["notes"].to_string());
+    let [last, other] = [0, 1].map(|i| &starts["latest"][i]);
+    assert_eq!((&last["name"], &last["order_was_late"]), (&json!("late"), &json!(true)), "{starts}");
+    assert_eq!((&other["name"], &other["order_was_late"]), (&json!("punctual"), &json!(false)), "{starts}");
+    // One clock for all, so the lead's other 400 ms are there to the µs.
+    assert!(last["late_us"].as_f64().unwrap() > 390_000.0 && starts["bound_us"] == 0.0, "{starts}");
+    assert!(notes.contains("start order late: late") && notes.contains("apart, late last"), "{notes}");
+    assert_eq!(summary["causality"]["violations"], 0, "{}", summary["causality"]);
 }
 
 /// A process killed and started again on its host goes on with the host's clock; one that comes up on another host, even

@@ -9,11 +9,14 @@
 mod clock;
 mod cluster;
 mod death;
+mod faults;
 mod fleet;
 mod network;
 mod open;
 mod results;
+mod scale;
 mod scene;
+mod secure;
 mod ssh;
 
 use scene::{PACED, SHORT, Scene, count, levels};

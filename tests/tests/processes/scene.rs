@@ -25,8 +25,17 @@ pub(crate) struct Scene {
     /// Of the server and of the coordinator.
     url: String,
     address: String,
+    /// Secrets that coordinator and nodes go by, besides certificates.
+    secrets: Option<Secrets>,
     /// What all are within; goes last.
     network: Option<Network>,
+}
+
+/// What no file, output or command line may show.
+#[derive(Clone, Copy)]
+pub(crate) struct Secrets {
+    pub(crate) token: &'static str,
+    pub(crate) api_key: &'static str,
 }
 
 impl Scene {
@@ -36,15 +45,45 @@ impl Scene {
 
     /// With the server, the coordinator and the nodes on the near side of a network of their own.
     pub(crate) fn within(network: Option<Network>, server_args: &[&str]) -> Self {
+        Self::set(network, server_args, &[])
+    }
+
+    /// With a server that is given these variables.
+    pub(crate) fn with_server_env(server_args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::set(None, server_args, env)
+    }
+
+    fn set(network: Option<Network>, server_args: &[&str], env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let truth = dir.path().join("truth.jsonl");
         let listen = format!("{}:0", host(network.as_ref()));
         let mut args = vec!["--listen", &listen, "--truth-log", truth.to_str().unwrap()];
         args.extend(server_args);
-        let server = Role::start_with(command(network.as_ref()), "model-sim", &args).unwrap();
+        let mut command = command(network.as_ref());
+        command.envs(env.iter().copied());
+        let server = Role::start_with(command, "model-sim", &args).unwrap();
         let url = server.line("listening on ").unwrap();
         let (nodes, address) = (Vec::new(), String::new());
-        Self { dir, server, nodes, coordinator: None, url, address, network }
+        Self { dir, server, nodes, coordinator: None, url, address, secrets: None, network }
+    }
+
+    /// With certificates of its own and, where `secrets` are given, a token and a key.
+    pub(crate) fn secured(mut self, secrets: Option<Secrets>) -> Self {
+        let out = self.certs();
+        let args = ["certs", "--out", out.to_str().unwrap(), "--host", host(self.network.as_ref())];
+        assert!(Role::start_with(self.command(), "tailcliff", &args).unwrap().wait().unwrap().success());
+        self.secrets = secrets;
+        self
+    }
+
+    fn certs(&self) -> PathBuf {
+        self.dir.path().join("certs")
+    }
+
+    /// The flag with the files of one end, in a scene that is secured.
+    fn tls(&self, end: &str) -> Vec<String> {
+        let dir = self.certs().join(end);
+        if dir.exists() { vec!["--tls-dir".to_owned(), dir.display().to_string()] } else { Vec::new() }
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {
@@ -62,6 +101,11 @@ impl Scene {
 
     /// Starts the coordinator on a port that it chooses and announces.
     pub(crate) fn coordinate(&mut self, args: &[&str]) {
+        self.coordinate_by(self.command(), args);
+    }
+
+    /// The same, started by `command`.
+    pub(crate) fn coordinate_by(&mut self, mut command: Command, args: &[&str]) {
         let (run, listen) = (self.run_dir(), format!("{}:0", host(self.network.as_ref())));
         let mut all =
             vec!["coordinate", "--listen", &listen, "--url", &self.url, "--model", "sim", "--ignore-eos"];
@@ -69,7 +113,10 @@ impl Scene {
         all.extend(self.network.as_ref().map(|_| "--allow-unauthenticated"));
         all.extend(["--output-dir", run.to_str().unwrap()]);
         all.extend(args);
-        let coordinator = Role::start_heard(self.command(), "tailcliff", &all).unwrap();
+        let tls = self.tls("coordinator");
+        all.extend(tls.iter().map(String::as_str));
+        command.envs(self.secrets.map(|secrets| ("OPENAI_API_KEY", secrets.api_key)));
+        let coordinator = Role::start_heard(command, "tailcliff", &all).unwrap();
         let announced = coordinator.announced("listening on ").unwrap();
         self.address = announced.split(',').next().unwrap().to_owned();
         self.coordinator = Some(coordinator);
@@ -107,12 +154,16 @@ impl Scene {
 
     /// An agent that `command` starts.
     pub(crate) fn agent_by(&mut self, command: Command, name: &str) {
-        self.agent_through(command, &self.address.clone(), name);
+        let address = self.address.clone();
+        self.agent_at(command, &address, name, &[]);
     }
 
-    /// An agent that `command` starts, and that takes another address for the coordinator's.
-    pub(crate) fn agent_through(&mut self, command: Command, address: &str, name: &str) {
-        let args = ["--coordinator", address, "--name", name, "--shards", "1"];
+    /// The same, which finds the coordinator at an address of its own.
+    pub(crate) fn agent_at(&mut self, command: Command, address: &str, name: &str, more: &[&str]) {
+        let mut args = vec!["--coordinator", address, "--name", name, "--shards", "1"];
+        args.extend(more);
+        let tls = self.tls("node");
+        args.extend(tls.iter().map(String::as_str));
         self.nodes.push(Role::start_with(command, "agent", &args).unwrap());
     }
 
@@ -124,12 +175,17 @@ impl Scene {
     /// A probe that reads a simulated GPU.
     pub(crate) fn probe(&mut self) {
         let nvml = nvml_sim::library_path().unwrap();
-        let args = ["--coordinator", &self.address, "--name", "probe", "--nvml-path", nvml.to_str().unwrap()];
+        let mut args =
+            vec!["--coordinator", &self.address, "--name", "probe", "--nvml-path", nvml.to_str().unwrap()];
+        let tls = self.tls("node");
+        args.extend(tls.iter().map(String::as_str));
         self.nodes.push(Role::start_with(self.command(), "gpu-probe", &args).unwrap());
     }
 
     fn command(&self) -> Command {
-        command(self.network.as_ref())
+        let mut command = command(self.network.as_ref());
+        command.envs(self.secrets.map(|secrets| ("TAILCLIFF_TOKEN", secrets.token)));
+        command
     }
 
     pub(crate) fn coordinator(&mut self) -> &mut Role {
