@@ -32,6 +32,8 @@ const NODE_PATIENCE_S: u32 = 30;
 /// Exit codes by which the coordinator says how a run went: it would say so again.
 const VERDICTS: [i32; 8] = [2, 3, 4, 5, 6, 7, 8, 130];
 
+/// Where an agent keeps what the link does not take.
+const SPOOL_DIR: &str = "/spool";
 /// Where an end's certificate is mounted.
 const TLS_DIR: &str = "/tls";
 /// Name of the Secret with the coordinator's certificate, and of the nodes'.
@@ -321,11 +323,16 @@ fn agent_pod(settings: &Settings) -> Value {
         "effect": "NoExecute",
         "tolerationSeconds": NODE_PATIENCE_S,
     })));
-    spec["volumes"] = json!([{ "name": "tmp", "emptyDir": {} }]);
+    spec["volumes"] = json!([{ "name": "tmp", "emptyDir": {} }, { "name": "spool", "emptyDir": {} }]);
     let mut container = container(settings, AGENT, "tailcliff-agent");
-    container["args"] = json!(node_args(settings));
+    // For what the link does not take; the root is read-only.
+    let spool = ["--spool-dir", SPOOL_DIR].map(str::to_owned);
+    container["args"] = json!([node_args(settings), spool.to_vec()].concat());
     container["resources"] = resources(&settings.args.agent_cpu, &settings.args.agent_memory);
-    container["volumeMounts"] = json!([{ "name": "tmp", "mountPath": "/tmp" }]);
+    container["volumeMounts"] = json!([
+        { "name": "tmp", "mountPath": "/tmp" },
+        { "name": "spool", "mountPath": SPOOL_DIR },
+    ]);
     spec["containers"] = json!([container]);
     with_tls(spec, settings);
     pod

@@ -81,7 +81,7 @@ fn breaks() -> Vec<Break> {
             json!(["--coordinator", "t-coordinator:7100"]),
             "without TLS",
         ),
-        (AGENT, "/spec/template/spec/volumes/1/secret/secretName", json!("gone"), "Secret \"gone\""),
+        (AGENT, "/spec/template/spec/volumes/2/secret/secretName", json!("gone"), "Secret \"gone\""),
         (COORDINATOR, "/metadata/annotations", Value::Null, "neither made nor named"),
         ("ConfigMap/t-plan", "/data/plan.yaml", json!("url: h:1\nmodel: m\nconcurency: [1]\n"), "concurency"),
         ("ConfigMap/t-plan", "/data/plan.yaml", json!("url: h:1\n"), "--model"),

@@ -82,7 +82,11 @@ fn the_pods_of_a_rendered_indexed_job_carry_out_its_run() {
         .map(|index| {
             let mut command = network.far(index, binary());
             command.env("JOB_COMPLETION_INDEX", index.to_string());
-            start(command, "agent", &agent)
+            // Each pod has a volume of its own.
+            let own = |word: &String| {
+                if word.ends_with("/spool") { format!("{word}-{index}") } else { word.clone() }
+            };
+            start(command, "agent", &agent.iter().map(own).collect::<Vec<_>>())
         })
         .collect();
     let mut fetch = network.near(binary());
