@@ -63,6 +63,8 @@ pub(crate) struct Session {
     /// The newest level that was ordered.
     level: Option<u32>,
     beats: Beats,
+    /// Why the run goes on without this agent, if so.
+    turned_away: Option<String>,
     /// Said by levels and the preflight, to be passed on.
     inbox: mpsc::Receiver<Say>,
     levels: mpsc::Sender<Say>,
@@ -92,6 +94,7 @@ impl Session {
             given_up: None,
             preflight: None,
             corpus: Intake::default(),
+            turned_away: None,
             level: None,
             beats: Beats::default(),
             inbox,
@@ -134,7 +137,7 @@ impl Session {
             }
             if let Some(link) = self.converse(link).await {
                 self.leave(link).await;
-                return Ok(());
+                return self.turned_away.take().map_or(Ok(()), |why| Err(LinkError::Refused(why)));
             }
             // A link that stood and carried nothing took with it what was said since the last word from its other end.
             let heard = self.heard;
@@ -210,7 +213,8 @@ impl Session {
                 message = link.inbound.message() => {
                     let Ok(Some(message)) = message else { return None };
                     self.heard = Instant::now();
-                    if let Some(Order::End(_)) = message.kind {
+                    if let Some(Order::End(end)) = message.kind {
+                        self.turned_away = end.turned_away.then_some(end.reason);
                         return Some(link);
                     }
                     message.kind.into_iter().for_each(|order| self.obey(order, &link));

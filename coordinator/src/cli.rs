@@ -29,6 +29,7 @@ use crate::drive::{self, Listeners, Outcome, RunError, Setup};
 use crate::levels::Level;
 use crate::local::{self, Embedded};
 use crate::merge::Merged;
+use crate::outputs;
 use crate::redact::redacted_command;
 use crate::report::terminal;
 use crate::resume::{self, Resume, ResumeError};
@@ -113,6 +114,8 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         Err(ResumeError::Finished(dir)) if serve.serve_results.is_some() => {
             return serve_again(dir, listen.as_deref().unwrap_or(LISTEN), &link, &serve).await;
         }
+        // Or before they were written.
+        Err(ResumeError::Finished(dir)) if !dir.join(outputs::LAST).exists() => return merge(&dir),
         Err(error) => return fail(&error.to_string(), code_of_resume(&error)),
     };
     let mut config = match config(args.sweep) {

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::display::Display;
 use crate::door::{Door, OpenDoor, Strangers};
 use crate::fleet::{Fleet, Happening};
-use crate::journal::{Entry, FILE_NAME, Fact, Journal, JournalError};
+use crate::journal::{Entry, FILE_NAME, Fact, Journal, JournalError, TORN_NAME};
 use crate::load;
 use crate::local::{self, Embedded};
 use crate::merge::Merged;
@@ -174,14 +174,18 @@ impl Listeners {
 pub async fn drive(
     config: Config,
     listeners: Listeners,
-    setup: Setup,
+    mut setup: Setup,
     interrupts: mpsc::Receiver<String>,
     mut display: Display,
 ) -> Result<Outcome, RunError> {
-    let begun = begin(&config, &listeners, &setup)?;
+    let begun = begin(&config, &listeners, &mut setup)?;
     let dir = begun.dir.clone();
     let doing = if setup.resume.is_some() { "going on in" } else { "writing to" };
     display.say(&format!("{doing} {}", dir.display()));
+    if begun.torn > 0 {
+        let (bytes, name) = (begun.torn, TORN_NAME);
+        display.say(&format!("its journal's last {bytes} bytes were no whole entry: they are in {name}"));
+    }
     let (fresh, created) = (setup.resume.is_none(), begun.created);
     let ending = match conduct(config, listeners, setup, interrupts, begun, display).await {
         Ok((ending, true)) => ending,
@@ -205,14 +209,15 @@ struct Begun {
     created: bool,
     run_id: u64,
     journal: Journal,
+    /// Bytes that were cut off its end.
+    torn: u64,
 }
 
-fn begin(config: &Config, listeners: &Listeners, setup: &Setup) -> Result<Begun, RunError> {
-    if let Some((resume, dir)) = setup.resume.as_ref().zip(config.output_dir.clone()) {
+fn begin(config: &Config, listeners: &Listeners, setup: &mut Setup) -> Result<Begun, RunError> {
+    if let Some((resume, dir)) = setup.resume.as_mut().zip(config.output_dir.clone()) {
         resume.check(&dir, &config.plan)?;
-        let journal = Journal::resume(&dir)?;
-        resume.note(&journal)?;
-        return Ok(Begun { dir, created: false, run_id: resume.header.run_id, journal });
+        let (journal, torn) = resume.begin(&dir)?;
+        return Ok(Begun { dir, created: false, run_id: resume.header.run_id, journal, torn });
     }
     let header = header(config, listeners, setup)?;
     let dir = config.output_dir.clone().unwrap_or_else(|| Path::new(RUNS).join(&header.name));
@@ -220,7 +225,7 @@ fn begin(config: &Config, listeners: &Listeners, setup: &Setup) -> Result<Begun,
     let journal = Journal::create(&dir).map_err(|e| cannot_use(&dir, e))?;
     let json = serde_json::to_string(&header).map_err(|e| RunError::Serve(e.to_string()))?;
     journal.append(Entry { incarnation: 0, fact: Some(Fact::Header(json)) }, None)?;
-    Ok(Begun { dir, created, run_id: header.run_id, journal })
+    Ok(Begun { dir, created, run_id: header.run_id, journal, torn: 0 })
 }
 
 /// Merges what a run directory holds and writes its outputs there.
@@ -274,7 +279,8 @@ async fn conduct(
         run = run.with_corpus(corpus.id, corpus.parts.len() as u32);
     }
     if let Some(resume) = &setup.resume {
-        run = run.resumed(resume.next, resume.orphan);
+        let stored = resume.nodes.iter().map(|node| (node.incarnation, node.last_seq)).collect();
+        run = run.resumed(resume.next, resume.orphans.clone(), stored);
     }
     let names = (begun.run_id, clock_port);
     let mut fleet = Fleet::new(run, begun.journal, pinger, names, places, stored, display);

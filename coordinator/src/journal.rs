@@ -5,6 +5,7 @@ mod frames;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -23,6 +24,8 @@ pub use frames::{Frames, Place, read_again};
 
 /// File name inside the run directory.
 pub const FILE_NAME: &str = "journal.tcj";
+/// Where the end of a journal goes that was cut short, when the run is gone on with.
+pub const TORN_NAME: &str = "journal.torn";
 /// First bytes of the file: name and version of the format.
 pub const MAGIC: &[u8; 8] = b"tcliffj1";
 /// Longest frame that is believed, bytes.
@@ -261,6 +264,17 @@ pub enum JournalError {
     /// The writer ended, because an earlier write failed.
     #[error("failed to write the journal: {0}")]
     Stopped(String),
+    /// More of its end is unreadable than one write can leave.
+    #[error(
+        "failed to go on with journal {path}: its last {bytes} bytes cannot be read, so it was damaged and not cut short; \
+         `tailcliff merge` keeps what comes before"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What cannot be read.
+        bytes: u64,
+    },
     /// Another process writes it.
     #[error("failed to lock {0}: another coordinator writes this run; wait for its end, or end it first")]
     Held(PathBuf),
@@ -268,6 +282,9 @@ pub enum JournalError {
     #[error("failed to read {0}: it is not a journal of this version; give the directory of a run")]
     Foreign(PathBuf),
 }
+
+/// Entries that wait for a disk that rests: some ten seconds of a fleet of 1,000. Batches among them are bounded elsewhere.
+const WAITING: usize = 1 << 16;
 
 type Order = (Entry, Option<oneshot::Sender<()>>);
 
@@ -292,24 +309,8 @@ impl Journal {
         Self::start(path.clone(), file).map_err(fail)
     }
 
-    /// Opens the journal of an earlier coordinator to write on behind its last whole frame; what is behind that is cut off.
-    ///
-    /// # Errors
-    /// When there is none, it is not ours, or another coordinator writes it.
-    pub fn resume(dir: &Path) -> Result<Self, JournalError> {
-        let path = dir.join(FILE_NAME);
-        let fail = |source| JournalError::Read { path: path.clone(), source };
-        let file = OpenOptions::new().append(true).open(&path).map_err(fail)?;
-        let file = lock(&path, file)?;
-        let mut frames = Frames::open(dir)?;
-        while frames.next_entry()?.is_some() {}
-        let whole = file.metadata().map_err(fail)?.len().saturating_sub(frames.torn());
-        file.set_len(whole).map_err(fail)?;
-        Self::start(path.clone(), file).map_err(fail)
-    }
-
     fn start(path: PathBuf, file: Flock<File>) -> io::Result<Self> {
-        let (orders, inbox) = mpsc::sync_channel(4096);
+        let (orders, inbox) = mpsc::sync_channel(WAITING);
         let thread = std::thread::Builder::new().name("journal".to_owned());
         let writer = thread.spawn(move || write_all(&path, &file, &inbox))?;
         Ok(Self { orders, writer })
@@ -331,6 +332,49 @@ impl Journal {
     pub fn close(self) -> Result<(), JournalError> {
         drop(self.orders);
         self.writer.join().unwrap_or_else(|_| Err(JournalError::Stopped("the writer panicked".to_owned())))
+    }
+}
+
+/// The journal of an earlier coordinator, which no other can write while this is held.
+#[derive(Debug)]
+pub struct Held {
+    dir: PathBuf,
+    file: Flock<File>,
+}
+
+impl Held {
+    /// Takes hold of a run directory's journal.
+    ///
+    /// # Errors
+    /// When there is none, or another coordinator writes it.
+    pub fn take(dir: &Path) -> Result<Self, JournalError> {
+        let path = dir.join(FILE_NAME);
+        let file = OpenOptions::new().append(true).open(&path);
+        let file = file.map_err(|source| JournalError::Read { path: path.clone(), source })?;
+        Ok(Self { dir: dir.to_owned(), file: lock(&path, file)? })
+    }
+
+    /// Writes on behind the last whole frame. What is behind that goes to a file of its own; how many bytes, comes back.
+    ///
+    /// # Errors
+    /// When it cannot be read or written, or so much of it is no whole frame that this is no matter of a write cut short.
+    pub fn write_on(self) -> Result<(Journal, u64), JournalError> {
+        let path = self.dir.join(FILE_NAME);
+        let fail = |source| JournalError::Write { path: path.clone(), source };
+        let mut frames = Frames::open(&self.dir)?;
+        while frames.next_entry()?.is_some() {}
+        let torn = frames.torn();
+        if torn > MAX_FRAME as u64 {
+            return Err(JournalError::Damaged { path: path.clone(), bytes: torn });
+        }
+        let whole = self.file.metadata().map_err(fail)?.len().saturating_sub(torn);
+        if torn > 0 {
+            let mut tail = vec![0; torn as usize];
+            File::open(&path).and_then(|file| file.read_exact_at(&mut tail, whole)).map_err(fail)?;
+            std::fs::write(self.dir.join(TORN_NAME), tail).map_err(fail)?;
+            self.file.set_len(whole).map_err(fail)?;
+        }
+        Ok((Journal::start(path.clone(), self.file).map_err(fail)?, torn))
     }
 }
 
@@ -409,6 +453,27 @@ mod tests {
             assert_eq!(entries.len(), (cut - MAGIC.len()) / frame, "cut at {cut}");
             assert_eq!(torn as usize, (cut - MAGIC.len()) % frame);
         }
+    }
+
+    #[test]
+    fn a_journal_is_written_on_behind_its_last_whole_frame_by_one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::create(dir.path()).unwrap();
+        (1..=3).for_each(|n| journal.append(lost(n), None).unwrap());
+        assert!(matches!(Held::take(dir.path()), Err(JournalError::Held(_))));
+        journal.close().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend([7; 5]);
+        std::fs::write(&path, bytes).unwrap();
+        let held = Held::take(dir.path()).unwrap();
+        assert!(matches!(Held::take(dir.path()), Err(JournalError::Held(_))), "held before it is read");
+        let (journal, torn) = held.write_on().unwrap();
+        assert_eq!((torn, std::fs::read(dir.path().join(TORN_NAME)).unwrap()), (5, vec![7; 5]));
+        journal.append(lost(4), None).unwrap();
+        journal.close().unwrap();
+        let (entries, torn) = read(dir.path()).unwrap();
+        assert_eq!((entries.iter().map(|e| e.incarnation).collect::<Vec<_>>(), torn), (vec![1, 2, 3, 4], 0));
     }
 
     #[test]

@@ -99,11 +99,14 @@ fn take_of_node_or_level(data: &mut RunData, of: Incarnation, fact: Fact, from: 
         }
         Fact::Started(started) => {
             let here = |ns: Option<i64>| ns.map(|ns| ns.saturating_add(data.shift_ns));
-            let order_sent_ref_ns = here(started.order_sent_ref_ns);
             let received_ref_ns = here(started.received_ref_ns);
+            // What an earlier coordinator sent was stamped by another clock.
+            let is_before = |sent: &i64| received_ref_ns.is_none_or(|received| *sent <= received);
+            let order_sent_ref_ns = here(started.order_sent_ref_ns).filter(is_before);
             let started = v1::LevelStarted { order_sent_ref_ns, received_ref_ns, ..started };
             if let Some(log) = level(data, started.level) {
-                log.started.insert(of, started);
+                // Said again after a break: the first time it was heard when it happened.
+                log.started.entry(of).or_insert(started);
             }
         }
         Fact::Done(done) => {

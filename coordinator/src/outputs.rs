@@ -9,6 +9,8 @@ use crate::merge::{Merged, merge};
 use crate::report::{environment, hlog, levels_csv, requests, samples, summary};
 use crate::stored::RunData;
 
+/// The file that is written last: where it is, the others are.
+pub const LAST: &str = "summary.json";
 /// Every file, in the order written.
 pub const FILES: [&str; 7] = [
     "requests.csv",
@@ -17,7 +19,7 @@ pub const FILES: [&str; 7] = [
     "histograms.hlog",
     "environment.json",
     "levels.csv",
-    "summary.json",
+    LAST,
 ];
 
 /// Why an output could not be written.
@@ -37,7 +39,7 @@ pub struct OutputError {
 /// of an earlier merge is gone.
 pub fn write_all(dir: &Path, data: &RunData) -> Result<Merged, OutputError> {
     let merged = merge(data);
-    remove_stale(&dir.join("summary.json"))?;
+    remove_stale(&dir.join(LAST))?;
     for name in FILES {
         write(dir, name, |out| {
             fill(name, out, data, &merged)?;

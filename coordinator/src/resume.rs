@@ -8,8 +8,9 @@ use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1::{self, NodeKind};
 
 use crate::args::{Cli, Command, CoordinateArgs};
-use crate::journal::{self, Entry, Fact, Journal, JournalError, Resumed};
+use crate::journal::{self, Entry, Fact, Frames, Held, Journal, JournalError, Resumed};
 use crate::load::open;
+use crate::outputs;
 use crate::plan::{FleetRule, Plan};
 use crate::redact;
 use crate::stored::{Drive, Incarnation, RunData, RunHeader};
@@ -66,14 +67,16 @@ pub struct Resume {
     pub header: RunHeader,
     /// What is to be driven next.
     pub next: Drive,
-    /// The level that was under way, which agents may still drive.
-    pub orphan: Option<u32>,
+    /// Levels that agents may still drive: the last that the journal knows, and one more.
+    pub orphans: Vec<u32>,
     /// Levels that were started.
     pub levels: Vec<u32>,
     /// Those that another coordinator left, and that are not void yet.
     pub left: Vec<u32>,
     /// Every node that joined.
     pub nodes: Vec<KnownNode>,
+    /// Its journal, from before it was read on.
+    held: Option<Held>,
 }
 
 impl Resume {
@@ -82,6 +85,8 @@ impl Resume {
     /// # Errors
     /// When it holds no run, or none that can be gone on with.
     pub fn read(dir: &Path) -> Result<Self, ResumeError> {
+        // Another coordinator may be about to end: what it still writes belongs to what is read.
+        let held = Held::take(dir)?;
         let data = open(dir)?;
         let unfit = |reason: &str| ResumeError::Unfit { dir: dir.to_owned(), reason: reason.to_owned() };
         if data.header.run_id == 0 {
@@ -90,7 +95,8 @@ impl Resume {
             ));
         }
         let rungs = data.header.plan.levels().len();
-        let resume = Self::of(data);
+        let mut resume = Self::of(data);
+        resume.held = Some(held);
         if resume.next.rung as usize >= rungs {
             return Err(ResumeError::Finished(dir.to_owned()));
         }
@@ -102,7 +108,10 @@ impl Resume {
         let rung = passed.unwrap_or(0);
         let tried =
             data.levels.iter().filter(|log| log.drive.rung == rung).map(|log| log.drive.attempt).max();
-        let level = data.levels.iter().map(|log| log.drive.level + 1).max().unwrap_or(0);
+        // A start is ordered a moment before it is on disk, so agents may have driven one more level than the journal knows:
+        // its number is left out, or their records would be taken for the next one's.
+        let unknown = data.levels.iter().map(|log| log.drive.level + 1).max().unwrap_or(0);
+        let last = data.levels.last().filter(|log| !log.passed).map(|log| log.drive.level);
         let left = data.levels.iter().filter(|log| !log.passed && log.voided.is_none());
         let node = |(&incarnation, node): (&Incarnation, &crate::stored::Node)| KnownNode {
             incarnation,
@@ -112,20 +121,31 @@ impl Resume {
             last_seq: node.last_seq,
         };
         Self {
-            next: Drive { level, rung, attempt: tried.unwrap_or(0) + 1 },
-            orphan: data.levels.last().filter(|log| !log.passed).map(|log| log.drive.level),
+            next: Drive { level: unknown + 1, rung, attempt: tried.unwrap_or(0) + 1 },
+            orphans: last.into_iter().chain([unknown]).collect(),
             levels: data.levels.iter().map(|log| log.drive.level).collect(),
             left: left.map(|log| log.drive.level).collect(),
             nodes: data.nodes.iter().map(node).collect(),
             header: data.header,
+            held: None,
         }
     }
 
-    /// Says in the journal that this coordinator goes on, and that what was under way does not count.
+    /// Opens the journal, and says in it that this coordinator goes on and that what was under way does not count. Comes
+    /// with how many bytes at its end were not a whole entry.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn note(&self, journal: &Journal) -> Result<(), JournalError> {
+    pub fn begin(&mut self, dir: &Path) -> Result<(Journal, u64), JournalError> {
+        let held = self.held.take().map_or_else(|| Held::take(dir), Ok)?;
+        let (journal, torn) = held.write_on()?;
+        // Of what an interrupted coordinator wrote nothing is true any more; where there is none, nothing is stale.
+        let _none = std::fs::remove_file(dir.join(outputs::LAST));
+        self.note(&journal)?;
+        Ok((journal, torn))
+    }
+
+    fn note(&self, journal: &Journal) -> Result<(), JournalError> {
         let snapshot = HostClock.snapshot();
         let by = Resumed {
             raw_ns: snapshot.raw_ns,
@@ -171,12 +191,23 @@ impl Resume {
 
 /// The run directory that these flags go on with, if any.
 pub fn directory(args: &CoordinateArgs) -> Option<PathBuf> {
-    let present = args
-        .sweep
-        .output_dir
-        .as_ref()
-        .filter(|dir| args.fleet.resume_if_present && dir.join(journal::FILE_NAME).exists());
+    let present = args.sweep.output_dir.as_ref().filter(|dir| args.fleet.resume_if_present && is_begun(dir));
     args.fleet.resume.clone().or_else(|| present.cloned())
+}
+
+/// There is a run. A coordinator that ended before its first entry was on disk left nothing, and its file is removed.
+fn is_begun(dir: &Path) -> bool {
+    let path = dir.join(journal::FILE_NAME);
+    if !path.exists() {
+        return false;
+    }
+    let first = Frames::open(dir).and_then(|mut frames| frames.next_entry());
+    let is_begun = !matches!(first, Ok(None) | Err(JournalError::Foreign(_)));
+    let is_short = std::fs::metadata(&path).is_ok_and(|facts| facts.len() < 1 << 20);
+    if !is_begun && is_short && Held::take(dir).is_ok() {
+        return std::fs::remove_file(path).is_err();
+    }
+    true
 }
 
 /// These flags, with what they leave open taken from those that the run began with.

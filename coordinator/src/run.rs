@@ -80,8 +80,10 @@ pub struct Run {
     next: Drive,
     /// Agents reckoned with: with fewer, others are waited for.
     expected: u32,
-    /// A level that an earlier coordinator left under way.
-    orphan: Option<u32>,
+    /// Levels that agents of an earlier coordinator may still drive.
+    orphans: Vec<u32>,
+    /// Batches that it had on disk, of each node.
+    stored: BTreeMap<Incarnation, u64>,
     /// A level was armed: the server answers, and what fails from here on is one agent's.
     begun: bool,
 }
@@ -109,15 +111,17 @@ impl Run {
             gather_patience_ns,
             cut_short: None,
             next: Drive { attempt: 1, ..Drive::default() },
-            orphan: None,
+            orphans: Vec::new(),
+            stored: BTreeMap::new(),
             begun: false,
         }
     }
 
-    /// The same, going on where another coordinator ended: with `next`, and agents that may still drive `orphan`.
+    /// The same, going on where another coordinator ended: with `next`, with agents that may still drive `orphans`, and
+    /// with what was on disk of each node.
     #[must_use]
-    pub fn resumed(mut self, next: Drive, orphan: Option<u32>) -> Self {
-        (self.next, self.orphan) = (next, orphan);
+    pub fn resumed(mut self, next: Drive, orphans: Vec<u32>, stored: BTreeMap<Incarnation, u64>) -> Self {
+        (self.next, self.orphans, self.stored) = (next, orphans, stored);
         self
     }
 
@@ -154,20 +158,21 @@ impl Run {
 
     fn join(&mut self, now: i64, of: Incarnation, kind: v1::NodeKind, out: &mut Vec<Command>) {
         let back = self.lost.remove(&of);
+        let stored = self.stored.get(&of).copied().unwrap_or(0);
         let new = || Member {
             kind,
             connected: true,
             gone_at: now,
             leaving: false,
             pings: 0,
-            stored: 0,
+            stored,
             preflight: false,
             corpus: corpus::Held::default(),
         };
         let member = self.members.entry(of).or_insert_with(|| back.unwrap_or_else(new));
         (member.connected, member.leaving) = (true, false);
         let preflighted = member.preflight;
-        if let Some(level) = self.orphan.filter(|_| kind == v1::NodeKind::Agent) {
+        for &level in self.orphans.iter().filter(|_| kind == v1::NodeKind::Agent) {
             let reason = "another coordinator has taken the run over".to_owned();
             out.push(Command::Send(of, Order::Stop(v1::StopReleasing { level, reason })));
         }
@@ -259,6 +264,9 @@ impl Run {
     /// A batch is on disk. While a level settles, and at the end, an agent's next one is waited for anew: a spool takes a
     /// while to empty.
     fn stored(&mut self, now: i64, of: Incarnation, seq: u64) {
+        if let Some(lost) = self.lost.get_mut(&of) {
+            lost.stored = lost.stored.max(seq);
+        }
         let Some(member) = self.members.get_mut(&of).filter(|member| member.stored < seq) else { return };
         let is_awaited = match &self.phase {
             Phase::Settle(level) => level.has(of) && !level.is_stored(of, member.stored),
@@ -279,7 +287,7 @@ impl Run {
             out.push(Command::Say(format!("an agent's host: {warning}")));
         }
         if !done.ok && self.begun {
-            return self.turn_away(of, &done.error, out);
+            return self.unfit(now, of, done.error.clone(), out);
         }
         if !done.ok && done.error_kind == HOST_LIMIT {
             let ending =
@@ -309,7 +317,7 @@ impl Run {
         if armed.error.is_empty() {
             level.armed.insert(of);
         } else {
-            self.end(now, Ending::Broken(format!("an agent could not be armed: {}", armed.error)), out);
+            self.unfit(now, of, format!("an agent could not be armed: {}", armed.error), out);
         }
     }
 
@@ -372,7 +380,7 @@ impl Run {
 }
 
 fn end_order(of: Incarnation, ending: &Ending) -> Command {
-    Command::Send(of, Order::End(v1::RunEnd { reason: format!("{ending:?}") }))
+    Command::Send(of, Order::End(v1::RunEnd { reason: format!("{ending:?}"), turned_away: false }))
 }
 
 #[cfg(test)]

@@ -58,7 +58,14 @@ impl Run {
                 self.plan.probes,
                 self.gather_patience_ns / 1_000_000_000
             );
-            self.end(now, Ending::NodesMissing(text), out);
+            if self.next.level > 0 && agents > 0 {
+                // A run that is gone on with may have lost some for good.
+                self.expected = agents;
+                out.push(Command::Say(format!("{text}: going on with those")));
+                self.enter(now, Phase::Clocks);
+            } else {
+                self.end(now, Ending::NodesMissing(text), out);
+            }
             return true;
         }
         false
@@ -75,7 +82,7 @@ impl Run {
             out.push(Command::Say(text.to_owned()));
         }
         self.enter(now, Phase::Corpus);
-        self.agents().into_iter().for_each(|of| self.send_corpus(of, out));
+        self.fill_windows(out);
         true
     }
 
@@ -85,8 +92,9 @@ impl Run {
             return self.arm(now, out);
         }
         if waited > PREFLIGHT_PATIENCE_NS {
-            let text = "an agent did not answer the preflight in time".to_owned();
-            self.end(now, Ending::Broken(text), out);
+            let is_late = |of: &Incarnation| self.members.get(of).is_some_and(|m| !m.preflight);
+            let late = self.agents().into_iter().filter(is_late).collect();
+            self.all_unfit(now, late, "an agent did not answer the preflight in time", out);
             return true;
         }
         false
@@ -226,7 +234,8 @@ impl Run {
             return true;
         }
         if waited > ARM_PATIENCE_NS {
-            self.end(now, Ending::Broken("an agent did not arm in time".to_owned()), out);
+            let late = level.shares.keys().filter(|of| !level.armed.contains(of)).copied().collect();
+            self.all_unfit(now, late, "an agent did not arm in time", out);
             return true;
         }
         false

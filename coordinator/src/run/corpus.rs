@@ -2,11 +2,13 @@
 
 use tailcliff_proto::v1::{self, NodeKind};
 
-use super::{Command, Ending, Phase, Run};
+use super::{Command, Member, Phase, Run};
 use crate::stored::{Drive, Incarnation};
 
 /// Parts on their way to one agent: enough that the wire does not rest, few enough that a heartbeat does not wait long.
 const WINDOW: u32 = 4;
+/// Parts on their way to all agents together: each is up to 256 KiB of memory here.
+const ALL_WINDOWS: u32 = 128;
 /// How long no part may get through to any agent. Loading a tokenizer is part of the last.
 const PATIENCE_NS: i64 = 60_000_000_000;
 
@@ -43,15 +45,24 @@ impl Run {
         if let Some(member) = self.members.get_mut(&of) {
             member.corpus.sent = member.corpus.held;
         }
-        self.fill_window(of, out);
+        self.fill_windows(out);
     }
 
-    fn fill_window(&mut self, of: Incarnation, out: &mut Vec<Command>) {
-        let (Some(wanted), Some(member)) = (self.corpus, self.members.get_mut(&of)) else { return };
-        let corpus = &mut member.corpus;
-        let to = corpus.held.saturating_add(WINDOW).min(wanted.parts);
-        out.extend((corpus.sent..to).map(|number| Command::SendPart(of, number)));
-        corpus.sent = corpus.sent.max(to);
+    /// Sends parts to whoever has few on the way, as long as there are few on the way to all.
+    pub(super) fn fill_windows(&mut self, out: &mut Vec<Command>) {
+        let Some(wanted) = self.corpus else { return };
+        let is_told = |m: &Member| m.kind == NodeKind::Agent && m.connected;
+        let on_the_way = |m: &Member| m.corpus.sent.saturating_sub(m.corpus.held);
+        let under_way: u32 = self.members.values().filter(|m| is_told(m)).map(on_the_way).sum();
+        let mut room = ALL_WINDOWS.saturating_sub(under_way);
+        for (&of, member) in self.members.iter_mut().filter(|(_, m)| is_told(m)) {
+            let corpus = &mut member.corpus;
+            let most = corpus.held.saturating_add(WINDOW).min(wanted.parts);
+            let to = most.min(corpus.sent.saturating_add(room)).max(corpus.sent);
+            out.extend((corpus.sent..to).map(|number| Command::SendPart(of, number)));
+            room -= to - corpus.sent;
+            corpus.sent = to;
+        }
     }
 
     pub(super) fn corpus_held(
@@ -63,11 +74,8 @@ impl Run {
     ) {
         let Some(wanted) = self.corpus.filter(|wanted| wanted.id == said.corpus_id) else { return };
         if !said.error.is_empty() {
-            return self.end(
-                now,
-                Ending::Broken(format!("an agent cannot use the dataset: {}", said.error)),
-                out,
-            );
+            let text = format!("an agent cannot use the dataset: {}", said.error);
+            return self.unfit(now, of, text, out);
         }
         let had = self.has_corpus(of);
         let Some(member) = self.members.get_mut(&of) else { return };
@@ -78,7 +86,7 @@ impl Run {
                 self.since = now;
             }
         }
-        self.fill_window(of, out);
+        self.fill_windows(out);
         let is_late = matches!(self.phase, Phase::Preflight) && !had && self.has_corpus(of);
         if is_late {
             out.push(self.preflight(of));
@@ -95,8 +103,8 @@ impl Run {
             return true;
         }
         if waited > PATIENCE_NS {
-            let text = "the dataset did not get through to an agent in time".to_owned();
-            self.end(now, Ending::Broken(text), out);
+            let late = agents.into_iter().filter(|&of| !self.has_corpus(of)).collect();
+            self.all_unfit(now, late, "the dataset did not get through to an agent in time", out);
             return true;
         }
         false

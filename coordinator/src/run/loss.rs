@@ -100,11 +100,35 @@ impl Run {
         true
     }
 
-    /// An agent that joined a run under way and cannot drive it is sent off; the others go on.
-    pub(super) fn turn_away(&mut self, of: Incarnation, why: &str, out: &mut Vec<Command>) {
-        out.push(Command::Send(of, Order::End(v1::RunEnd { reason: why.to_owned() })));
-        out.push(Command::TurnAway(of, why.to_owned()));
-        self.members.remove(&of);
+    /// An agent cannot drive the next level. Before the first, that ends the run; later it is sent off, and the others go on.
+    pub(super) fn unfit(&mut self, now: i64, of: Incarnation, why: String, out: &mut Vec<Command>) {
+        if self.begun {
+            self.turn_away(now, vec![of], &why, out)
+        } else {
+            self.end(now, Ending::Broken(why), out)
+        }
+    }
+
+    /// The same of several.
+    pub(super) fn all_unfit(&mut self, now: i64, late: Vec<Incarnation>, why: &str, out: &mut Vec<Command>) {
+        match self.begun {
+            true => self.turn_away(now, late, why, out),
+            false => self.end(now, Ending::Broken(why.to_owned()), out),
+        }
+    }
+
+    fn turn_away(&mut self, now: i64, all: Vec<Incarnation>, why: &str, out: &mut Vec<Command>) {
+        for of in all {
+            let (reason, turned_away) = (why.to_owned(), true);
+            out.push(Command::Send(of, Order::End(v1::RunEnd { reason, turned_away })));
+            out.push(Command::TurnAway(of, why.to_owned()));
+            self.members.remove(&of);
+        }
         self.expected = self.agents().len() as u32;
+        if let Phase::Arm(level) = &self.phase {
+            // Nothing was sent yet: it is armed anew over the others.
+            (self.next.rung, self.next.attempt) = (level.drive.rung, level.drive.attempt);
+            self.go_on(now, out);
+        }
     }
 }

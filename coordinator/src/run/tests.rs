@@ -463,3 +463,30 @@ fn each_level_draws_by_its_streams_and_from_another_place() {
     }
     assert_eq!(picks, [(4, 0), (8, 10)], "ten requests a level");
 }
+
+#[test]
+fn few_parts_of_a_dataset_are_on_the_way_to_all_agents_together() {
+    let mut run = corpus_of(100, 6);
+    let mut out: Vec<_> = (1..=100).flat_map(|of| join(&mut run, of)).collect();
+    let sent = |out: &[Command]| out.iter().filter(|c| matches!(c, Command::SendPart(..))).count();
+    assert_eq!(sent(&out), 128);
+    let mut told = BTreeMap::<u64, u32>::new();
+    for round in 0.. {
+        assert!(round < 1_000, "it does not get through");
+        let parts: Vec<u64> = out
+            .iter()
+            .filter_map(|c| if let Command::SendPart(to, _) = c { Some(*to) } else { None })
+            .collect();
+        if parts.is_empty() {
+            break;
+        }
+        out.clear();
+        for of in parts {
+            let all = told.entry(of).or_default();
+            *all += 1;
+            out.extend(held(&mut run, 1, of, *all));
+        }
+    }
+    assert!(told.len() == 100 && told.values().all(|&parts| parts == 6), "{told:?}");
+    assert!(matches!(run.phase, Phase::Preflight));
+}

@@ -169,7 +169,7 @@ fn a_late_agent_that_cannot_reach_the_server_is_sent_off_alone() {
 
 #[test]
 fn a_run_that_was_taken_over_goes_on_with_the_level_that_was_under_way() {
-    let mut run = run_of(1, &[1, 2, 4], None).resumed(drive(5, 1, 2), Some(4));
+    let mut run = run_of(1, &[1, 2, 4], None).resumed(drive(5, 1, 2), vec![4], BTreeMap::new());
     let out = ready(&mut run, 1);
     let stop = |c: &Command| matches!(c, Command::Send(1, Order::Stop(stop)) if stop.level == 4);
     assert!(out.iter().any(stop), "it may still be driven: {out:?}");
@@ -190,4 +190,53 @@ fn an_interrupted_level_is_not_passed_and_not_driven_again() {
     let out = finish(&mut run, 3 * S, 0, 1, 0);
     assert!(out.contains(&Command::LevelSettled { level: 0, passed: false }));
     assert!(planned(&out).is_empty());
+}
+
+#[test]
+fn a_late_agent_that_cannot_be_armed_is_sent_off_and_the_others_are_armed_anew() {
+    let mut run = run_of(1, &[2, 4], None);
+    ready(&mut run, 1);
+    arm(&mut run, 0, &[1]);
+    join(&mut run, 2);
+    finish(&mut run, 3 * S, 0, 1, 0);
+    assert_eq!(planned(&preflighted(&mut run, 3 * S, 2)), [(drive(1, 1, 1), vec![1, 2])]);
+    let refused = v1::LevelArmed { level: 1, error: "no files left".to_owned() };
+    let out = run.step(4 * S, Event::Said(2, Said::Armed(refused)));
+    assert!(
+        out.iter().any(|c| matches!(c, Command::TurnAway(2, why) if why.contains("no files left"))),
+        "{out:?}"
+    );
+    assert_eq!(planned(&out), [(drive(2, 1, 1), vec![1])]);
+    // Nor does the whole run end with one that never answers.
+    join(&mut run, 3);
+    arm(&mut run, 2, &[1]);
+    let out = finish(&mut run, 6 * S, 2, 1, 0);
+    assert!(planned(&out).is_empty(), "the plan is at its end");
+}
+
+#[test]
+fn an_agent_that_never_answers_the_preflight_does_not_end_a_run_under_way() {
+    let mut run = run_of(1, &[2, 4], None);
+    ready(&mut run, 1);
+    arm(&mut run, 0, &[1]);
+    join(&mut run, 2);
+    finish(&mut run, 3 * S, 0, 1, 0);
+    let out = run.step(3 * S + PREFLIGHT_PATIENCE_NS + 1, Event::Tick);
+    assert!(out.iter().any(|c| matches!(c, Command::TurnAway(2, _))), "{out:?}");
+    assert_eq!(planned(&out), [(drive(1, 1, 1), vec![1])]);
+}
+
+#[test]
+fn a_run_that_is_gone_on_with_does_not_wait_for_ever_for_those_it_had_lost() {
+    let mut run = run_of(3, &[2], None).resumed(drive(1, 0, 2), vec![0], BTreeMap::from([(1, 7)]));
+    join(&mut run, 1);
+    let out = run.step(61 * S, Event::Tick);
+    assert!(out.iter().any(|c| matches!(c, Command::Say(line) if line.contains("going on"))), "{out:?}");
+    assert_eq!(planned(&preflighted(&mut run, 61 * S, 1)), [(drive(1, 0, 2), vec![1])]);
+    arm(&mut run, 1, &[1]);
+    let out = finish(&mut run, 63 * S, 1, 1, 7);
+    assert!(
+        out.contains(&Command::LevelSettled { level: 1, passed: true }),
+        "its batches were on disk: {out:?}"
+    );
 }

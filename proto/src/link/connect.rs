@@ -35,6 +35,10 @@ pub(super) async fn channel(route: &Route, endpoint: &Endpoint) -> Result<Channe
 async fn stream(route: &Route) -> Result<Box<dyn Io>, Trouble> {
     let unreachable = |e: io::Error| Trouble::Unreachable(e.to_string());
     let tcp = TcpStream::connect(route.address()).await.map_err(unreachable)?;
+    // Where nobody listens on a port that this host also dials from, TCP lets a socket meet itself, and keeps the port.
+    if tcp.local_addr().and_then(|own| Ok(own == tcp.peer_addr()?)).unwrap_or(false) {
+        return Err(Trouble::Unreachable("connection refused".to_owned()));
+    }
     // A ping must not wait for the ack of the one before.
     tcp.set_nodelay(true).map_err(unreachable)?;
     let Some(tls) = &route.tls else { return Ok(Box::new(tcp)) };
