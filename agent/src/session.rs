@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tailcliff_proto::beat::Beats;
-use tailcliff_proto::link::{ControlLink, LinkError, Route, dial_telling, join};
+use tailcliff_proto::link::{ControlLink, LinkError};
 use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
 use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::corpus::{Corpus, Intake, Taken};
 use crate::level::{self, Armed, Ends};
+use crate::reach::reach;
 use crate::{calibration, host_check, permit, preflight};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -26,14 +27,6 @@ const LAST_ACKS: Duration = Duration::from_secs(5);
 const HASTY_ACKS: Duration = Duration::from_secs(3);
 /// After the last ack, for the clock's last burst of pings.
 const LINGER: Duration = Duration::from_millis(250);
-/// A coordinator that took the connection answers hello in this time.
-const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a place is asked for that another node has: of one that died with its host, the coordinator learns in two
-/// leases.
-const PLACE_PATIENCE: Duration = Duration::from_secs(20);
-const PLACE_PAUSE: Duration = Duration::from_secs(1);
-/// Between two hellos that came to nothing.
-const REJOIN_PAUSE: Duration = Duration::from_millis(200);
 /// Why a level was given up without an order.
 const LAPSED: &str = "nothing was heard from the coordinator for longer than the lease";
 /// Shortest and longest lease believed.
@@ -466,49 +459,6 @@ async fn preflight(order: v1::Preflight, corpus: Option<Arc<Corpus>>, shards: u3
         warnings = host_check::check(u64::from(streams), u64::from(shards), true).warnings;
     }
     v1::PreflightDone { warnings, ..done }
-}
-
-/// Dials and says hello until welcomed; fails when refused, told to stop, or the address makes no sense.
-async fn reach(
-    route: &Route,
-    hello: &v1::Hello,
-    shutdown: &CancellationToken,
-    tell: fn(&str),
-) -> Result<ControlLink, LinkError> {
-    let mut told = false;
-    let mut full_since = None;
-    loop {
-        let channel = match full_since {
-            None => dial_telling(route, shutdown, tell).await?,
-            // Without a place in the run, its end is no reason to wait for another.
-            Some((since, ref why)) => {
-                let dialled = dial_telling(route, shutdown, tell);
-                tokio::time::timeout_at(since + PLACE_PATIENCE, dialled)
-                    .await
-                    .unwrap_or_else(|_| Err(LinkError::Refused(String::clone(why))))?
-            }
-        };
-        match tokio::time::timeout(WELCOME_PATIENCE, join(channel, hello.clone())).await {
-            Ok(Ok(link)) => return Ok(link),
-            Ok(Err(LinkError::Broken(_))) | Err(_) => {
-                if !std::mem::replace(&mut told, true) {
-                    tell(&format!("{route} answers, but not as a coordinator would; is the port right?"));
-                }
-                tokio::time::sleep(REJOIN_PAUSE).await;
-            }
-            Ok(Err(LinkError::Full(why))) => {
-                if full_since.is_none() {
-                    tell(&format!("{why}; asking again for {} s", PLACE_PATIENCE.as_secs()));
-                }
-                let (since, _) = full_since.get_or_insert_with(|| (Instant::now(), why.clone()));
-                if since.elapsed() > PLACE_PATIENCE {
-                    return Err(LinkError::Refused(why));
-                }
-                tokio::time::sleep(PLACE_PAUSE).await;
-            }
-            Ok(Err(fatal)) => return Err(fatal),
-        }
-    }
 }
 
 /// Says that a level is armed once all its shards wait for the start.
