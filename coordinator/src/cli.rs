@@ -2,13 +2,12 @@
 
 mod cluster;
 mod offer;
+mod withhold;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tailcliff_proto::link::args::{LinkArgs, LinkArgsError, TOKEN_VARIABLE};
-use tailcliff_proto::secret::is_secret;
-use tailcliff_proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -298,28 +297,12 @@ async fn carry_out(
         display.say(&format!("listening on {}, waiting for {agents} agents and {probes} probes", address));
         setup.door.words(address).into_iter().for_each(|line| display.say(line));
         if !setup.door.is_private(address) {
-            withhold(&mut config.target).into_iter().for_each(|line| display.say(&line));
+            withhold::refuse(&config.target)?;
+            withhold::withhold(&mut config.target).into_iter().for_each(|line| display.say(&line));
         }
     }
     workload::words(&config.plan).into_iter().for_each(|line| display.say(&line));
     drive::drive(config, listeners, setup, interrupts, display).await
-}
-
-/// Takes out of the orders what must not go over a network in the clear; says so when there was something.
-fn withhold(target: &mut v1::Target) -> Option<String> {
-    let key = !std::mem::take(&mut target.api_key).is_empty();
-    let (secret, open): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut target.headers).into_iter().partition(|header| is_secret(&header.name));
-    target.headers = open;
-    let named =
-        key.then_some("the API key").into_iter().chain(secret.iter().map(|header| header.name.as_str()));
-    let named = named.collect::<Vec<_>>().join(", ");
-    (!named.is_empty()).then(|| {
-        format!(
-            "agents are not sent {named}, since the link is not encrypted: give --tls-dir, or a key at each agent \
-             (OPENAI_API_KEY or --api-key-file, with --allow-target)"
-        )
-    })
 }
 
 /// Ctrl-C, SIGTERM and a terminal that hangs up, one message each; the third kills.
@@ -415,7 +398,7 @@ fn completed(merged: Option<&Merged>) -> (i32, Option<String>) {
 fn code_of_error(error: &RunError) -> i32 {
     match error {
         RunError::Listen { reason, .. } if reason.kind() == std::io::ErrorKind::InvalidInput => EXIT_USAGE,
-        RunError::Open(_) => EXIT_USAGE,
+        RunError::Open(_) | RunError::InTheClear(_) => EXIT_USAGE,
         RunError::Listen { .. } => EXIT_LISTEN,
         RunError::OutputDir { .. } | RunError::Journal(_) | RunError::Outputs(_) => EXIT_OUTPUT,
         RunError::Resume(error) => code_of_resume(error),

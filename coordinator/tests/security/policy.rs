@@ -55,6 +55,33 @@ async fn no_key_goes_to_agents_in_the_clear_over_a_network() {
 }
 
 #[test]
+fn a_run_whose_path_or_body_holds_a_key_is_not_sent_to_agents_in_the_clear() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = ["--endpoint", "/v1/x?api-version=3&api-key=hush-1", "--extra-body"];
+    let secret = [&secret[..], &[r#"{"top_k":1,"deep":[{"access_token":"hush-2"}]}"#]].concat();
+    let start = |address, more: &[&str]| {
+        tailcliff(dir.path(), &[&listening_on(address)[..], &["--allow-unauthenticated"], more].concat())
+    };
+    let (code, text) = start("0.0.0.0:0", &secret);
+    assert_eq!(code, 2, "{text}");
+    for part in ["api-key of --endpoint", "access_token of --extra-body", "--tls-dir"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("hush") && !text.contains("api-version") && !text.contains("top_k"), "{text}");
+    assert_eq!(start("0.0.0.0:0", &secret[..2]).0, 2, "the path alone");
+    assert_eq!(
+        start("0.0.0.0:0", &["--endpoint", "/v1/x?api-version=3"]).0,
+        4,
+        "nothing secret: nobody came"
+    );
+    assert_eq!(start("127.0.0.1:0", &secret).0, 4, "it stays on this host: nobody came");
+    let certs = certs();
+    let coordinator = of(&certs, "coordinator");
+    let secure = [&secret[..], &["--tls-dir", text_of(&coordinator)]].concat();
+    assert_eq!(start("0.0.0.0:0", &secure).0, 4, "it is encrypted: nobody came");
+}
+
+#[test]
 fn a_node_does_not_send_its_token_in_the_clear_over_a_network() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
