@@ -109,8 +109,8 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     let (args, resume) = match resumed(args) {
         Ok(both) => both,
         // Its coordinator may have died before its results were fetched.
-        Err(ResumeError::Finished(dir)) if serve.serve_results.is_some() => {
-            return serve_again(dir, listen.as_deref().unwrap_or(LISTEN), &link, &serve).await;
+        Err(ResumeError::Finished { dir, had_token }) if serve.serve_results.is_some() => {
+            return serve_again((dir, had_token), listen.as_deref().unwrap_or(LISTEN), &link, &serve).await;
         }
         Err(error) => return fail(&error.to_string(), code_of_resume(&error)),
     };
@@ -143,6 +143,11 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         Ok(door) => door,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
+    let begun = resume.as_ref().zip(config.output_dir.as_ref());
+    let checked = begun.map(|(resume, dir)| resume::check_token(dir, resume.header.had_token, &door));
+    if let Some(Err(error)) = checked {
+        return fail(&error.to_string(), code_of_resume(&error));
+    }
     let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), door, resume };
     let nodes = match ssh::start(&args.ssh, &listen, tell) {
         Ok(nodes) => nodes,
@@ -162,12 +167,20 @@ fn resumed(args: CoordinateArgs) -> Result<(CoordinateArgs, Option<Resume>), Res
 }
 
 /// A run that is over, for whoever has not fetched it yet.
-async fn serve_again(dir: PathBuf, listen: &str, link: &LinkArgs, serve: &ServeArgs) -> i32 {
+async fn serve_again(
+    (dir, had_token): (PathBuf, bool),
+    listen: &str,
+    link: &LinkArgs,
+    serve: &ServeArgs,
+) -> i32 {
     let (stop, _) = mpsc::channel(1);
     let door = match door(link) {
         Ok(door) => door,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
+    if let Err(error) = resume::check_token(&dir, had_token, &door) {
+        return fail(&error.to_string(), code_of_resume(&error));
+    }
     let bound = Listeners::bind(listen, None).and_then(|bound| {
         if !link.allow_unauthenticated {
             door.permit(bound.address()?)?;
@@ -189,7 +202,7 @@ fn code_of_resume(error: &ResumeError) -> i32 {
     match error {
         ResumeError::Journal(_) => EXIT_OUTPUT,
         // A supervisor that starts us again after the end has nothing to mend.
-        ResumeError::Finished(_) => EXIT_OK,
+        ResumeError::Finished { .. } => EXIT_OK,
         ResumeError::Unfit { .. } | ResumeError::OtherPlan { .. } => EXIT_USAGE,
     }
 }

@@ -375,6 +375,7 @@ fn header(config: &Config, listeners: &Listeners, setup: &Setup) -> std::io::Res
         clock_domain: (snapshot.boot_id, snapshot.timens_inode),
         run_id: fastrand::u64(1..),
         listen: (listeners.address()?.to_string(), listeners.clock.local_addr()?.port()),
+        had_token: setup.door.token.is_some(),
     })
 }
 
