@@ -10,6 +10,8 @@ pub struct Allowed(pub Vec<Rule>);
 /// One entry of `--allow-target`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
+    /// `http` or `https`; `None` for both.
+    scheme: Option<&'static str>,
     host: Host,
     /// `None` for every port.
     port: Option<u16>,
@@ -26,9 +28,14 @@ enum Host {
 }
 
 impl Allowed {
-    /// Whether load may go to `host` (an IPv6 address without brackets) at `port`.
-    pub fn permits(&self, host: &str, port: u16) -> bool {
-        self.0.is_empty() || self.0.iter().any(|rule| rule.permits(host, port))
+    /// Whether load may go by `scheme` to `host` (an IPv6 address without brackets) at `port`.
+    pub fn permits(&self, scheme: &str, host: &str, port: u16) -> bool {
+        self.0.is_empty() || self.0.iter().any(|rule| rule.permits(scheme, host, port))
+    }
+
+    /// The same by a rule that says `scheme` itself.
+    pub fn names(&self, scheme: &str, host: &str, port: u16) -> bool {
+        self.0.iter().any(|rule| rule.scheme.is_some() && rule.permits(scheme, host, port))
     }
 
     /// Every target is allowed.
@@ -43,7 +50,7 @@ impl Allowed {
 }
 
 impl Rule {
-    fn permits(&self, host: &str, port: u16) -> bool {
+    fn permits(&self, scheme: &str, host: &str, port: u16) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let is_host = match &self.host {
             Host::Name(name) => *name == host,
@@ -52,7 +59,8 @@ impl Rule {
             }
             Host::Net(net, bits) => host.parse().is_ok_and(|ip| shares(ip, *net, *bits)),
         };
-        is_host && self.port.is_none_or(|own| own == port)
+        let is_scheme = self.scheme.is_none_or(|own| own == scheme);
+        is_scheme && is_host && self.port.is_none_or(|own| own == port)
     }
 }
 
@@ -70,12 +78,24 @@ impl FromStr for Rule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("{text:?} is no host: try HOST, HOST:PORT, *.example, 10.0.0.0/8 or [::1]:8000");
-        let (host, port) = split(text.trim()).ok_or_else(wrong)?;
+        let wrong = || {
+            format!(
+                "{text:?} is no host: try HOST, HOST:PORT, http://HOST:PORT, *.example, 10.0.0.0/8 or [::1]:8000"
+            )
+        };
+        let (scheme, rest) = split_scheme(text.trim());
+        let (host, port) = split(rest).ok_or_else(wrong)?;
         let host = parse_host(host).ok_or_else(wrong)?;
-        Ok(Self { host, port, text: text.trim().to_owned() })
+        Ok(Self { scheme, host, port, text: text.trim().to_owned() })
     }
+}
+
+fn split_scheme(text: &str) -> (Option<&'static str>, &str) {
+    let of = |scheme: &'static str| {
+        let rest = text.strip_prefix(scheme)?.strip_prefix("://")?;
+        Some((Some(scheme), rest))
+    };
+    of("http").or_else(|| of("https")).unwrap_or((None, text))
 }
 
 /// Host and port; an IPv6 address has brackets where a port follows.
@@ -137,7 +157,9 @@ mod tests {
             ("2001:db8::1", 80),
             ("2001:db8:1:ffff::9", 1),
         ] {
-            assert!(rules.permits(host, port), "{host}:{port}");
+            assert!(rules.permits("http", host, port), "{host}:{port}");
+            assert!(rules.permits("https", host, port), "{host}:{port}");
+            assert!(!rules.names("http", host, port), "{host}:{port}");
         }
         for (host, port) in [
             ("llm.example", 80),
@@ -152,9 +174,27 @@ mod tests {
             ("2001:db8:2::1", 1),
             ("localhost", 8000),
         ] {
-            assert!(!rules.permits(host, port), "{host}:{port}");
+            assert!(!rules.permits("http", host, port), "{host}:{port}");
         }
-        assert!(Allowed::default().permits("anything.test", 1));
+        assert!(Allowed::default().permits("http", "anything.test", 1));
+        assert!(!Allowed::default().names("http", "anything.test", 1));
+    }
+
+    #[test]
+    fn a_rule_that_says_a_scheme_permits_no_other() {
+        let rules = allowed("http://vllm:8000,https://llm.example,http://10.0.0.0/8,http://[::1]:80,plain");
+        for (scheme, host, port) in [
+            ("http", "vllm", 8000),
+            ("https", "llm.example", 443),
+            ("http", "10.1.2.3", 9),
+            ("http", "::1", 80),
+        ] {
+            let other = if scheme == "http" { "https" } else { "http" };
+            assert!(rules.permits(scheme, host, port) && rules.names(scheme, host, port), "{scheme} {host}");
+            assert!(!rules.permits(other, host, port) && !rules.names(other, host, port), "{other} {host}");
+        }
+        assert!(!rules.permits("http", "vllm", 80) && !rules.names("http", "vllm", 80));
+        assert!(rules.permits("http", "plain", 80) && !rules.names("http", "plain", 80));
     }
 
     #[test]
@@ -166,7 +206,10 @@ mod tests {
             "a:99999",
             "a:b",
             "10.0.0.0/33",
-            "http://x",
+            "ftp://x",
+            "http://",
+            "http://x/v1",
+            "http://http://x",
             "[::1",
             "[::1]x",
             "x/8",

@@ -43,11 +43,12 @@ pub struct Args {
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
     pub spool_mib: u32,
     /// Hosts that load may be sent to, whatever the coordinator asks: HOST, HOST:PORT, *.DOMAIN, or an address with or
-    /// without /BITS [default: any]
-    #[arg(long, value_name = "HOST[:PORT],…", value_delimiter = ',', help_heading = "Security")]
+    /// without /BITS; with http:// or https:// before it, by that alone [default: any]
+    #[arg(long, value_name = "[SCHEME://]HOST[:PORT],…", value_delimiter = ',', help_heading = "Security")]
     pub allow_target: Vec<Rule>,
     /// File with an API key of this agent's own, for orders that bring none; without it OPENAI_API_KEY is used when set. It
-    /// goes to hosts of --allow-target alone
+    /// goes to hosts of --allow-target alone: over https with a certificate that this host's own CAs vouch for, and over
+    /// http to loopback, or where --allow-target says so itself: http://vllm:8000
     #[arg(long, value_name = "FILE", help_heading = "Security", requires = "allow_target")]
     pub api_key_file: Option<PathBuf>,
     /// How the coordinator is trusted
@@ -86,7 +87,7 @@ pub struct Config {
     pub outbox_bytes: usize,
     /// Hosts that load may be sent to.
     pub allowed: Allowed,
-    /// For orders that bring no key; goes to hosts that `allowed` names alone.
+    /// For orders that bring no key; goes to hosts that `allowed` names alone, and not where others could read it.
     pub api_key: Option<Secret>,
     /// Where those go that do not fit; what does not fit there either is left out and counted.
     pub spool: Option<SpoolConfig>,

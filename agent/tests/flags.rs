@@ -23,7 +23,7 @@ fn what_cannot_be_trusted_is_told_before_anything_is_dialled() {
         (vec!["--coordinator", "10.255.255.1:7100"], "without TLS"),
         (vec!["--coordinator", "127.0.0.1:1", "--tls-dir", "not-there"], "not-there/tls.crt"),
         (vec!["--coordinator", "127.0.0.1:1", "--token-file", "empty"], "at least 16"),
-        (vec!["--coordinator", "127.0.0.1:1", "--allow-target", "http://x"], "no host"),
+        (vec!["--coordinator", "127.0.0.1:1", "--allow-target", "ftp://x"], "no host"),
         (vec!["--coordinator", "127.0.0.1:1", "--api-key-file", "empty"], "--allow-target"),
         (vec!["--coordinator", "127.0.0.1:1", "--api-key-file", "empty", "--allow-target", "x"], "no key"),
         (vec!["--coordinator", "127.0.0.1:1", "--token", SECRET], "--token"),

@@ -3,10 +3,13 @@
 
 use tailcliff_agent::host_check::raise_descriptors;
 
+use crate::door::UNKNOWN;
+
 /// Connections of a node: control, clock, bulk.
 const CONNECTIONS: u64 = 3;
-/// File descriptors that are no node's: listeners, runtimes, the journal, the outputs, nodes that dial again meanwhile.
-const SLACK: u64 = 128;
+/// File descriptors that are no node's: listeners, runtimes, the journal, the outputs, and on each of the two ports as many
+/// strangers as may be there at a time, so that none of them takes a node's.
+const SLACK: u64 = 128 + 2 * UNKNOWN as u64;
 
 /// Raises the limit of open files as far as this process may, and judges a fleet by it.
 ///
@@ -35,9 +38,9 @@ mod tests {
 
     #[test]
     fn a_fleet_that_cannot_fit_is_refused_with_what_to_raise() {
-        assert_eq!(judge(1_000, 3_128), Ok(()));
-        let error = judge(1_000, 3_127).unwrap_err();
-        for part in ["1000 nodes need 3128", "the limit is 3127", "enough for 999 nodes", "ulimit -Hn 3128"] {
+        assert_eq!(judge(1_000, 3_640), Ok(()));
+        let error = judge(1_000, 3_639).unwrap_err();
+        for part in ["1000 nodes need 3640", "the limit is 3639", "enough for 999 nodes", "ulimit -Hn 3640"] {
             assert!(error.contains(part), "{part} in {error}");
         }
         assert!(judge(u64::MAX, 1 << 20).is_err());

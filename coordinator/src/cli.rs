@@ -2,13 +2,12 @@
 
 mod cluster;
 mod offer;
+mod withhold;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tailcliff_proto::link::args::{LinkArgs, LinkArgsError, TOKEN_VARIABLE};
-use tailcliff_proto::secret::is_secret;
-use tailcliff_proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -111,11 +110,11 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     let (args, resume) = match resumed(args) {
         Ok(both) => both,
         // Its coordinator may have died before its results were fetched.
-        Err(ResumeError::Finished(dir)) if serve.serve_results.is_some() => {
-            return serve_again(dir, listen.as_deref().unwrap_or(LISTEN), &link, &serve).await;
+        Err(ResumeError::Finished { dir, had_token }) if serve.serve_results.is_some() => {
+            return serve_again((dir, had_token), listen.as_deref().unwrap_or(LISTEN), &link, &serve).await;
         }
         // Or before they were written.
-        Err(ResumeError::Finished(dir)) if !dir.join(outputs::LAST).exists() => return merge(&dir),
+        Err(ResumeError::Finished { dir, .. }) if !dir.join(outputs::LAST).exists() => return merge(&dir),
         Err(error) => return fail(&error.to_string(), code_of_resume(&error)),
     };
     let mut config = match config(args.sweep) {
@@ -147,6 +146,11 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         Ok(door) => door,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
+    let begun = resume.as_ref().zip(config.output_dir.as_ref());
+    let checked = begun.map(|(resume, dir)| resume::check_token(dir, resume.header.had_token, &door));
+    if let Some(Err(error)) = checked {
+        return fail(&error.to_string(), code_of_resume(&error));
+    }
     let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), door, resume };
     let nodes = match ssh::start(&args.ssh, &listen, tell) {
         Ok(nodes) => nodes,
@@ -166,12 +170,20 @@ fn resumed(args: CoordinateArgs) -> Result<(CoordinateArgs, Option<Resume>), Res
 }
 
 /// A run that is over, for whoever has not fetched it yet.
-async fn serve_again(dir: PathBuf, listen: &str, link: &LinkArgs, serve: &ServeArgs) -> i32 {
+async fn serve_again(
+    (dir, had_token): (PathBuf, bool),
+    listen: &str,
+    link: &LinkArgs,
+    serve: &ServeArgs,
+) -> i32 {
     let (stop, _) = mpsc::channel(1);
     let door = match door(link) {
         Ok(door) => door,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
+    if let Err(error) = resume::check_token(&dir, had_token, &door) {
+        return fail(&error.to_string(), code_of_resume(&error));
+    }
     let bound = Listeners::bind(listen, None).and_then(|bound| {
         if !link.allow_unauthenticated {
             door.permit(bound.address()?)?;
@@ -193,7 +205,7 @@ fn code_of_resume(error: &ResumeError) -> i32 {
     match error {
         ResumeError::Journal(_) => EXIT_OUTPUT,
         // A supervisor that starts us again after the end has nothing to mend.
-        ResumeError::Finished(_) => EXIT_OK,
+        ResumeError::Finished { .. } => EXIT_OK,
         ResumeError::Unfit { .. } | ResumeError::OtherPlan { .. } => EXIT_USAGE,
     }
 }
@@ -301,28 +313,12 @@ async fn carry_out(
         display.say(&format!("listening on {}, waiting for {agents} agents and {probes} probes", address));
         setup.door.words(address).into_iter().for_each(|line| display.say(line));
         if !setup.door.is_private(address) {
-            withhold(&mut config.target).into_iter().for_each(|line| display.say(&line));
+            withhold::refuse(&config.target)?;
+            withhold::withhold(&mut config.target).into_iter().for_each(|line| display.say(&line));
         }
     }
     workload::words(&config.plan).into_iter().for_each(|line| display.say(&line));
     drive::drive(config, listeners, setup, interrupts, display).await
-}
-
-/// Takes out of the orders what must not go over a network in the clear; says so when there was something.
-fn withhold(target: &mut v1::Target) -> Option<String> {
-    let key = !std::mem::take(&mut target.api_key).is_empty();
-    let (secret, open): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut target.headers).into_iter().partition(|header| is_secret(&header.name));
-    target.headers = open;
-    let named =
-        key.then_some("the API key").into_iter().chain(secret.iter().map(|header| header.name.as_str()));
-    let named = named.collect::<Vec<_>>().join(", ");
-    (!named.is_empty()).then(|| {
-        format!(
-            "agents are not sent {named}, since the link is not encrypted: give --tls-dir, or a key at each agent \
-             (OPENAI_API_KEY or --api-key-file, with --allow-target)"
-        )
-    })
 }
 
 /// Ctrl-C, SIGTERM and a terminal that hangs up, one message each; the third kills.
@@ -418,7 +414,7 @@ fn completed(merged: Option<&Merged>) -> (i32, Option<String>) {
 fn code_of_error(error: &RunError) -> i32 {
     match error {
         RunError::Listen { reason, .. } if reason.kind() == std::io::ErrorKind::InvalidInput => EXIT_USAGE,
-        RunError::Open(_) => EXIT_USAGE,
+        RunError::Open(_) | RunError::InTheClear(_) => EXIT_USAGE,
         RunError::Listen { .. } => EXIT_LISTEN,
         RunError::OutputDir { .. } | RunError::Journal(_) | RunError::Outputs(_) => EXIT_OUTPUT,
         RunError::Resume(error) => code_of_resume(error),

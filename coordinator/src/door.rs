@@ -16,24 +16,31 @@ use tailcliff_proto::secret::Secret;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Interceptor;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
 /// Connections at a time on one port: three nodes' worth of a thousand and more.
 const CONNECTIONS: usize = 4096;
-/// Of them, those that have not shown yet who they are.
-const UNKNOWN: usize = 512;
-/// Longest that one may take to do so.
+/// Of them, those that have made no call yet that was accepted: nodes make theirs within a round trip or two.
+pub const UNKNOWN: usize = 256;
+/// Longest that one may take to say what it speaks, and to secure its connection.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Longest that it may then take to make such a call.
+const FIRST_CALL: Duration = Duration::from_secs(10);
+/// How often it is looked whether the rest of a first word has come.
+const GLANCE: Duration = Duration::from_millis(20);
 /// How long one that is turned away may take to read why.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// Reasons and addresses that are counted apart.
 const STRANGERS: usize = 256;
 /// First byte of a TLS connection.
 const TLS_HANDSHAKE: u8 = 0x16;
+/// What a client of HTTP/2 says first.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An empty HTTP/2 SETTINGS frame: what every HTTP/2 server says first, and no TLS record.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// A GOAWAY frame that says INADEQUATE_SECURITY.
@@ -120,21 +127,50 @@ pub struct Guard {
     strangers: Strangers,
 }
 
+impl Guard {
+    /// Why a call is not accepted, as we and as the caller are told.
+    fn objection(&self, request: &Request<()>) -> Option<(&'static str, &'static str)> {
+        let token = self.token.as_ref()?;
+        let shown = request.metadata().get("authorization").map(|value| value.as_encoded_bytes());
+        match shown.and_then(|value| value.strip_prefix(b"Bearer ")) {
+            Some(shown) if token.is(shown) => None,
+            Some(_) => Some(("its token is not this coordinator's", "its token is another one")),
+            None => Some(("it came without a token", "it asks for a token")),
+        }
+    }
+}
+
 impl Interceptor for Guard {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(token) = &self.token else { return Ok(request) };
-        let shown = request.metadata().get("authorization").map(|value| value.as_encoded_bytes());
-        let (ours, theirs) = match shown.and_then(|value| value.strip_prefix(b"Bearer ")) {
-            Some(shown) if token.is(shown) => return Ok(request),
-            Some(_) => ("its token is not this coordinator's", "its token is another one"),
-            None => ("it came without a token", "it asks for a token"),
+        let caller = request.extensions().get::<Caller>();
+        let Some((ours, theirs)) = self.objection(&request) else {
+            caller.into_iter().for_each(Caller::accept);
+            return Ok(request);
         };
-        if let Some(peer) = request.remote_addr() {
-            self.strangers.turned_away(peer, ours);
+        if let Some(caller) = caller {
+            self.strangers.turned_away(caller.peer, ours);
         }
         Err(Status::unauthenticated(format!(
             "{theirs}: give this node the coordinator's TAILCLIFF_TOKEN or --token-file"
         )))
+    }
+}
+
+/// What a call knows of its connection.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    peer: SocketAddr,
+    /// A place among the unknown, until a call was accepted.
+    unknown: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+}
+
+impl Caller {
+    fn accept(&self) {
+        drop(self.unknown.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn is_known(&self) -> bool {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 }
 
@@ -195,8 +231,7 @@ impl Porter {
             let porter = porter.clone();
             tokio::spawn(async move {
                 if let Ok(guest) = tokio::time::timeout(HANDSHAKE, porter.admit(stream, peer)).await {
-                    drop(permit);
-                    porter.show_in(guest, peer).await;
+                    porter.show_in(guest, Caller { peer, unknown: Arc::new(Mutex::new(Some(permit))) }).await;
                 } else {
                     porter.strangers.turned_away(peer, "it did not say who it is within 5 s");
                 }
@@ -207,25 +242,26 @@ impl Porter {
     /// The connection, secured as asked; `None` when it was turned away.
     async fn admit(&self, mut stream: TcpStream, peer: SocketAddr) -> Option<Box<dyn Io>> {
         stream.set_nodelay(true).ok()?;
-        let mut first = [0];
         // One that leaves without a word, such as a probe of the port, is not worth one.
-        let is_tls =
-            stream.peek(&mut first).await.ok().filter(|&n| n > 0).map(|_| first[0] == TLS_HANDSHAKE)?;
-        match (&self.tls, is_tls) {
-            (None, false) => Some(Box::new(stream)),
-            (Some(tls), true) => match tls.accept(stream).await {
+        match (&self.tls, first_word(&stream).await?) {
+            (None, FirstWord::Http2) => Some(Box::new(stream)),
+            (None, FirstWord::Other) => {
+                self.strangers.turned_away(peer, "it speaks no gRPC");
+                None
+            }
+            (Some(tls), FirstWord::Tls) => match tls.accept(stream).await {
                 Ok(stream) => Some(Box::new(stream)),
                 Err(error) => {
                     self.strangers.turned_away(peer, &trouble::of_listener(&error));
                     None
                 }
             },
-            (Some(_), false) => {
+            (Some(_), FirstWord::Http2 | FirstWord::Other) => {
                 self.strangers.turned_away(peer, "it does not speak TLS: start it with --tls-dir");
                 say_last(&mut stream, &[&SETTINGS[..], &GO_AWAY].concat()).await;
                 None
             }
-            (None, true) => {
+            (None, FirstWord::Tls) => {
                 let why =
                     "it speaks TLS, and this coordinator does not: give --tls-dir to both or to neither";
                 self.strangers.turned_away(peer, why);
@@ -235,14 +271,40 @@ impl Porter {
         }
     }
 
-    async fn show_in(&self, io: Option<Box<dyn Io>>, peer: SocketAddr) {
+    async fn show_in(&self, io: Option<Box<dyn Io>>, caller: Caller) {
         let Some(io) = io else { return };
         match self.slots.clone().try_acquire_owned() {
-            // Nobody listens any more at the end of a run.
-            Ok(slot) => drop(self.out.send(Ok(Guest { io, peer, _slot: slot })).await),
-            Err(_) => {
-                self.strangers.turned_away(peer, "this coordinator has all the connections that it can hold")
+            Ok(slot) => {
+                let standing = Standing::Unknown(Box::pin(tokio::time::sleep(FIRST_CALL)));
+                let guest = Guest { io, caller, standing, strangers: self.strangers.clone(), _slot: slot };
+                // Nobody listens any more at the end of a run.
+                let _over = self.out.send(Ok(guest)).await;
             }
+            Err(_) => self
+                .strangers
+                .turned_away(caller.peer, "this coordinator has all the connections that it can hold"),
+        }
+    }
+}
+
+/// What a connection speaks, by its first bytes.
+enum FirstWord {
+    Tls,
+    Http2,
+    Other,
+}
+
+/// Waits for as much as it takes to know, and leaves it unread; `None` when the other end is gone.
+async fn first_word(stream: &TcpStream) -> Option<FirstWord> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let n = stream.peek(&mut first).await.ok().filter(|&n| n > 0)?;
+        match &first[..n] {
+            [TLS_HANDSHAKE, ..] => return Some(FirstWord::Tls),
+            said if said == PREFACE => return Some(FirstWord::Http2),
+            said if !PREFACE.starts_with(said) => return Some(FirstWord::Other),
+            // What is there stays readable: asked at once, it would be seen over and over.
+            _ => tokio::time::sleep(GLANCE).await,
         }
     }
 }
@@ -259,24 +321,49 @@ async fn say_last(stream: &mut TcpStream, words: &[u8]) {
     let _late = tokio::time::timeout(LAST_WORD, farewell).await;
 }
 
-/// A connection that was let in; holds one of the places.
+/// A connection that was let in; holds one of the places. It ends when no call of it is accepted in time: HTTP/2 itself
+/// would wait for one as long as the other end likes.
 pub struct Guest {
     io: Box<dyn Io>,
-    peer: SocketAddr,
+    caller: Caller,
+    standing: Standing,
+    strangers: Strangers,
     _slot: OwnedSemaphorePermit,
+}
+
+enum Standing {
+    Unknown(Pin<Box<Sleep>>),
+    Known,
+    Overdue,
+}
+
+impl Guest {
+    /// May it still be here?
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Standing::Unknown(patience) = &mut self.standing {
+            if self.caller.is_known() {
+                self.standing = Standing::Known;
+            } else if patience.as_mut().poll(cx).is_ready() {
+                self.strangers.turned_away(self.caller.peer, "it made no call that was accepted within 10 s");
+                self.standing = Standing::Overdue;
+            }
+        }
+        let is_overdue = matches!(self.standing, Standing::Overdue);
+        if is_overdue { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
 }
 
 impl std::fmt::Debug for Guest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Guest({})", self.peer)
+        write!(f, "Guest({})", self.caller.peer)
     }
 }
 
 impl Connected for Guest {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        TcpConnectInfo { local_addr: None, remote_addr: Some(self.peer) }
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
     }
 }
 
@@ -286,16 +373,19 @@ impl AsyncRead for Guest {
         cx: &mut Context<'_>,
         to: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_read(cx, to)
     }
 }
 
 impl AsyncWrite for Guest {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -308,6 +398,7 @@ impl AsyncWrite for Guest {
         cx: &mut Context<'_>,
         all: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_write_vectored(cx, all)
     }
 
@@ -349,6 +440,24 @@ mod tests {
         assert_eq!(told.len(), 4 + STRANGERS - 1);
     }
 
+    #[test]
+    fn one_stays_among_the_unknown_until_a_call_of_it_is_accepted() {
+        let unknown = Arc::new(Semaphore::new(1));
+        let permit = unknown.clone().try_acquire_owned().unwrap();
+        let caller =
+            Caller { peer: "10.0.0.1:7".parse().unwrap(), unknown: Arc::new(Mutex::new(Some(permit))) };
+        let token = Some(Secret::new("0123456789abcdef".to_owned()));
+        let mut guard = Door { tls: None, token }.guard(&Strangers::new(mpsc::channel(1).0));
+        let mut call = |token: &str| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(caller.clone());
+            request.metadata_mut().insert("authorization", token.parse().unwrap());
+            (guard.call(request).is_ok(), caller.is_known(), unknown.available_permits())
+        };
+        assert_eq!(call("Bearer hunter2"), (false, false, 0));
+        assert_eq!(call("Bearer 0123456789abcdef"), (true, true, 1));
+    }
+
     #[tokio::test]
     async fn a_full_house_turns_away_until_somebody_leaves() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -359,7 +468,7 @@ mod tests {
         tokio::spawn(porter.receive(listener));
         let knock = async || {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(b"P").await.unwrap();
+            stream.write_all(PREFACE).await.unwrap();
             stream
         };
         let _first = knock().await;

@@ -83,6 +83,13 @@ pub enum RunError {
     /// It would be open to a network.
     #[error(transparent)]
     Open(#[from] OpenDoor),
+    /// Its orders hold secrets that whoever is on the way could read.
+    #[error(
+        "refusing to send {0} to agents, since the link is not encrypted: give --tls-dir, or leave it out and let the \
+         server take a key as Authorization, which each agent can have of its own (OPENAI_API_KEY or --api-key-file, with \
+         --allow-target)"
+    )]
+    InTheClear(String),
     /// The output directory cannot be used.
     #[error("failed to use output directory {dir}: {reason}")]
     OutputDir {
@@ -374,6 +381,7 @@ fn header(config: &Config, listeners: &Listeners, setup: &Setup) -> std::io::Res
         clock_domain: (snapshot.boot_id, snapshot.timens_inode),
         run_id: fastrand::u64(1..),
         listen: (listeners.address()?.to_string(), listeners.clock.local_addr()?.port()),
+        had_token: setup.door.token.is_some(),
     })
 }
 

@@ -19,7 +19,7 @@ use crate::journal::{Entry, Exchanges, Fact, Journal, JournalError, LevelPlanned
 use crate::pinger::{ClockEvent, Pinger};
 use crate::resume::Resume;
 use crate::run::{Command, Ending, Event, LEASE_NS, Run};
-use crate::service::{Connection, Input, ToNode, message};
+use crate::service::{Connection, Input, ToNode, ToShipper, message};
 use crate::stored::{Drive, Incarnation};
 
 /// Agents that may each tell their progress four times a second.
@@ -156,7 +156,7 @@ impl Fleet {
             }
             Happening::Node(Input::Gone(connection, of)) if self.is_current(connection, of) => self.gone(of),
             Happening::Node(Input::Said(..) | Input::Gone(..)) => Ok(None),
-            Happening::Node(Input::Batch { batch, acks, room }) => self.batch(*batch, acks, room),
+            Happening::Node(Input::Batch { batch, ack, room }) => self.batch(*batch, ack, room),
             Happening::Clock(event) => self.clock(event),
             Happening::Stored(of, seq) => self.step(Event::Stored(of, seq)),
             Happening::Interrupt(why) => {
@@ -339,19 +339,19 @@ impl Fleet {
     fn batch(
         &mut self,
         batch: v1::Batch,
-        acks: mpsc::Sender<Result<v1::Ack, Status>>,
+        ack: ToShipper,
         room: OwnedSemaphorePermit,
     ) -> Result<Option<Ending>, JournalError> {
         let (of, seq) = (batch.incarnation, batch.seq);
-        let refuse = |text: &str| {
-            let _left = acks.try_send(Err(Status::failed_precondition(text)));
+        let refuse = |ack: ToShipper, text: &str| {
+            ack.send(Err(Status::failed_precondition(text)));
             Ok(None)
         };
         // One whose place was taken meanwhile still has what it measured.
         let known = self.peers.get_mut(&of).or_else(|| self.lost.get_mut(&of));
-        let Some(peer) = known else { return refuse("say hello first") };
+        let Some(peer) = known else { return refuse(ack, "say hello first") };
         if seq > peer.last_seq + 1 {
-            return refuse("a batch is missing");
+            return refuse(ack, "a batch is missing");
         }
         let is_repeat = seq <= peer.last_seq;
         peer.last_seq = peer.last_seq.max(seq);
@@ -372,7 +372,7 @@ impl Fleet {
             drop(room);
             if is_stored {
                 let _over = stored.send((of, seq));
-                let _left = acks.send(Ok(v1::Ack { through_seq: seq })).await;
+                ack.send(Ok(v1::Ack { through_seq: seq }));
             }
         });
         Ok(None)

@@ -22,6 +22,28 @@ pub(crate) fn redacted_query(path: &str) -> String {
     format!("{path}?{}", query.split('&').map(parameter).collect::<Vec<_>>().join("&"))
 }
 
+/// Names of the parameters that are left out of such a path.
+pub(crate) fn secret_parameters(path: &str) -> Vec<String> {
+    let query = path.split_once('?').map_or("", |(_, query)| query);
+    let names = query.split('&').filter_map(|pair| pair.split_once('=')).map(|(name, _)| name);
+    names.filter(|name| is_secret(name)).map(str::to_owned).collect()
+}
+
+/// Names of the strings that are left out of such JSON.
+pub(crate) fn secret_fields(value: &Value) -> Vec<String> {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .flat_map(|(name, value)| match value {
+                Value::String(_) if is_secret(name) => vec![name.clone()],
+                value => secret_fields(value),
+            })
+            .collect(),
+        Value::Array(all) => all.iter().flat_map(secret_fields).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// JSON as it may be stored: secret strings left out, at any depth. A number is no secret: `max_tokens` stays.
 pub(crate) fn redacted_json(value: Value) -> Value {
     match value {

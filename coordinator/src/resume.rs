@@ -8,6 +8,7 @@ use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1::{self, NodeKind};
 
 use crate::args::{Cli, Command, CoordinateArgs};
+use crate::door::Door;
 use crate::journal::{self, Entry, Fact, Frames, Held, Journal, JournalError, Resumed};
 use crate::load::open;
 use crate::outputs;
@@ -22,8 +23,13 @@ pub enum ResumeError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// There is nothing left of the plan.
-    #[error("failed to resume {0}: its plan was carried out; `tailcliff merge` writes its outputs again")]
-    Finished(PathBuf),
+    #[error("failed to resume {dir}: its plan was carried out; `tailcliff merge` writes its outputs again")]
+    Finished {
+        /// The run's directory.
+        dir: PathBuf,
+        /// Nodes had to show a token.
+        had_token: bool,
+    },
     /// It was not made by `coordinate`, or by one that could not be resumed.
     #[error("failed to resume {dir}: {reason}")]
     Unfit {
@@ -94,11 +100,11 @@ impl Resume {
                 "it was made by a version that knew no resuming; `tailcliff merge` keeps what it has",
             ));
         }
-        let rungs = data.header.plan.levels().len();
+        let (rungs, had_token) = (data.header.plan.levels().len(), data.header.had_token);
         let mut resume = Self::of(data);
         resume.held = Some(held);
         if resume.next.rung as usize >= rungs {
-            return Err(ResumeError::Finished(dir.to_owned()));
+            return Err(ResumeError::Finished { dir: dir.to_owned(), had_token });
         }
         Ok(resume)
     }
@@ -187,6 +193,19 @@ impl Resume {
             false => Err(ResumeError::OtherPlan { dir: dir.to_owned(), keys: keys.join(", ") }),
         }
     }
+}
+
+/// A door that asked for a token is not opened without one: a supervisor that lost it would let in whoever dials.
+///
+/// # Errors
+/// When there is none now.
+pub fn check_token(dir: &Path, had_token: bool, door: &Door) -> Result<(), ResumeError> {
+    if !had_token || door.token.is_some() {
+        return Ok(());
+    }
+    let reason =
+        "nodes had to show a token, and none is given now: give --token-file or TAILCLIFF_TOKEN".to_owned();
+    Err(ResumeError::Unfit { dir: dir.to_owned(), reason })
 }
 
 /// The run directory that these flags go on with, if any.

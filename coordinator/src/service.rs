@@ -30,6 +30,9 @@ pub type Connection = u64;
 /// Where messages to a node go.
 pub type ToNode = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
 
+/// The place of one ack to a node.
+pub type ToShipper = mpsc::OwnedPermit<Result<v1::Ack, Status>>;
+
 /// What comes in from nodes.
 #[derive(Debug)]
 pub enum Input {
@@ -46,12 +49,12 @@ pub enum Input {
     Said(Connection, Incarnation, Box<node_message::Kind>),
     /// A control stream ended or fell silent.
     Gone(Connection, Incarnation),
-    /// A batch came in; acks go to `acks`.
+    /// A batch came in.
     Batch {
         /// As sent.
         batch: Box<v1::Batch>,
-        /// Where its ack goes.
-        acks: mpsc::Sender<Result<v1::Ack, Status>>,
+        /// Where its ack goes: a place that is kept for it, so that it never waits for a node that does not read.
+        ack: ToShipper,
         /// Its part of the memory for batches that are not on disk yet.
         room: OwnedSemaphorePermit,
     },
@@ -65,6 +68,9 @@ const MAX_ASKED_BYTES: usize = 4 << 10;
 /// Memory for batches on their way to the disk, of all nodes together: when it is used up their streams wait, and what waits
 /// is kept by the nodes.
 const BATCH_ROOM_KIB: u32 = 64 << 10;
+/// Acks of one stream that are not read yet, with batches that have none yet: what comes beyond waits, so that a node that
+/// sends and never reads makes no work without end, and holds up nobody else.
+const UNREAD_ACKS: usize = 64;
 const SILENCE: Duration = Duration::from_nanos(LEASE_NS as u64);
 
 /// Streams that one connection may have open: a node has one, and one that it replaces.
@@ -176,12 +182,13 @@ impl Bulk for Service {
         request: Request<Streaming<v1::Batch>>,
     ) -> Result<Response<Self::ShipStream>, Status> {
         let mut batches = request.into_inner();
-        let (acks, answers) = mpsc::channel(64);
+        let (acks, answers) = mpsc::channel(UNREAD_ACKS);
         let (inputs, all_room) = (self.inputs.clone(), self.room.clone());
         tokio::spawn(async move {
             while let Some(Ok(batch)) = batches.next().await {
+                let Ok(ack) = acks.clone().reserve_owned().await else { return };
                 let Ok(room) = all_room.clone().acquire_many_owned(kib(&batch)).await else { return };
-                let input = Input::Batch { batch: Box::new(batch), acks: acks.clone(), room };
+                let input = Input::Batch { batch: Box::new(batch), ack, room };
                 if inputs.send(input).await.is_err() {
                     return;
                 }
@@ -199,4 +206,48 @@ fn kib(batch: &v1::Batch) -> u32 {
 /// A message to a node.
 pub fn message(kind: coordinator_message::Kind) -> v1::CoordinatorMessage {
     v1::CoordinatorMessage { kind: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tailcliff_proto::link::dial;
+    use tailcliff_proto::v1::bulk_client::BulkClient;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    /// As one that sends repeats and reads no ack would have it go on without end.
+    #[tokio::test]
+    async fn a_stream_has_so_many_batches_under_way_and_further_ones_wait_for_an_ack_to_be_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (inputs, mut arrived) = mpsc::channel(1024);
+        let nobody = Strangers::new(mpsc::channel(1).0);
+        let serving =
+            tokio::spawn(async move { serve(listener, &Door::default(), nobody, inputs, None).await });
+        let mut client = BulkClient::new(dial(&address, &CancellationToken::new()).await.unwrap());
+        let batches = (0..4 * UNREAD_ACKS as u64).map(|seq| v1::Batch { seq, ..Default::default() });
+        let (asked, mut acks) = (tokio_stream::iter(batches), Vec::new());
+        let mut answers = client.ship(asked).await.unwrap().into_inner();
+        let mut next = async || match tokio::time::timeout(Duration::from_secs(1), arrived.recv()).await {
+            Ok(Some(Input::Batch { batch, ack, .. })) => Some((batch.seq, ack)),
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => None,
+        };
+        while let Some((_, ack)) = next().await {
+            acks.push(ack);
+        }
+        assert_eq!(acks.len(), UNREAD_ACKS);
+        let read: Vec<_> = acks.drain(..3).collect();
+        read.into_iter().for_each(|ack| drop(ack.send(Ok(v1::Ack { through_seq: 1 }))));
+        for further in UNREAD_ACKS as u64..UNREAD_ACKS as u64 + 3 {
+            assert!(answers.message().await.unwrap().is_some());
+            assert_eq!(
+                next().await.map(|(seq, ack)| (seq, acks.push(ack))).map(|(seq, ())| seq),
+                Some(further)
+            );
+        }
+        assert!(next().await.is_none());
+        serving.abort();
+    }
 }

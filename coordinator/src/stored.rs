@@ -72,6 +72,9 @@ pub struct RunHeader {
     /// Where nodes dial: address of the control port, and the clock's port.
     #[serde(default)]
     pub listen: (String, u16),
+    /// Nodes had to show a token.
+    #[serde(default)]
+    pub had_token: bool,
 }
 
 /// One node process and all it sent.

@@ -4,12 +4,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use tailcliff_proto::link::{Route, dial, join};
+use tailcliff_proto::link::args::LinkArgs;
+use tailcliff_proto::link::{LinkError, Route, dial, join};
+use tailcliff_proto::v1::node_message::Kind;
 use tailcliff_proto::{PROTOCOL, v1};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::scene::{Agent, Coordinator, PATIENCE, certs, of, text, tls};
+use crate::scene::{Agent, Coordinator, PATIENCE, TOKEN, certs, of, text, tls};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -103,6 +105,55 @@ async fn connections_that_never_say_who_they_are_end_after_five_seconds_and_hold
     assert!(ended.await.unwrap(), "each was closed");
     coordinator.heard.says(&["turned away 127.0.0.1", "did not say who it is", "(100 times so far)"]).await;
     assert!(coordinator.is_alive());
+}
+
+/// Whoever speaks, but makes no call that is accepted, goes after a while; whoever made one stays.
+#[tokio::test]
+async fn connections_without_an_accepted_call_end_after_ten_seconds() {
+    let certs = certs();
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, TOKEN).unwrap();
+    let open = Coordinator::start(&["--token-file", text(&token)]);
+    let link = LinkArgs { token_file: Some(token), ..Default::default() };
+    let known = dial(link.route(open.address.clone()).unwrap(), &CancellationToken::new()).await.unwrap();
+    let mut known = join(known, hello()).await.unwrap();
+    let [control, clock] =
+        [open.address.clone(), Route::new(&*open.address).clock(&known.welcome).to_string()];
+    let out = known.out.clone();
+    let _beats = tokio::spawn(async move {
+        let beat = || v1::NodeMessage { kind: Some(Kind::Heartbeat(Default::default())) };
+        while out.send(beat()).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let settled = [PREFACE, &frame(0, 4, 0)].concat();
+    let closing: Vec<_> = [&control, &clock]
+        .iter()
+        .flat_map(|address| {
+            [&b"x"[..], b"PRI * HTTP", PREFACE, &settled].map(|said| ((*address).clone(), said.to_vec()))
+        })
+        .map(|(address, said)| tokio::task::spawn_blocking(move || closes(&address, &said)))
+        .collect();
+    // One calls all the time, and never shows the token.
+    let tokenless = dial(&control, &CancellationToken::new()).await.unwrap();
+    let refused = async {
+        while join(tokenless.clone(), hello()).await.is_err_and(|e| matches!(e, LinkError::Refused(_))) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    for closed in closing {
+        assert!(closed.await.unwrap());
+    }
+    open.heard.says(&["turned away", "no call that was accepted within 10 s"]).await;
+    while let Ok(message) = tokio::time::timeout(Duration::from_millis(1), known.inbound.message()).await {
+        assert!(message.unwrap().is_some(), "whoever was accepted stays");
+    }
+    let secure = Coordinator::start(&["--tls-dir", text(&of(&certs, "coordinator"))]);
+    let route = tls(&of(&certs, "node")).route(secure.address.clone()).unwrap();
+    let _idle = dial(route, &CancellationToken::new()).await.unwrap();
+    secure.heard.says(&["turned away", "no call that was accepted within 10 s"]).await;
 }
 
 #[tokio::test]

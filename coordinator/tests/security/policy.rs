@@ -55,6 +55,59 @@ async fn no_key_goes_to_agents_in_the_clear_over_a_network() {
 }
 
 #[test]
+fn a_run_whose_path_or_body_holds_a_key_is_not_sent_to_agents_in_the_clear() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = ["--endpoint", "/v1/x?api-version=3&api-key=hush-1", "--extra-body"];
+    let secret = [&secret[..], &[r#"{"top_k":1,"deep":[{"access_token":"hush-2"}]}"#]].concat();
+    let start = |address, more: &[&str]| {
+        tailcliff(dir.path(), &[&listening_on(address)[..], &["--allow-unauthenticated"], more].concat())
+    };
+    let (code, text) = start("0.0.0.0:0", &secret);
+    assert_eq!(code, 2, "{text}");
+    for part in ["api-key of --endpoint", "access_token of --extra-body", "--tls-dir"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("hush") && !text.contains("api-version") && !text.contains("top_k"), "{text}");
+    assert_eq!(start("0.0.0.0:0", &secret[..2]).0, 2, "the path alone");
+    assert_eq!(
+        start("0.0.0.0:0", &["--endpoint", "/v1/x?api-version=3"]).0,
+        4,
+        "nothing secret: nobody came"
+    );
+    assert_eq!(start("127.0.0.1:0", &secret).0, 4, "it stays on this host: nobody came");
+    let certs = certs();
+    let coordinator = of(&certs, "coordinator");
+    let secure = [&secret[..], &["--tls-dir", text_of(&coordinator)]].concat();
+    assert_eq!(start("0.0.0.0:0", &secure).0, 4, "it is encrypted: nobody came");
+}
+
+/// A coordinator that goes on with a run asks for a token as the one before did, whoever starts it.
+#[tokio::test]
+async fn a_run_that_began_with_a_token_is_not_resumed_without_one() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tailcliff"));
+    command.env("TAILCLIFF_TOKEN", TOKEN);
+    let mut begun = Coordinator::start_with(command, &["--output-dir", "run"]);
+    begun.heard.says(&["writing to run"]).await;
+    // Killed, so that it leaves a run that can be gone on with.
+    begun.child.kill().unwrap();
+    begun.child.wait().unwrap();
+    let dir = begun.dir.path();
+    let again = ["coordinate", "--resume", "run", "--listen", "127.0.0.1:0", "--wait", "1s"];
+    let resume = |token: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tailcliff"));
+        command.args(again).current_dir(dir).env_remove("TAILCLIFF_TOKEN");
+        let output = command.envs(token.map(|token| ("TAILCLIFF_TOKEN", token))).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, text) = resume(None);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("nodes had to show a token") && text.contains("--token-file"), "{text}");
+    assert!(!text.contains("listening"), "{text}");
+    let (code, text) = resume(Some(TOKEN));
+    assert_eq!(code, 4, "it went on, and nobody came: {text}");
+}
+
+#[test]
 fn a_node_does_not_send_its_token_in_the_clear_over_a_network() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
