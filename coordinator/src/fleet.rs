@@ -259,6 +259,7 @@ impl Fleet {
             self.display
                 .say(&format!("gpu-probe {name}: no GPU columns: {}", label(&hello.gpu_absent_reason)));
         }
+        self.run.call(of, name.clone());
         let hello = v1::Hello { token: String::new(), name, index: Some(index), ..hello };
         self.append(of, Fact::Hello(hello))?;
         Ok(self.step(Event::Joined(of, kind))?.or(ending))

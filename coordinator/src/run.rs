@@ -80,6 +80,8 @@ pub struct Run {
     next: Drive,
     /// Agents reckoned with: with fewer, others are waited for.
     expected: u32,
+    /// What nodes are called.
+    names: BTreeMap<Incarnation, String>,
     /// Levels that agents of an earlier coordinator may still drive.
     orphans: Vec<u32>,
     /// Batches that it had on disk, of each node.
@@ -111,6 +113,7 @@ impl Run {
             gather_patience_ns,
             cut_short: None,
             next: Drive { attempt: 1, ..Drive::default() },
+            names: BTreeMap::new(),
             orphans: Vec::new(),
             stored: BTreeMap::new(),
             begun: false,
@@ -123,6 +126,15 @@ impl Run {
     pub fn resumed(mut self, next: Drive, orphans: Vec<u32>, stored: BTreeMap<Incarnation, u64>) -> Self {
         (self.next, self.orphans, self.stored) = (next, orphans, stored);
         self
+    }
+
+    /// From now on a node is called so, in words to the user.
+    pub fn call(&mut self, of: Incarnation, name: String) {
+        self.names.insert(of, name);
+    }
+
+    fn name(&self, of: Incarnation) -> &str {
+        self.names.get(&of).map_or("an agent", String::as_str)
     }
 
     /// Takes one event at `now` (ns of the coordinator's clock); returns what to do, in order.
@@ -250,8 +262,8 @@ impl Run {
                     && level.stopping.is_none()
                     && !done.given_up.is_empty()
                 {
-                    let why = format!("an agent gave it up: {}", done.given_up);
                     level.gave_up.insert(of);
+                    let why = format!("{} gave it up: {}", self.name(of), done.given_up);
                     self.damaged(why, out);
                 }
             }
@@ -284,14 +296,17 @@ impl Run {
             return;
         }
         for warning in &done.warnings {
-            out.push(Command::Say(format!("an agent's host: {warning}")));
+            out.push(Command::Say(format!("{}'s host: {warning}", self.name(of))));
         }
         if !done.ok && self.begun {
             return self.unfit(now, of, done.error.clone(), out);
         }
         if !done.ok && done.error_kind == HOST_LIMIT {
-            let ending =
-                Ending::Broken(format!("an agent's host cannot hold the highest level: {}", done.error));
+            let ending = Ending::Broken(format!(
+                "{}'s host cannot hold the highest level: {}",
+                self.name(of),
+                done.error
+            ));
             return self.end(now, ending, out);
         }
         if !done.ok {
@@ -301,7 +316,11 @@ impl Run {
         self.fresh_connections |= done.closes_after_reply;
         self.on_member(of, |m| m.preflight = true);
         let ms = done.latency_ns as f64 / 1e6;
-        out.push(Command::Say(format!("preflight: answered {:?} in {ms:.0} ms", done.answer)));
+        out.push(Command::Say(format!(
+            "preflight: answered {:?} in {ms:.0} ms ({})",
+            done.answer,
+            self.name(of)
+        )));
         if done.closes_after_reply {
             let text = "preflight: the server closes TCP after a reply although it advertises keep-alive; \
                         every request gets a connection of its own";
@@ -317,7 +336,8 @@ impl Run {
         if armed.error.is_empty() {
             level.armed.insert(of);
         } else {
-            self.unfit(now, of, format!("an agent could not be armed: {}", armed.error), out);
+            let why = format!("{} could not be armed: {}", self.name(of), armed.error);
+            self.unfit(now, of, why, out);
         }
     }
 

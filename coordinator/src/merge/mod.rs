@@ -94,7 +94,8 @@ pub fn merge(data: &RunData) -> Merged {
         merge_level(data, log, tally, &timeline, &beats)
     };
     let levels: Vec<Level> = logs.iter().map(level).collect();
-    let rungs: Vec<Rung> = levels.iter().map(|level| rung(data, level)).collect();
+    // An earlier try of a rung says nothing that the last one does not.
+    let rungs: Vec<Rung> = last_tries(&levels).map(|level| rung(data, level)).collect();
     let rule = &data.header.plan.cliff;
     let kinds = [v1::NodeKind::Agent, v1::NodeKind::GpuProbe];
     let all = kinds.into_iter().flat_map(|kind| tally::of_kind(data, kind));
@@ -193,6 +194,16 @@ fn merge_level(
         level.certificate.notes.push(text);
     }
     level
+}
+
+/// Of each rung of the plan, the level that was driven last.
+pub fn last_tries(levels: &[Level]) -> impl Iterator<Item = &Level> {
+    let is_last = |level: &&Level| {
+        let later =
+            |other: &Level| other.drive.rung == level.drive.rung && other.drive.level > level.drive.level;
+        !levels.iter().any(later)
+    };
+    levels.iter().filter(is_last)
 }
 
 /// What agents told in trace mode, in the order of joining; `None` when it was off.

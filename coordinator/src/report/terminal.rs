@@ -6,8 +6,8 @@ use crate::certificate::Verdict;
 use crate::display::thin::Thin;
 use crate::knee::duration;
 use crate::levels::{Level, Metric};
-use crate::merge::Merged;
 use crate::merge::window::Rate;
+use crate::merge::{Merged, last_tries};
 
 use super::clocks::{self, time};
 use super::curve;
@@ -150,7 +150,7 @@ fn charts(merged: &Merged, width: usize) -> String {
     };
     let rate = |level: &Level| level.throughput.map(|t| t.requests.per_s);
     let points = |value: &dyn Fn(&Level) -> Option<f64>| -> Vec<(Load, Option<f64>)> {
-        merged.levels.iter().map(|l| (l.load, value(l))).collect()
+        last_tries(&merged.levels).map(|l| (l.load, value(l))).collect()
     };
     let axis = merged.levels.first().map_or_else(Load::default, |level| level.load).axis();
     let top = |points: &[(Load, Option<f64>)]| points.iter().filter_map(|(_, v)| *v).fold(0.0, f64::max);

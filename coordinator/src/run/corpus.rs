@@ -74,7 +74,7 @@ impl Run {
     ) {
         let Some(wanted) = self.corpus.filter(|wanted| wanted.id == said.corpus_id) else { return };
         if !said.error.is_empty() {
-            let text = format!("an agent cannot use the dataset: {}", said.error);
+            let text = format!("{} cannot use the dataset: {}", self.name(of), said.error);
             return self.unfit(now, of, text, out);
         }
         let had = self.has_corpus(of);

@@ -29,7 +29,7 @@ impl Run {
         match &mut self.phase {
             Phase::Run(level) | Phase::Settle(level) if level.has(of) && !level.is_stored(of, stored) => {
                 level.shares.remove(&of);
-                self.damaged("an agent was lost during this level".to_owned(), out);
+                self.damaged(format!("{} was lost during this level", self.name(of)), out);
             }
             // Nothing was sent yet: it is armed anew over those who are there.
             Phase::Arm(level) if level.has(of) => {

@@ -49,7 +49,7 @@ fn by_rule_the_rest_of_a_level_is_kept_and_marked() {
     let summary = scene.summary();
     assert_eq!(tries(&summary), [(4, 1, true), (5, 1, true)]);
     let certificate = &levels(&summary)[0]["certificate"];
-    assert!(certificate["reasons"].to_string().contains("an agent was lost"), "{certificate}");
+    assert!(certificate["reasons"].to_string().contains("dies was lost"), "{certificate}");
     assert_eq!(certificate["verdict"], "client-bound", "the load asked for was not there: {certificate}");
     assert_eq!(scene.accounts().contradictions(), [""; 0]);
 }
