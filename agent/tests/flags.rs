@@ -20,6 +20,7 @@ fn what_cannot_be_trusted_is_told_before_anything_is_dialled() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("empty"), "").unwrap();
     for (args, says) in [
+        (vec!["--coordinator", "nohost"], "HOST:PORT"),
         (vec!["--coordinator", "10.255.255.1:7100"], "without TLS"),
         (vec!["--coordinator", "127.0.0.1:1", "--tls-dir", "not-there"], "not-there/tls.crt"),
         (vec!["--coordinator", "127.0.0.1:1", "--token-file", "empty"], "at least 16"),

@@ -86,7 +86,12 @@ impl TryFrom<Args> for Config {
     type Error = LinkArgsError;
 
     fn try_from(args: Args) -> Result<Self, LinkArgsError> {
-        let usual = Self::new(args.link.route(args.coordinator)?);
+        let route = match args.print_seconds {
+            // Nobody is dialled.
+            Some(_) => Route::new(args.coordinator),
+            None => args.link.route(args.coordinator)?,
+        };
+        let usual = Self::new(route);
         Ok(Self {
             name: args.name.unwrap_or(usual.name),
             interval: args.interval,

@@ -55,6 +55,14 @@ pub enum FetchError {
     /// It answers, and is no coordinator that hands out results.
     #[error("failed to fetch: the coordinator does not offer results ({0}); start it with --serve-results")]
     NotOffered(String),
+    /// It takes secured connections alone.
+    #[error(
+        "failed to fetch: the coordinator asks for TLS: give --tls-dir with files of the coordinator's CA, such as a node's"
+    )]
+    NeedsTls,
+    /// It does not know us.
+    #[error("failed to fetch: the coordinator does not let us in: {0}")]
+    Unknown(String),
     /// The run went on for longer than we wait.
     #[error("failed to fetch: the run is still going on after {0:?}; raise --wait")]
     StillRunning(Duration),
@@ -72,6 +80,13 @@ pub enum FetchError {
     /// We were told to stop.
     #[error("interrupted before all was fetched")]
     Stopped,
+}
+
+impl FetchError {
+    /// Asking again brings the same.
+    fn lasts(&self) -> bool {
+        matches!(self, Self::Stopped | Self::NotOffered(_) | Self::NeedsTls | Self::Unknown(_))
+    }
 }
 
 impl Fetch {
@@ -121,7 +136,7 @@ impl Fetch {
                     (last, told) = (None, true);
                 }
                 Ok(_) => last = None,
-                Err(error @ (FetchError::Stopped | FetchError::NotOffered(_))) => return Err(error),
+                Err(error) if error.lasts() => return Err(error),
                 Err(error) => last = Some(error),
             }
             tokio::select! {
@@ -187,9 +202,10 @@ impl Fetch {
     fn of(&self, status: &tonic::Status) -> FetchError {
         let words = format!("{:?}: {}", status.code(), status.message());
         match status.code() {
-            Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => {
-                FetchError::NotOffered(words)
-            }
+            // As links read it: how HTTP/2 says that a connection is not secure enough.
+            Code::PermissionDenied => FetchError::NeedsTls,
+            Code::Unauthenticated => FetchError::Unknown(status.message().to_owned()),
+            Code::Unimplemented | Code::NotFound => FetchError::NotOffered(words),
             _ => self.unreachable(words),
         }
     }

@@ -11,7 +11,7 @@ use tailcliff_proto::v1::clock_client::ClockClient;
 use tailcliff_proto::{PROTOCOL, v1};
 use tokio_util::sync::CancellationToken;
 
-use crate::scene::{Agent, Authority, Coordinator, FAR, TOKEN, certs, of, soon, text, tls};
+use crate::scene::{Agent, Authority, Coordinator, FAR, TOKEN, certs, of, soon, tailcliff, text, tls};
 
 #[tokio::test]
 async fn a_fleet_with_certificates_and_a_token_is_let_in() {
@@ -119,6 +119,9 @@ async fn plaintext_to_tls_and_tls_to_plaintext_are_told_at_both_ends() {
     let why = Agent::start(&secure.address, Default::default()).gives_up().await;
     assert!(why.contains("asks for TLS") && why.contains("--tls-dir"), "{why}");
     secure.heard.says(&["turned away", "does not speak TLS", "--tls-dir"]).await;
+    let fetch = ["fetch", "--coordinator", &secure.address, "--output-dir", "fetched"];
+    let (code, why) = tailcliff(certs.path(), &fetch);
+    assert!(code == 9 && why.contains("asks for TLS: give --tls-dir"), "{why}");
     let mut open = Coordinator::start(&[]);
     let agent = Agent::start(&open.address, tls(&of(&certs, "node")));
     agent.is_told(&["answers without TLS", "--tls-dir"]).await;

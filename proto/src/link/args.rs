@@ -45,6 +45,9 @@ pub enum LinkArgsError {
     /// The files of TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The address is none.
+    #[error("bad --coordinator {0:?}: give HOST:PORT, such as 10.0.0.7:7100")]
+    Address(String),
     /// The token cannot be had.
     #[error("failed to read the token from {from}: {reason}")]
     Token {
@@ -113,8 +116,11 @@ impl LinkArgs {
     /// The way to the coordinator at `address`, with the token of the file or of the environment.
     ///
     /// # Errors
-    /// When files or token cannot be used, or the token would go in the clear over a network.
+    /// When the address is none, files or token cannot be used, or the token would go in the clear over a network.
     pub fn route(&self, address: String) -> Result<Route, LinkArgsError> {
+        if super::endpoint(&address).is_err() {
+            return Err(LinkArgsError::Address(address));
+        }
         let (tls, token) = (self.tls()?, self.token(std::env::var(TOKEN_VARIABLE).ok())?);
         let route = Route::new(address).with_tls(tls).with_token(token);
         if route.token.is_some() && route.tls.is_none() && !route.is_loopback() && !self.allow_unauthenticated
@@ -137,6 +143,15 @@ fn read(path: &Path) -> Result<String, LinkArgsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_without_a_port_is_a_wrong_flag() {
+        let route = |address: &str| LinkArgs::default().route(address.to_owned());
+        assert!(route("127.0.0.1:7100").is_ok() && route("[::1]:7100").is_ok());
+        for bad in ["127.0.0.1", "nohost", "", "h:", "http://h:7100"] {
+            assert!(matches!(route(bad), Err(LinkArgsError::Address(_))), "{bad}");
+        }
+    }
 
     #[test]
     fn tokens_are_read_whole_or_refused_without_being_repeated() {
