@@ -33,7 +33,7 @@ use crate::redact::redacted_command;
 use crate::report::terminal;
 use crate::resume::{self, Resume, ResumeError};
 use crate::run::Ending;
-use crate::ssh;
+use crate::ssh::{self, Failures};
 use crate::workload;
 
 /// Done.
@@ -97,7 +97,8 @@ async fn run(args: RunArgs) -> i32 {
         Err(error) => return fail(&format!("failed to make a token: {error}"), EXIT_BROKEN),
     };
     let (embedded, command) = (Some(embedded), command());
-    let setup = Setup { wait_ns: 30_000_000_000, embedded, command, door, resume: None };
+    let hosts = Failures::none();
+    let setup = Setup { wait_ns: 30_000_000_000, embedded, command, door, resume: None, hosts };
     drive(config, ("127.0.0.1:0", None), setup, None, verbose).await
 }
 
@@ -127,15 +128,18 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     if agents == 0 {
         return fail("bad --agents: without an agent there is no load: give at least 1", EXIT_USAGE);
     }
-    if args.fleet.max_agents.is_some_and(|most| most < agents) {
+    if let Err(why) = args.ssh.fit(agents, probes) {
+        return fail(&why, EXIT_USAGE);
+    }
+    if !args.fleet.rules.fits(agents) {
         return fail("bad --max-agents: fewer than --agents", EXIT_USAGE);
     }
-    (config.plan.agents, config.plan.probes, config.plan.fleet) = (agents, probes, args.fleet.rule());
+    (config.plan.agents, config.plan.probes, config.plan.fleet) = (agents, probes, args.fleet.rules.rule());
     if let Err(error) = config.check_agents() {
         return fail(&error.to_string(), EXIT_USAGE);
     }
     if let Err(error) =
-        capacity::check(u64::from(args.fleet.max_agents.unwrap_or(agents)) + u64::from(probes))
+        capacity::check(u64::from(args.fleet.rules.max_agents.unwrap_or(agents)) + u64::from(probes))
     {
         return fail(&format!("bad --agents: {error}"), EXIT_USAGE);
     }
@@ -151,11 +155,11 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     if let Some(Err(error)) = checked {
         return fail(&error.to_string(), code_of_resume(&error));
     }
-    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), door, resume };
-    let nodes = match ssh::start(&args.ssh, &listen, tell) {
+    let (nodes, hosts) = match ssh::start(&args.ssh, &listen, tell) {
         Ok(nodes) => nodes,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
+    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), door, resume, hosts };
     let code = drive(config, (&listen, clock_port), setup, Some((&args.link, &args.serve)), verbose).await;
     nodes.end().await;
     code
@@ -389,6 +393,7 @@ fn ended(outcome: &Outcome) -> (i32, Option<String>) {
                 if outcome.dir.is_some() { "what was measured is kept" } else { "nothing was measured" };
             (EXIT_INTERRUPTED, Some(format!("interrupted; {kept}")))
         }
+        Ending::NodesMissing(why) if why.starts_with(ssh::ALL_FAILED) => (EXIT_NODES, Some(why.clone())),
         Ending::NodesMissing(why) => (
             EXIT_NODES,
             Some(format!("{why}; start them with --coordinator at this address, or raise --wait")),

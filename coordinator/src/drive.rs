@@ -27,6 +27,7 @@ use crate::results::Shelf;
 use crate::resume::{Resume, ResumeError};
 use crate::run::{Ending, Run};
 use crate::service;
+use crate::ssh::Failures;
 use crate::stored::{RunEnd, RunHeader};
 
 /// Where runs go unless told otherwise.
@@ -53,6 +54,8 @@ pub struct Setup {
     pub resume: Option<Resume>,
     /// Who is let in.
     pub door: Door,
+    /// Nodes that were started from here.
+    pub hosts: Failures,
 }
 
 /// What a run came to.
@@ -295,7 +298,7 @@ async fn conduct(
         fleet = fleet.resumed(resume);
     }
     let mut fleet = fleet.with_corpus(config.corpus);
-    let sources = Sources { nodes, clock, on_disk, interrupts, failed, told };
+    let sources = Sources { nodes, clock, on_disk, interrupts, failed, told, hosts: setup.hosts };
     let ended = sources.feed(&mut fleet).await;
     server.abort();
     shutdown.cancel();
@@ -310,11 +313,13 @@ struct Sources {
     interrupts: mpsc::Receiver<String>,
     failed: mpsc::Receiver<(NodeKind, String)>,
     told: mpsc::Receiver<String>,
+    hosts: Failures,
 }
 
 impl Sources {
     async fn feed(mut self, fleet: &mut Fleet) -> Result<Ending, JournalError> {
         let mut beat = tokio::time::interval(Duration::from_millis(250));
+        let mut without = None;
         loop {
             let happening = tokio::select! {
                 Some(input) = self.nodes.recv() => Happening::Node(input),
@@ -323,10 +328,18 @@ impl Sources {
                 Some(why) = self.interrupts.recv() => Happening::Interrupt(why),
                 Some((kind, why)) = self.failed.recv() => Happening::Failed(kind, why),
                 Some(line) = self.told.recv() => Happening::Told(line),
+                // Nobody is left to come; a run that has begun knows what it does without them.
+                Some(why) = self.hosts.all(), if !fleet.has_started() => {
+                    without = Some(why.clone());
+                    Happening::Interrupt(why)
+                }
                 _ = beat.tick() => Happening::Beat,
             };
             if let Some(ending) = fleet.take(happening)? {
-                return Ok(ending);
+                return Ok(match (ending, without) {
+                    (Ending::Interrupted(_), Some(why)) => Ending::NodesMissing(why),
+                    (ending, _) => ending,
+                });
             }
         }
     }

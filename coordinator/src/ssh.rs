@@ -2,11 +2,14 @@
 //! by itself; where the coordinator dies, its end of the pipe does, and a line of shell at the other end ends the node.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::args::ssh::SshArgs;
@@ -15,6 +18,10 @@ use crate::args::ssh::SshArgs;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest line of ssh that is shown.
 const LONGEST_LINE: usize = 400;
+/// Hosts that are named when all failed.
+const NAMED: usize = 10;
+/// How the words begin that say so.
+pub const ALL_FAILED: &str = "every node over ssh ended before the run began";
 
 /// Why nothing is started.
 #[derive(Debug, thiserror::Error)]
@@ -42,17 +49,60 @@ pub enum SshError {
 pub struct Nodes {
     holds: Vec<ChildStdin>,
     watched: Vec<JoinHandle<()>>,
+    /// We end them: how they end is no news.
+    over: Arc<AtomicBool>,
 }
 
-/// Starts a node on each host, to dial the coordinator at `listen` unless told otherwise.
+/// Nodes that ended with an error, as they do.
+#[derive(Debug)]
+pub struct Failures {
+    inbox: mpsc::Receiver<String>,
+    of: usize,
+    said: Vec<String>,
+}
+
+impl Failures {
+    /// Of nobody.
+    pub fn none() -> Self {
+        Self::of(0).1
+    }
+
+    fn of(nodes: usize) -> (mpsc::Sender<String>, Self) {
+        let (out, inbox) = mpsc::channel(nodes.max(1));
+        (out, Self { inbox, of: nodes, said: Vec::new() })
+    }
+
+    /// Once all have failed, which hosts, and how; `None` when not all will. It may be dropped and called again.
+    pub async fn all(&mut self) -> Option<String> {
+        while let Some(line) = self.inbox.recv().await {
+            self.said.push(line);
+            if self.said.len() == self.of {
+                return Some(self.words());
+            }
+        }
+        None
+    }
+
+    fn words(&self) -> String {
+        let mut named = self.said.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+        if self.of > NAMED {
+            named += &format!("; and {} more", self.of - NAMED);
+        }
+        format!("{ALL_FAILED}: {named}")
+    }
+}
+
+/// Starts a node on each host, to dial the coordinator at `listen` unless told otherwise. Those whose failure leaves the
+/// run without load are followed: the agents, or the probes where no agent is started.
 ///
 /// # Errors
 /// When a host or the address makes no sense, or ssh cannot be run. A host that fails is told of when it does.
-pub fn start(args: &SshArgs, listen: &str, tell: fn(&str)) -> Result<Nodes, SshError> {
+pub fn start(args: &SshArgs, listen: &str, tell: fn(&str)) -> Result<(Nodes, Failures), SshError> {
     let mut nodes = Nodes::default();
     if args.is_empty() {
-        return Ok(nodes);
+        return Ok((nodes, Failures::none()));
     }
+    let (failed, failures) = Failures::of(args.counts().0.unwrap_or(args.counts().1) as usize);
     let dial = dialled(args, listen)?;
     let agents = args.ssh.iter().enumerate().map(|(i, host)| (host, "tailcliff-agent", Some(i)));
     let probes = args.ssh_probe.iter().map(|host| (host, "tailcliff-gpu-probe", None));
@@ -60,9 +110,11 @@ pub fn start(args: &SshArgs, listen: &str, tell: fn(&str)) -> Result<Nodes, SshE
         let line = remote(args, binary, &dial, index);
         let mut child = ssh(args, host, &line)?;
         nodes.holds.extend(child.stdin.take());
-        nodes.watched.push(tokio::spawn(watch(child, host.clone(), tell)));
+        let failed = Some(failed.clone()).filter(|_| index.is_some() || args.ssh.is_empty());
+        let watch = Watch { host: host.clone(), over: nodes.over.clone(), failed, tell };
+        nodes.watched.push(tokio::spawn(watch.until_the_end(child)));
     }
-    Ok(nodes)
+    Ok((nodes, failures))
 }
 
 fn dialled(args: &SshArgs, listen: &str) -> Result<String, SshError> {
@@ -108,18 +160,38 @@ fn ssh(args: &SshArgs, host: &str, line: &str) -> Result<Child, SshError> {
     command.spawn().map_err(|reason| SshError::Start { program, reason })
 }
 
-/// Passes on what ssh and the node say, by their host; how it ended, where that was no good end.
-async fn watch(mut child: Child, host: String, tell: fn(&str)) {
-    let mut lines = child.stderr.take().map(|err| BufReader::new(err).split(b'\n'));
-    while let Some(lines) = &mut lines {
-        let Ok(Some(line)) = lines.next_segment().await else { break };
-        let text = String::from_utf8_lossy(&line);
-        let text: String = text.chars().filter(|c| !c.is_control()).take(LONGEST_LINE).collect();
-        tell(&format!("{host}: {text}"));
+/// Of one node.
+struct Watch {
+    host: String,
+    over: Arc<AtomicBool>,
+    failed: Option<mpsc::Sender<String>>,
+    tell: fn(&str),
+}
+
+impl Watch {
+    /// Passes on what ssh and the node say, by their host; how it ended, where that was no good end.
+    async fn until_the_end(self, mut child: Child) {
+        let mut lines = child.stderr.take().map(|err| BufReader::new(err).split(b'\n'));
+        let mut last = String::new();
+        while let Some(lines) = &mut lines {
+            let Ok(Some(line)) = lines.next_segment().await else { break };
+            let text = String::from_utf8_lossy(&line);
+            last = text.chars().filter(|c| !c.is_control()).take(LONGEST_LINE).collect();
+            (self.tell)(&format!("{}: {last}", self.host));
+        }
+        let ended = child.wait().await;
+        // Told to stop, it says so by its exit code.
+        if !self.over.load(Ordering::Relaxed) && !ended.as_ref().is_ok_and(ExitStatus::success) {
+            self.fail(ended.map_or_else(|e| e.to_string(), |status| status.to_string()), &last);
+        }
     }
-    match child.wait().await {
-        Ok(status) if !status.success() => tell(&format!("{host}: its node ended with {status}")),
-        _ => {}
+
+    fn fail(self, status: String, last: &str) {
+        let Self { host, failed, tell, .. } = self;
+        tell(&format!("{host}: its node ended with {status}"));
+        let words = if last.is_empty() { String::new() } else { format!(" ({last})") };
+        // There is room for all; nobody listens once the run has begun.
+        let _over = failed.map(|failed| failed.try_send(format!("{host} with {status}{words}")));
     }
 }
 
@@ -128,6 +200,7 @@ impl Nodes {
     pub async fn end(mut self) {
         let mut watched = std::mem::take(&mut self.watched);
         if !within(&mut watched).await {
+            self.over.store(true, Ordering::Relaxed);
             self.holds.clear();
             within(&mut watched).await;
         }
@@ -156,6 +229,21 @@ mod tests {
         let args = SshArgs { ssh_node_arg: vec!["it's; rm -rf /".to_owned()], ..SshArgs::default() };
         let line = remote(&args, "tailcliff-agent", "h:1", Some(3));
         assert!(line.contains(r"'--index' '3' 'it'\''s; rm -rf /' </dev/null &"), "{line}");
+    }
+
+    #[tokio::test]
+    async fn only_when_every_node_failed_is_nobody_left() {
+        let (out, mut failures) = Failures::of(2);
+        out.try_send("a".to_owned()).unwrap();
+        let none = tokio::time::timeout(Duration::from_millis(20), failures.all()).await;
+        assert!(none.is_err(), "the other may come");
+        out.try_send("b".to_owned()).unwrap();
+        assert!(failures.all().await.unwrap().ends_with("a; b"));
+        assert_eq!(Failures::none().all().await, None);
+        let (out, mut failures) = Failures::of(2);
+        out.try_send("a".to_owned()).unwrap();
+        drop(out);
+        assert_eq!(failures.all().await, None, "the other ended well");
     }
 
     #[test]

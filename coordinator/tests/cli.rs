@@ -134,6 +134,38 @@ fn wrong_flags_are_one_line_and_exit_2() {
 }
 
 #[test]
+fn hosts_over_ssh_and_addresses_that_make_no_sense_exit_2() {
+    let dir = tempfile::tempdir().unwrap();
+    for (flags, says) in [
+        (&["--ssh", "h1,h2", "--agents", "1"][..], "bad --agents"),
+        (&["--ssh-probe", "h1", "--probes", "0"], "bad --probes"),
+        (&["--ssh-dial", "h:7100"], "--ssh <HOST,…>"),
+        (&["--ssh-command", "ssh -4"], "--ssh <HOST,…>"),
+        (&["--ssh-node-arg=--shards"], "--ssh <HOST,…>"),
+    ] {
+        let args = [&["coordinate", "--url", "h:1", "--model", "m"], flags].concat();
+        let output = tailcliff(dir.path(), &args);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && text.contains(says), "{flags:?}: {text}");
+    }
+    let (code, line) = refusal(dir.path(), &["fetch", "--coordinator", "127.0.0.1"]);
+    assert!(code == 2 && line.contains("HOST:PORT"), "{line}");
+}
+
+/// Its `ssh` is `false`, which ends as one that cannot connect does; the wait would be an hour.
+#[test]
+fn hosts_that_all_fail_are_named_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = ["--listen", "127.0.0.1:0", "--ssh", "h1,h2", "--ssh-dial", "h:1", "--ssh-command", "false"];
+    let args = [&["coordinate", "--url", "h:1", "--model", "m", "--wait", "1h"][..], &fleet].concat();
+    let (code, line) = refusal(dir.path(), &args);
+    assert_eq!(code, 4, "{line}");
+    assert!(["h1 with exit", "h2 with exit"].iter().all(|host| line.contains(host)), "{line}");
+    assert!(!line.contains("start them"), "{line}");
+    assert_eq!(left_behind(dir.path()), [""; 0]);
+}
+
+#[test]
 fn a_target_that_cannot_be_used_exits_3_and_leaves_no_run() {
     let dir = tempfile::tempdir().unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

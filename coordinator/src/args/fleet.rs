@@ -1,4 +1,4 @@
-//! Flags of `tailcliff coordinate` on who takes part, and what happens when one of them is lost.
+//! Flags on who takes part, and what happens when one of them is lost.
 
 use std::path::PathBuf;
 
@@ -7,9 +7,9 @@ use clap::Args;
 use super::Span;
 use crate::plan::FleetRule;
 
-/// Who takes part.
+/// What holds for a fleet wherever it is.
 #[derive(Clone, Debug, Default, Args)]
-pub struct FleetArgs {
+pub struct FleetRuleArgs {
     /// Agents at most: those beyond --agents may join while the run goes on, and drive from the next level on [default:
     /// --agents].
     #[arg(long, value_name = "N")]
@@ -21,9 +21,18 @@ pub struct FleetArgs {
     /// Times that a level is tried [default: 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub level_attempts: Option<u32>,
-    /// How long another agent is waited for in place of one that was lost [default: 15s].
+    /// How long another agent is waited for in place of one that was lost [default: 15s; on Kubernetes
+    /// 180s, in which a pod is replaced].
     #[arg(long, value_name = "TIME")]
     pub rejoin_wait: Option<Span>,
+}
+
+/// Who takes part in a run of `tailcliff coordinate`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FleetArgs {
+    /// Of agents that come late or are lost.
+    #[command(flatten)]
+    pub rules: FleetRuleArgs,
     /// Go on with the run in this directory, whose coordinator ended: with its flags, at its address.
     #[arg(long, value_name = "RUN_DIR")]
     pub resume: Option<PathBuf>,
@@ -37,13 +46,26 @@ impl FleetArgs {
     #[must_use]
     pub fn over(self, before: Self) -> Self {
         Self {
+            rules: self.rules.over(before.rules),
+            resume: self.resume,
+            resume_if_present: self.resume_if_present,
+        }
+    }
+}
+
+impl FleetRuleArgs {
+    fn over(self, before: Self) -> Self {
+        Self {
             max_agents: self.max_agents.or(before.max_agents),
             on_lost_agent: self.on_lost_agent.or(before.on_lost_agent),
             level_attempts: self.level_attempts.or(before.level_attempts),
             rejoin_wait: self.rejoin_wait.or(before.rejoin_wait),
-            resume: self.resume,
-            resume_if_present: self.resume_if_present,
         }
+    }
+
+    /// Fewer at most than from the beginning make no fleet.
+    pub fn fits(&self, agents: u32) -> bool {
+        self.max_agents.is_none_or(|most| most >= agents)
     }
 
     /// What they say.

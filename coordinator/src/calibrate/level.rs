@@ -141,6 +141,7 @@ impl Bench<'_> {
             embedded: Some(embedded),
             command: vec!["calibrate".to_owned()],
             resume: None,
+            hosts: crate::ssh::Failures::none(),
         };
         let display = Display::new(Box::new(std::io::sink()), false, 1);
         let listeners = Listeners::bind("127.0.0.1:0", None)?;

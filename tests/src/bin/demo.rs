@@ -16,6 +16,7 @@ use tailcliff::door::Door;
 use tailcliff::drive::{self, Listeners, Outcome, Setup};
 use tailcliff::knee::duration;
 use tailcliff::run::Ending;
+use tailcliff::ssh::Failures;
 
 const LEVELS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
 const INPUT_WORDS: u32 = 64;
@@ -114,6 +115,7 @@ async fn sweep(url: &str, dir: &Path, listeners: Listeners) -> anyhow::Result<Ou
         command: vec!["demo".to_owned()],
         door: Door::default(),
         resume: None,
+        hosts: Failures::none(),
     };
     let (_ctrl_c, interrupts) = tokio::sync::mpsc::channel(2);
     tokio::spawn(async move {
