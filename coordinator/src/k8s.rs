@@ -1,5 +1,6 @@
 //! Kubernetes as the engine of a distributed run: the objects of a run, and a run carried out by the user's own kubectl.
 
+pub mod beforehand;
 mod companions;
 pub mod drive;
 pub mod follow;
@@ -8,6 +9,7 @@ pub mod manifests;
 pub mod plan_file;
 pub mod settings;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use drive::Cluster;
@@ -15,11 +17,13 @@ use kubectl::Kubectl;
 use plan_file::PlanFile;
 use serde_json::Value;
 use settings::Settings;
+use tailcliff_proto::link::Route;
 use tailcliff_proto::link::tls::Tls;
 
 use crate::args::k8s::{K8sArgs, K8sRunArgs};
 use crate::certs;
 use crate::config::{ConfigError, bad};
+use crate::plan::Plan;
 
 /// No run is longer.
 const CERTIFICATE_DAYS: u32 = 8;
@@ -31,29 +35,71 @@ const RENDERED: &str = "tailcliff";
 ///
 /// # Errors
 /// The first flag that makes no sense.
-pub fn render(args: &K8sArgs, env_key: Option<String>) -> Result<String, ConfigError> {
-    manifests::yaml(&objects(args, env_key)?).map_err(|e| bad("--plan", e.to_string()))
-}
-
-/// The same as values.
-///
-/// # Errors
-/// The first flag that makes no sense.
-pub fn objects(args: &K8sArgs, env_key: Option<String>) -> Result<Vec<Value>, ConfigError> {
+pub fn render(args: &K8sArgs, env_key: Option<String>) -> Result<Rendered, ConfigError> {
     let plan = PlanFile::new(&args.sweep, env_key)?;
     let mut settings = Settings::from_args(args, RENDERED)?;
     if settings.api_key.is_none() && !plan.config.target.api_key.is_empty() {
         settings.api_key = Some((settings.named("api-key"), "api-key".to_owned()));
     }
     check(&plan, args)?;
-    Ok(manifests::objects(&settings, &plan))
+    let objects = manifests::objects(&settings, &plan);
+    let text = manifests::yaml(&objects).map_err(|e| bad("--plan", e.to_string()))?;
+    let yaml = beforehand::comment(&settings) + &text;
+    let (commands, words) = (beforehand::commands(&settings), beforehand::word_of_image(&settings));
+    Ok(Rendered { objects, yaml, commands, words })
 }
 
-/// The highest level fits on so many agents.
+/// Objects, and what a person who applies them has to know.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    /// The objects.
+    pub objects: Vec<Value>,
+    /// As text.
+    pub yaml: String,
+    /// What has to be done beforehand.
+    pub commands: Vec<String>,
+    /// What may be wrong.
+    pub words: Option<String>,
+}
+
+/// The highest level fits on so many agents, all levels into the life of a pod, and the server is none of them.
 fn check(plan: &PlanFile, args: &K8sArgs) -> Result<(), ConfigError> {
+    if !args.fleet.fits(args.agents) {
+        return Err(bad("--max-agents", "fewer than --agents"));
+    }
+    check_url(&plan.config.plan.base_url)?;
+    check_deadline(&plan.config.plan, args.deadline.0)?;
     let mut config = plan.config.clone();
     (config.plan.agents, config.plan.probes) = (args.agents, args.probes);
     config.check_agents()
+}
+
+/// In a pod loopback is that pod.
+fn check_url(base_url: &str) -> Result<(), ConfigError> {
+    let authority = manifests::authority(base_url);
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let route = Route::new(if has_port { authority.to_owned() } else { format!("{authority}:80") });
+    let nowhere = route.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    if nowhere || route.is_loopback() || route.host().ends_with(".localhost") {
+        let why = format!("{base_url} would be each agent's own pod");
+        return Err(bad("--url", format!("{why}: name the server's Service, such as http://vllm:8000")));
+    }
+    Ok(())
+}
+
+/// Levels of a number of requests last as long as the server makes them, and only their warm-up is known.
+fn check_deadline(plan: &Plan, deadline_ns: i64) -> Result<(), ConfigError> {
+    let level = |load| plan.warmup_of(load).saturating_add(plan.duration_ns.unwrap_or(0));
+    let least_ns = plan.levels().into_iter().map(level).fold(0, i64::saturating_add);
+    if deadline_ns > least_ns {
+        return Ok(());
+    }
+    let least_s = least_ns.unsigned_abs().div_ceil(1_000_000_000);
+    let why = format!("the levels alone take {least_s}s, and pods would be ended before that");
+    Err(bad(
+        "--deadline",
+        format!("{why}: give more than {least_s}s, with room for --wait and --serve-results"),
+    ))
 }
 
 /// A run by the user's own kubectl, not begun yet. A key that is in the environment or a file here goes to the cluster as

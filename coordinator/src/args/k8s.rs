@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::fleet::FleetRuleArgs;
 use super::{Span, SweepArgs};
 
 /// `tailcliff k8s`.
@@ -30,6 +31,9 @@ pub struct K8sArgs {
     /// How long the coordinator waits for them, from its own start.
     #[arg(long, value_name = "TIME", default_value = "5m")]
     pub wait: Span,
+    /// Of agents that come late or are lost.
+    #[command(flatten)]
+    pub fleet: FleetRuleArgs,
     /// Image that holds the three binaries; deploy/image says how to build it.
     #[arg(long, value_name = "IMAGE", default_value = concat!("tailcliff:", env!("CARGO_PKG_VERSION")))]
     pub image: String,

@@ -10,23 +10,36 @@ use super::{
 use crate::args::k8s::{K8sCommand, K8sRunArgs};
 use crate::config::ConfigError;
 use crate::k8s::drive::{Cluster, ClusterError};
-use crate::k8s::{self};
+use crate::k8s::{self, Rendered};
 
 pub(super) async fn main(command: K8sCommand) -> i32 {
     let env_key = std::env::var("OPENAI_API_KEY").ok();
     match command {
         K8sCommand::Render(args) => match k8s::render(&args, env_key) {
-            Ok(yaml) => {
-                print(yaml.trim_end());
+            Ok(rendered) => {
+                beforehand(&rendered);
+                print(rendered.yaml.trim_end());
                 EXIT_OK
             }
             Err(error) => fail(&error.to_string(), EXIT_USAGE),
         },
         K8sCommand::Run(args) => match cluster(&args, env_key) {
-            Ok(cluster) => run(&cluster).await,
+            Ok(cluster) => {
+                k8s::beforehand::word_of_image(&cluster.settings).iter().for_each(|line| tell(line));
+                run(&cluster).await
+            }
             Err(error) => fail(&error.to_string(), EXIT_USAGE),
         },
     }
+}
+
+/// On standard error: it is seen too where the objects go straight to kubectl.
+fn beforehand(rendered: &Rendered) {
+    rendered.words.iter().for_each(|line| tell(line));
+    if !rendered.commands.is_empty() {
+        tell("the pods of these objects do not start before you did, once:");
+    }
+    rendered.commands.iter().for_each(|command| tell(&format!("  {command}")));
 }
 
 fn cluster(args: &K8sRunArgs, env_key: Option<String>) -> Result<Cluster, ConfigError> {

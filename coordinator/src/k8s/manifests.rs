@@ -6,6 +6,7 @@ use tailcliff_proto::link::tls::FILE_NAMES;
 
 use super::plan_file::{DATA_DIR, PLAN_DIR, PlanFile};
 use super::settings::{Labels, Settings};
+use crate::args::fleet::FleetRuleArgs;
 
 /// Port of control, bulk and results; the clock has the next one.
 pub const PORT: u16 = 7100;
@@ -29,6 +30,8 @@ const AGENT_RETRIES: u32 = 6;
 const KEPT_S: u32 = 86_400;
 /// A node that is lost is given up after this, s, instead of the usual 300: another agent takes the place.
 const NODE_PATIENCE_S: u32 = 30;
+/// Until another pod has taken the place of one that was lost, s: its node is given up, and another pulls the image.
+const REJOIN_S: i64 = 180;
 /// Exit codes by which the coordinator says how a run went: it would say so again.
 const VERDICTS: [i32; 8] = [2, 3, 4, 5, 6, 7, 8, 130];
 
@@ -171,9 +174,14 @@ fn to_server(settings: &Settings, base_url: &str) -> Value {
         return json!({ "to": [{ "namespaceSelector": {}, "podSelector": { "matchLabels": settings.server } }] });
     }
     let usual = if base_url.starts_with("https://") { 443 } else { 80 };
-    let authority = base_url.split("://").last().unwrap_or_default().split('/').next().unwrap_or_default();
-    let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or(usual);
+    let port =
+        authority(base_url).rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or(usual);
     json!({ "ports": [{ "port": port, "protocol": "TCP" }] })
+}
+
+/// HOST or HOST:PORT of a URL.
+pub(super) fn authority(url: &str) -> &str {
+    url.split("://").last().unwrap_or_default().split('/').next().unwrap_or_default()
 }
 
 /// A drain waits: each pod of a run is needed. What is broken anyway may go.
@@ -271,6 +279,8 @@ fn coordinate(settings: &Settings, plan: &PlanFile) -> Vec<String> {
     let listen = format!("0.0.0.0:{PORT}");
     let mut args = vec!["coordinate", "--plan", "/plan/plan.yaml", "--listen", &listen];
     args.extend(["--agents", "$(AGENTS)", "--probes", "$(PROBES)", "--wait", &wait]);
+    let fleet = fleet(&settings.args.fleet);
+    args.extend(fleet.iter().map(String::as_str));
     args.extend(link(settings));
     args.extend(["--output-dir", "/runs/run", "--serve-results", &serve]);
     if settings.args.volume.is_some() {
@@ -278,6 +288,23 @@ fn coordinate(settings: &Settings, plan: &PlanFile) -> Vec<String> {
     }
     args.extend(std::iter::repeat_n("-v", plan.verbose.into()));
     args.into_iter().map(str::to_owned).collect()
+}
+
+/// Said even where nobody said it: on hosts that come back by themselves the usual wait is far shorter.
+fn fleet(fleet: &FleetRuleArgs) -> Vec<String> {
+    let rejoin_ns = fleet.rejoin_wait.map_or(REJOIN_S * 1_000_000_000, |span| span.0);
+    let mut args = vec!["--rejoin-wait".to_owned(), format!("{}ms", rejoin_ns / 1_000_000)];
+    if rejoin_ns % 1_000_000_000 == 0 {
+        args[1] = format!("{}s", rejoin_ns / 1_000_000_000);
+    }
+    for (flag, value) in [
+        ("--max-agents", fleet.max_agents.map(|n| n.to_string())),
+        ("--on-lost-agent", fleet.on_lost_agent.clone()),
+        ("--level-attempts", fleet.level_attempts.map(|n| n.to_string())),
+    ] {
+        args.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
+    }
+    args
 }
 
 fn coordinator_env(settings: &Settings) -> Vec<Value> {
@@ -298,7 +325,10 @@ fn agents_job(settings: &Settings) -> Value {
         "completionMode": "Indexed",
         "completions": agents,
         "parallelism": agents,
-        // Each place has its own count: one bad node does not end the others.
+        // Each place has its own count: one bad node does not end the others. A pod that a drain ends counts there too, and
+        // another takes its place: an agent that is told to stop exits with 143, which is no success. A podFailurePolicy
+        // that ignored drains would have to go with podReplacementPolicy Failed, and the place of a pod on a node that is
+        // gone, which never reports its end, would then stay empty.
         "backoffLimitPerIndex": AGENT_RETRIES,
         "activeDeadlineSeconds": deadline_s(settings),
         "ttlSecondsAfterFinished": KEPT_S,

@@ -8,6 +8,9 @@ use crate::config::{ConfigError, bad};
 
 /// Longest name that leaves room for `-coordinator`, an index and the suffix of a pod in a label.
 const LONGEST_RUN_ID: usize = 40;
+const KIB: f64 = 1024.0;
+/// Least memory that a container of ours starts in, bytes.
+const LEAST_MEMORY: f64 = 16.0 * KIB * KIB;
 
 /// Labels by which something is selected.
 pub type Labels = BTreeMap<String, String>;
@@ -83,6 +86,13 @@ fn quantities(args: &K8sArgs) -> Result<(), ConfigError> {
             return Err(bad(flag, format!("{quantity:?} is no quantity: try 2, 500m, 512Mi or 10Gi")));
         }
     }
+    for (flag, memory) in
+        [("--agent-memory", &args.agent_memory), ("--coordinator-memory", &args.coordinator_memory)]
+    {
+        if number(memory).is_some_and(|bytes| bytes < LEAST_MEMORY) {
+            return Err(bad(flag, format!("{memory:?} is less than 16Mi, in which nothing starts: try 1Gi")));
+        }
+    }
     if args.deadline.0 < 1_000_000_000 {
         return Err(bad("--deadline", "no pod ends within a second: try 6h"));
     }
@@ -90,10 +100,16 @@ fn quantities(args: &K8sArgs) -> Result<(), ConfigError> {
 }
 
 fn is_quantity(text: &str) -> bool {
+    number(text).is_some_and(|n| n > 0.0)
+}
+
+/// Of a quantity: cores or bytes.
+fn number(text: &str) -> Option<f64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = &text[digits.len()..];
-    let number: Option<f64> = digits.parse().ok();
-    number.is_some_and(|n| n > 0.0) && ["", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"].contains(&unit)
+    let units = ["", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"];
+    let sizes = [1.0, 1e-3, 1e3, 1e6, 1e9, 1e12, KIB, KIB * KIB, KIB * KIB * KIB, KIB * KIB * KIB * KIB];
+    let at = units.iter().position(|unit| *unit == &text[digits.len()..])?;
+    digits.parse::<f64>().ok().map(|number| number * sizes[at])
 }
 
 /// A DNS subdomain, as objects are named.

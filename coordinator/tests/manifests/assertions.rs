@@ -12,6 +12,10 @@ use tailcliff_proto::link::args::LinkArgs;
 pub(crate) const RUN: &str = "tailcliff.dev/run";
 const NEEDS: &str = "tailcliff.dev/needs";
 const PART: &str = "app.kubernetes.io/component";
+/// Exit code of an agent at SIGTERM.
+const TOLD_TO_STOP: i64 = 143;
+/// A lost node is noticed after 40 s and given up 30 s later; another pod is started then.
+const REPLACED_NS: i64 = 90_000_000_000;
 
 /// Everything that is wrong with a set of objects.
 pub(crate) fn problems(objects: &[Value]) -> Vec<String> {
@@ -81,6 +85,12 @@ fn job(job: &Value) -> Vec<String> {
         wrong.push("podFailurePolicy is for restartPolicy Never and podReplacementPolicy Failed".to_owned());
     }
     wrong.extend(list(spec, "/podFailurePolicy/rules").iter().flat_map(|rule| failure_rule(rule, spec)));
+    if indexed && list(spec, "/podFailurePolicy/rules").iter().any(ends_at_a_drain) {
+        wrong.push("a drain of one pod would end the places of others".to_owned());
+    }
+    if indexed && spec.get("podFailurePolicy").is_some() {
+        wrong.push("with a podFailurePolicy the place of a pod on a dead node would stay empty".to_owned());
+    }
     wrong
 }
 
@@ -97,6 +107,16 @@ fn failure_rule(rule: &Value, spec: &Value) -> Vec<String> {
         wrong.push(format!("exit codes {values:?} must ascend, each once, without 0"));
     }
     wrong
+}
+
+/// By the exit code of an agent that is told to stop, or by the word of whoever told it.
+fn ends_at_a_drain(rule: &Value) -> bool {
+    let ends = ["FailJob", "FailIndex"].contains(&text(rule, "/action"));
+    let codes = list(rule, "/onExitCodes/values").iter().filter_map(Value::as_i64);
+    let named = codes.into_iter().any(|code| code == TOLD_TO_STOP);
+    let by_code = named == (text(rule, "/onExitCodes/operator") == "In") && rule.get("onExitCodes").is_some();
+    let conditions = list(rule, "/onPodConditions");
+    ends && (by_code || conditions.iter().any(|c| text(c, "/type") == "DisruptionTarget"))
 }
 
 fn daemon_set(set: &Value) -> Vec<String> {
@@ -280,6 +300,9 @@ impl<'a> Set<'a> {
             .unwrap_or_default();
         if ports != [port, port + 1] {
             wrong.push(format!("it listens on {port} and the next, and its ports are {ports:?}"));
+        }
+        if args.fleet.rules.rule().rejoin_wait_ns < REPLACED_NS {
+            wrong.push("no pod takes the place of a lost one so fast".to_owned());
         }
         let dir = args.sweep.output_dir.clone().unwrap_or_default();
         let writable = list(container, "/volumeMounts")

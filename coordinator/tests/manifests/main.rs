@@ -15,6 +15,7 @@ use serde_json::Value;
 use tailcliff::args::Cli;
 use tailcliff::args::k8s::K8sCommand;
 use tailcliff::k8s;
+use tailcliff_proto::link::tls::FILE_NAMES;
 
 /// Of `deploy/kubernetes/base`.
 const BASE: &str = "--url http://vllm:8000 --model MODEL --duration 60s --warmup 10s --agents 4 \
@@ -28,7 +29,7 @@ pub(crate) fn render(flags: &str) -> Result<String, String> {
     let line = format!("tailcliff k8s render {flags}");
     let cli = Cli::try_parse_from(line.split_whitespace()).map_err(|e| e.to_string())?;
     let tailcliff::args::Command::K8s(K8sCommand::Render(args)) = cli.command else { panic!("{line}") };
-    k8s::render(&args, None).map_err(|e| e.to_string())
+    k8s::render(&args, None).map(|rendered| rendered.yaml).map_err(|e| e.to_string())
 }
 
 fn deploy() -> PathBuf {
@@ -44,6 +45,7 @@ fn every_kind_of_run_is_one_that_would_start() {
         "--url https://h/v1 --model m --agents 2 --request-rate 1,2 --duration 30s -vv",
         "--url h:1 --model m --volume 1Gi --storage-class fast --api-key-secret s/k --image-pull-secret pull",
         "--url h:1 --model m --data-claim data --tokenizer /data/tokenizer.json --run-id a-0123456789-0123456789",
+        "--url h:1 --model m --max-agents 8 --on-lost-agent keep --level-attempts 2 --rejoin-wait 100500ms",
         "--url h:1 --model m --server-label app=vllm --node-selector pool=load --agent-cpu 4 --deadline 90m",
     ] {
         let yaml = render(flags).unwrap();
@@ -91,6 +93,10 @@ fn what_no_cluster_would_take_is_refused_with_the_flag() {
         ("--namespace a_b", "--namespace"),
         ("--agent-cpu many", "--agent-cpu"),
         ("--volume 1GiB", "--volume"),
+        ("--agent-memory 10", "16Mi"),
+        ("--coordinator-memory 15Mi", "--coordinator-memory"),
+        ("--agents 3 --max-agents 2", "--max-agents"),
+        ("--concurrency 1,2 --duration 60s --warmup 5s --deadline 2m", "more than 130s"),
         ("--server-label vllm", "app=vllm"),
         ("--agents 1 --concurrency 100000 --duration 9s", "--agents"),
         ("--header X-Api-Key:hunter2", "--api-key-secret"),
@@ -100,6 +106,61 @@ fn what_no_cluster_would_take_is_refused_with_the_flag() {
     ] {
         let error = render(&format!("--url h:1 --model m {flags}")).unwrap_err();
         assert!(error.contains(says) && !error.contains("hunter"), "{flags}: {error}");
+    }
+}
+
+#[test]
+fn a_server_on_loopback_would_be_each_pod_itself() {
+    for url in
+        ["localhost:8000", "http://127.0.0.1:8000", "https://localhost/v1", "http://[::1]:8000", "0.0.0.0:1"]
+    {
+        let error = render(&format!("--url {url} --model m")).unwrap_err();
+        assert!(error.contains("--url") && error.contains("Service"), "{url}: {error}");
+    }
+}
+
+#[test]
+fn what_has_to_be_made_beforehand_stands_above_the_objects_as_commands() {
+    let yaml = render(&format!("{BASE} -n load --image-pull-secret pull")).unwrap();
+    let commands: Vec<_> = yaml.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    let needed: Vec<_> = documents(&yaml)
+        .iter()
+        .filter_map(|object| object["metadata"]["annotations"]["tailcliff.dev/needs"].as_str())
+        .flat_map(|all| all.split(',').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(needed.len(), 4);
+    for secret in needed.iter().map(|name| name.strip_prefix("secret/").unwrap()) {
+        let makes =
+            |line: &&&str| line.contains(&format!(" {secret} --")) && line.ends_with("--namespace load");
+        assert_eq!(commands.iter().filter(makes).count(), 1, "{secret} in {commands:#?}");
+    }
+    let certs = Cli::try_parse_from(commands[0].split(' ')).unwrap().command;
+    let tailcliff::args::Command::Certs(certs) = certs else { panic!("{}", commands[0]) };
+    assert_eq!(certs.host, ["tailcliff-coordinator", "127.0.0.1"]);
+    assert!(commands[1].contains(&format!("--from-file={}/coordinator ", certs.out.display())));
+    let none = render("--url h:1 --model m --allow-unauthenticated").unwrap();
+    assert!(none.starts_with("apiVersion"), "{none}");
+}
+
+/// Certificates are for their maker's eyes alone, and the user of a unit is made anew at each start.
+#[test]
+fn units_are_handed_the_certificates_of_a_node() {
+    for binary in ["tailcliff-agent", "tailcliff-gpu-probe"] {
+        let unit = deploy().join(format!("../systemd/{binary}.service"));
+        let unit = std::fs::read_to_string(unit).unwrap();
+        assert!(unit.contains("\nDynamicUser=yes\n"));
+        for file in FILE_NAMES {
+            let line = format!("\nLoadCredential={file}:/etc/tailcliff/tls/{file}\n");
+            assert!(unit.contains(&line), "{binary} lacks {line}");
+        }
+        let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/")).unwrap();
+        let words = start.replace("${TAILCLIFF_COORDINATOR}", "h:7100").replace(" $TAILCLIFF_FLAGS", "");
+        let words = words.split(' ');
+        let link = match binary {
+            "tailcliff-agent" => tailcliff_agent::config::Args::try_parse_from(words).unwrap().link,
+            _ => tailcliff_gpu_probe::config::Args::try_parse_from(words).unwrap().link,
+        };
+        assert_eq!(link.tls_dir.unwrap(), Path::new("${CREDENTIALS_DIRECTORY}"));
     }
 }
 

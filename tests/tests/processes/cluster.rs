@@ -25,7 +25,7 @@ fn rendered(url: &str) -> Vec<Value> {
     );
     let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
     let Job::K8s(K8sCommand::Render(args)) = cli.command else { panic!("{line}") };
-    tailcliff::k8s::objects(&args, None).unwrap()
+    tailcliff::k8s::render(&args, None).unwrap().objects
 }
 
 fn container<'a>(objects: &'a [Value], name: &str) -> &'a Value {
@@ -115,7 +115,8 @@ text() {
         /^---/ { within = 0 } $0 == name { within = 1 }
         on && !/^    / { on = 0 } on { sub(/^    /, ""); print } within && $0 == key { on = 1 }' "$STAGE/created.yaml"
 }
-text t-plan plan.yaml >"$STAGE/plan.yaml"
+# Names are the cluster's to resolve.
+text t-plan plan.yaml | sed 's/vllm:/127.0.0.1:/' >"$STAGE/plan.yaml"
 for end in coordinator node; do
     mkdir -p "$STAGE/of-$end"
     for file in tls.crt tls.key ca.crt; do text "t-$end-tls" "$file" >"$STAGE/of-$end/$file"; done
@@ -153,7 +154,14 @@ fn a_run_by_kubectl_brings_its_results_here() {
         "--ignore-eos",
         "--url",
     ]);
-    command.arg(scene.url()).args(["--concurrency", "4", "--num-prompts", "24", "--output-len", "10"]);
+    command.arg(scene.url().replace("127.0.0.1:", "vllm:")).args([
+        "--concurrency",
+        "4",
+        "--num-prompts",
+        "24",
+        "--output-len",
+        "10",
+    ]);
     command.arg("--kubectl").arg(kubectl).arg("--output-dir").arg(&into);
     let output = command.output().unwrap();
     let said = format!(
