@@ -152,12 +152,12 @@ fn hosts_over_ssh_and_addresses_that_make_no_sense_exit_2() {
     assert!(code == 2 && line.contains("HOST:PORT"), "{line}");
 }
 
-/// Its `ssh` is `false`, which ends as one that cannot connect does; the wait would be an hour.
+/// Its `ssh` is `false`, which ends as one that cannot connect does; the wait is long enough to tell the two apart.
 #[test]
 fn hosts_that_all_fail_are_named_and_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let fleet = ["--listen", "127.0.0.1:0", "--ssh", "h1,h2", "--ssh-dial", "h:1", "--ssh-command", "false"];
-    let args = [&["coordinate", "--url", "h:1", "--model", "m", "--wait", "1h"][..], &fleet].concat();
+    let args = [&["coordinate", "--url", "h:1", "--model", "m", "--wait", "20s"][..], &fleet].concat();
     let (code, line) = refusal(dir.path(), &args);
     assert_eq!(code, 4, "{line}");
     assert!(["h1 with exit", "h2 with exit"].iter().all(|host| line.contains(host)), "{line}");
