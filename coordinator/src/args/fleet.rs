@@ -9,6 +9,7 @@ use crate::plan::FleetRule;
 
 /// Who takes part.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Agents that come, go and are lost")]
 pub struct FleetArgs {
     /// Agents at most: those beyond --agents may join while the run goes on, and drive from the next level on [default:
     /// --agents].
