@@ -45,7 +45,7 @@ mod testserver;
 /// Why an agent ended.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct AgentError(#[from] LinkError);
+pub struct AgentError(#[from] pub LinkError);
 
 /// Serves one run: dials the coordinator, takes its orders, and returns when the run is over or `shutdown` is cancelled.
 ///

@@ -3,9 +3,14 @@
 use std::io::Write;
 
 use clap::Parser;
+use tailcliff_agent::AgentError;
 use tailcliff_agent::config::{Args, Config};
+use tailcliff_proto::link::LinkError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// Told to stop while the run went on.
+const EXIT_LEFT: i32 = 143;
 
 fn main() {
     let config = match Config::try_from(Args::parse()) {
@@ -17,7 +22,9 @@ fn main() {
     };
     if let Err(error) = serve(config) {
         tell(&format!("{error:#}"));
-        std::process::exit(1);
+        let is_left = |e: &AgentError| matches!(e, AgentError(LinkError::Left));
+        // As a shell says of whom a signal ended: who restarts us must not take it for the end of the run.
+        std::process::exit(if error.downcast_ref().is_some_and(is_left) { EXIT_LEFT } else { 1 });
     }
 }
 

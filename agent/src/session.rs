@@ -58,6 +58,8 @@ pub(crate) struct Session {
     beats: Beats,
     /// Why the run goes on without this agent, if so.
     turned_away: Option<String>,
+    /// The coordinator said that the run is over.
+    is_over: bool,
     /// Said by levels and the preflight, to be passed on.
     inbox: mpsc::Receiver<Say>,
     levels: mpsc::Sender<Say>,
@@ -88,6 +90,7 @@ impl Session {
             preflight: None,
             corpus: Intake::default(),
             turned_away: None,
+            is_over: false,
             level: None,
             beats: Beats::default(),
             inbox,
@@ -103,14 +106,17 @@ impl Session {
     pub(crate) async fn run(mut self) -> Result<(), LinkError> {
         let ended = self.serve().await;
         let left = self.outbox.unacked();
-        if left > 0 {
-            (self.config.tell)(&format!(
-                "{left} batches of measurements never reached the coordinator's disk: given up"
-            ));
-        }
         self.outbox.close();
         self.outbox.closed().await;
-        ended
+        let unshipped = LinkError::Unshipped(left);
+        match ended {
+            Ok(()) if left > 0 => Err(unshipped),
+            Err(_) if left > 0 => {
+                (self.config.tell)(&unshipped.to_string());
+                ended
+            }
+            _ => ended,
+        }
     }
 
     async fn serve(&mut self) -> Result<(), LinkError> {
@@ -121,7 +127,7 @@ impl Session {
         let mut clock_runs = false;
         permit::words(&self.config).into_iter().for_each(|line| (self.config.tell)(&line));
         loop {
-            let Some(link) = self.connect().await? else { return Ok(()) };
+            let Some(link) = self.connect().await? else { return Err(LinkError::Left) };
             if !clock_runs {
                 let route = self.config.coordinator.clock(&link.welcome);
                 pong::answer_pings(route, self.incarnation, children.clone())
@@ -130,7 +136,11 @@ impl Session {
             }
             if let Some(link) = self.converse(link).await {
                 self.leave(link).await;
-                return self.turned_away.take().map_or(Ok(()), |why| Err(LinkError::Refused(why)));
+                return match self.turned_away.take() {
+                    Some(why) => Err(LinkError::Refused(why)),
+                    None if !self.is_over => Err(LinkError::Left),
+                    None => Ok(()),
+                };
             }
             // A link that stood and carried nothing took with it what was said since the last word from its other end.
             let heard = self.heard;
@@ -207,6 +217,7 @@ impl Session {
                     let Ok(Some(message)) = message else { return None };
                     self.heard = Instant::now();
                     if let Some(Order::End(end)) = message.kind {
+                        self.is_over = true;
                         self.turned_away = end.turned_away.then_some(end.reason);
                         return Some(link);
                     }
@@ -418,6 +429,13 @@ impl Session {
     /// The lease is over: no load without a coordinator.
     fn lapse(&mut self) {
         let running = self.running.as_ref().map(|(level, _)| *level);
+        if let Some(level) = running {
+            let seconds = self.lease.as_secs_f64();
+            let text = "the load is stopped, and what was measured is kept";
+            (self.config.tell)(&format!(
+                "no word from the coordinator for {seconds:.0} s in level {level}: {text}"
+            ));
+        }
         self.given_up = running.or(self.given_up);
         self.abandon();
     }

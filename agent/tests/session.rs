@@ -341,7 +341,8 @@ async fn what_was_in_flight_at_the_runs_end_is_shipped_before_leaving() {
         }
         if by_shutdown {
             shutdown.cancel();
-            tokio::time::timeout(PATIENCE, agent).await.expect("the agent leaves").unwrap().unwrap();
+            let left = tokio::time::timeout(PATIENCE, agent).await.expect("the agent leaves").unwrap();
+            assert!(left.unwrap_err().to_string().contains("before the run was over"));
         } else {
             end(&coordinator, agent).await;
         }
@@ -451,7 +452,7 @@ async fn it_waits_for_a_coordinator_and_leaves_when_told() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!agent.is_finished(), "nobody answers, and it does not give up");
     shutdown.cancel();
-    tokio::time::timeout(PATIENCE, agent).await.unwrap().unwrap().unwrap();
+    assert!(tokio::time::timeout(PATIENCE, agent).await.unwrap().unwrap().is_err(), "the run is not over");
 }
 
 fn part(number: u32, count: u32, texts: &[&str]) -> Order {

@@ -119,9 +119,9 @@ pub struct CoordinateArgs {
     /// GPU probes to wait for [default: 0].
     #[arg(long)]
     pub probes: Option<u32>,
-    /// How long to wait for them.
-    #[arg(long, value_name = "TIME", default_value = "60s")]
-    pub wait: Span,
+    /// How long to wait for them [default: 60s].
+    #[arg(long, value_name = "TIME")]
+    pub wait: Option<Span>,
     /// What happens after the run.
     #[command(flatten)]
     pub serve: ServeArgs,

@@ -25,9 +25,8 @@ use crate::dashboard::terminal as terminal_modes;
 use crate::display::{Display, terminal_width};
 use crate::door::Door;
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
-use crate::levels::Level;
 use crate::local::{self, Embedded};
-use crate::merge::Merged;
+use crate::merge::{Merged, last_tries};
 use crate::outputs;
 use crate::redact::redacted_command;
 use crate::report::terminal;
@@ -50,7 +49,7 @@ pub const EXIT_OUTPUT: i32 = 5;
 pub const EXIT_LISTEN: i32 = 6;
 /// The run broke; what was measured is kept.
 pub const EXIT_BROKEN: i32 = 7;
-/// A level that counts has not one completed request.
+/// At some level nothing that counts was measured: not one completed request, or every try void.
 pub const EXIT_NOTHING_COMPLETED: i32 = 8;
 /// What the run measured could not be fetched from its coordinator.
 pub const EXIT_FETCH: i32 = 9;
@@ -122,6 +121,10 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
+    if resume.as_ref().is_some_and(|resume| resume.header.had_key) && config.target.api_key.is_empty() {
+        let text = "failed to resume: the run began with an API key, and none is given now: set OPENAI_API_KEY or --api-key-file";
+        return fail(text, EXIT_USAGE);
+    }
     let (by_ssh, probes_by_ssh) = args.ssh.counts();
     let agents = args.agents.unwrap_or(by_ssh.unwrap_or(1));
     let probes = args.probes.unwrap_or(probes_by_ssh);
@@ -155,11 +158,12 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     if let Some(Err(error)) = checked {
         return fail(&error.to_string(), code_of_resume(&error));
     }
+    let wait_ns = args.wait.map_or(60_000_000_000, |wait| wait.0);
     let (nodes, hosts) = match ssh::start(&args.ssh, &listen, tell) {
         Ok(nodes) => nodes,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
-    let setup = Setup { wait_ns: args.wait.0, embedded: None, command: command(), door, resume, hosts };
+    let setup = Setup { wait_ns, embedded: None, command: command(), door, resume, hosts };
     let code = drive(config, (&listen, clock_port), setup, Some((&args.link, &args.serve)), verbose).await;
     nodes.end().await;
     code
@@ -403,17 +407,21 @@ fn ended(outcome: &Outcome) -> (i32, Option<String>) {
     }
 }
 
-/// A finished plan whose server answered nothing at some level is no success to a script.
+/// A finished plan of which some level has nothing that counts is no success to a script.
 fn completed(merged: Option<&Merged>) -> (i32, Option<String>) {
     let levels = merged.map_or(&[][..], |merged| &merged.levels);
-    let failed = |level: &&Level| level.certificate.verdict != Verdict::Void && level.measured.completed == 0;
-    match levels.iter().find(failed) {
-        Some(level) => {
-            let line = format!("no request completed at {}", level.load.words());
-            (EXIT_NOTHING_COMPLETED, Some(line))
+    let line = last_tries(levels).find_map(|level| {
+        let (is_void, load) = (level.certificate.verdict == Verdict::Void, level.load.words());
+        match (is_void, level.measured.completed) {
+            (true, _) => Some(format!(
+                "nothing that counts was measured at {load}, after {} tries",
+                level.drive.attempt
+            )),
+            (false, 0) => Some(format!("no request completed at {load}")),
+            (false, _) => None,
         }
-        None => (EXIT_OK, None),
-    }
+    });
+    line.map_or((EXIT_OK, None), |line| (EXIT_NOTHING_COMPLETED, Some(line)))
 }
 
 fn code_of_error(error: &RunError) -> i32 {

@@ -395,6 +395,7 @@ fn header(config: &Config, listeners: &Listeners, setup: &Setup) -> std::io::Res
         run_id: fastrand::u64(1..),
         listen: (listeners.address()?.to_string(), listeners.clock.local_addr()?.port()),
         had_token: setup.door.token.is_some(),
+        had_key: !config.target.api_key.is_empty(),
     })
 }
 

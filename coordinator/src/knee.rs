@@ -181,8 +181,8 @@ pub fn cliff(rule: &CliffRule, rungs: &[Rung]) -> Cliff {
 }
 
 fn caveats(skipped: &[(Load, String)]) -> String {
-    let all: Vec<String> = skipped.iter().map(|(c, why)| format!("{c} skipped ({why})")).collect();
-    if all.is_empty() { String::new() } else { format!("; {}", all.join(", ")) }
+    let all: Vec<String> = skipped.iter().map(|(c, why)| format!("{c} ({why})")).collect();
+    if all.is_empty() { String::new() } else { format!("; not judged: {}", all.join(", ")) }
 }
 
 /// A duration in ns for people: three digits and a unit.

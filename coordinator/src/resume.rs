@@ -7,7 +7,7 @@ use serde_json::Value;
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1::{self, NodeKind};
 
-use crate::args::{Cli, Command, CoordinateArgs};
+use crate::args::{Cli, Command, CoordinateArgs, SweepArgs};
 use crate::door::Door;
 use crate::journal::{self, Entry, Fact, Frames, Held, Journal, JournalError, Resumed};
 use crate::load::open;
@@ -23,7 +23,7 @@ pub enum ResumeError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// There is nothing left of the plan.
-    #[error("failed to resume {dir}: its plan was carried out; `tailcliff merge` writes its outputs again")]
+    #[error("nothing to resume in {dir}: its plan was carried out")]
     Finished {
         /// The run's directory.
         dir: PathBuf,
@@ -40,8 +40,7 @@ pub enum ResumeError {
     },
     /// What is asked now is not what was asked then.
     #[error(
-        "failed to resume {dir}: {keys} differ from what the run began with; leave those flags out, and dataset and plan \
-         files as they were"
+        "failed to resume {dir}: {keys}: not as the run began; leave those flags out, and dataset and plan files as they were"
     )]
     OtherPlan {
         /// The run's directory.
@@ -162,7 +161,7 @@ impl Resume {
         let own = |fact| Entry { incarnation: 0, fact: Some(fact) };
         journal.append(own(Fact::Resumed(by)), None)?;
         for &level in &self.left {
-            let reason = "the coordinator ended during this level; it was driven again".to_owned();
+            let reason = "the coordinator ended during this level".to_owned();
             journal.append(own(Fact::Voided(v1::StopReleasing { level, reason })), None)?;
         }
         Ok(())
@@ -229,6 +228,16 @@ fn is_begun(dir: &Path) -> bool {
     true
 }
 
+/// Flags with a secret that was not stored.
+fn redacted_flags(sweep: &SweepArgs) -> Vec<String> {
+    let is_redacted = |text: &&String| text.contains(redact::REDACTED);
+    let header = |text: &String| format!("--header \"{}: …\"", text.split(':').next().unwrap_or_default());
+    let headers = sweep.header.iter().filter(is_redacted).map(header);
+    let endpoint = sweep.endpoint.iter().filter(is_redacted).map(|_| "--endpoint".to_owned());
+    let body = sweep.extra_body.iter().filter(is_redacted).map(|_| "--extra-body".to_owned());
+    headers.chain(endpoint).chain(body).collect()
+}
+
 /// These flags, with what they leave open taken from those that the run began with.
 ///
 /// # Errors
@@ -244,10 +253,10 @@ pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<Coor
     let mut sweep = now.sweep.over(then.sweep);
     sweep.plan = plan;
     sweep.output_dir = Some(dir.to_owned());
-    let texts = sweep.header.iter().chain(&sweep.endpoint).chain(&sweep.extra_body);
-    if texts.into_iter().any(|text| text.contains(redact::REDACTED)) {
-        let text = "a secret was on its command line, and is not stored: give --header, --endpoint and --extra-body again";
-        return Err(unfit(text.to_owned()));
+    let secrets = redacted_flags(&sweep);
+    if !secrets.is_empty() {
+        let flags = secrets.join(", ");
+        return Err(unfit(format!("secrets on its command line are not stored: give {flags} again")));
     }
     let listen = now.listen.or_else(|| Some(header.listen.0.clone()).filter(|listen| !listen.is_empty()));
     Ok(CoordinateArgs {
@@ -255,7 +264,7 @@ pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<Coor
         listen: listen.or(then.listen),
         agents: now.agents.or(then.agents),
         probes: now.probes.or(then.probes),
-        wait: now.wait,
+        wait: now.wait.or(then.wait),
         fleet: now.fleet.over(then.fleet),
         ssh: if now.ssh.is_empty() { then.ssh } else { now.ssh },
         serve: now.serve.over(&then.serve),

@@ -75,6 +75,9 @@ pub struct RunHeader {
     /// Nodes had to show a token.
     #[serde(default)]
     pub had_token: bool,
+    /// Requests had an API key.
+    #[serde(default)]
+    pub had_key: bool,
 }
 
 /// One node process and all it sent.

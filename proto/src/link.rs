@@ -144,6 +144,12 @@ pub enum LinkError {
     /// We were told to stop while dialling.
     #[error("stopped before the coordinator answered")]
     Stopped,
+    /// We were told to stop while the run went on.
+    #[error("stopped before the run was over")]
+    Left,
+    /// The run ended, and not everything that was measured had come through.
+    #[error("{0} batches of measurements never reached the coordinator's disk: given up")]
+    Unshipped(u64),
     /// The coordinator speaks another protocol, or refuses for another reason.
     #[error("refused by the coordinator: {0}")]
     Refused(String),

@@ -9,6 +9,7 @@ use crate::plan::FleetRule;
 
 /// What holds for a fleet wherever it is.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Agents that come, go and are lost")]
 pub struct FleetRuleArgs {
     /// Agents at most: those beyond --agents may join while the run goes on, and drive from the next level on [default:
     /// --agents].
@@ -29,6 +30,7 @@ pub struct FleetRuleArgs {
 
 /// Who takes part in a run of `tailcliff coordinate`.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Agents that come, go and are lost")]
 pub struct FleetArgs {
     /// Of agents that come late or are lost.
     #[command(flatten)]

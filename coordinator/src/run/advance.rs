@@ -123,7 +123,7 @@ impl Run {
         }
         let idle = self.agents().len() - shares.len();
         if idle > 0 {
-            out.push(Command::Say(format!("level {load}: {idle} agents have no share and stay idle")));
+            out.push(Command::Say(format!("at {}, {idle} agents have no share and stay idle", load.words())));
         }
         let pings = self.members.iter().map(|(&of, m)| (of, m.pings)).collect();
         self.enter(now, Phase::Arm(Level::new(drive, shares, pings)));
@@ -265,6 +265,11 @@ impl Run {
         }
         let Phase::Settle(level) = &self.phase else { return false };
         let (drive, again) = (level.drive, level.again);
+        if level.is_void && !again && self.cut_short.is_none() {
+            let tries = drive.attempt;
+            out.push(Command::Say(format!("level {} is given up after {tries} tries", drive.rung + 1)));
+        }
+        let Phase::Settle(level) = &self.phase else { return false };
         let is_cut = level.is_void && self.cut_short.is_some();
         let passed = !again && !is_cut;
         out.push(Command::LevelSettled { level: drive.level, passed });

@@ -83,6 +83,16 @@ impl Tls {
     /// As [`Tls::load`].
     pub fn load_dir(dir: &Path) -> Result<Self, TlsError> {
         let [cert, key, ca] = FILE_NAMES.map(|name| dir.join(name));
+        if !cert.exists() {
+            let inside = dir.join("node").join(FILE_NAMES[0]);
+            let hint = match inside.exists() {
+                true => {
+                    "it is what `tailcliff certs` made for both ends: give its folder coordinator or node"
+                }
+                false => "make certificates with `tailcliff certs`",
+            };
+            return Err(TlsError::Read { path: cert, reason: format!("no such file; {hint}") });
+        }
         Self::load(&cert, &key, &ca)
     }
 

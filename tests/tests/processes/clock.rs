@@ -287,7 +287,8 @@ fn no_breaks(domains: &Domains, pods: &[(Incarnation, &Node)]) {
 }
 
 fn named<'a>(data: &'a RunData, name: &str) -> Vec<(Incarnation, &'a Node)> {
-    let nodes = data.nodes.iter().filter(|(_, node)| node.hello.name == name);
+    // Those that came later under the same name have a number after it.
+    let nodes = data.nodes.iter().filter(|(_, node)| node.hello.name.starts_with(name));
     nodes.map(|(&of, node)| (of, node)).collect()
 }
 

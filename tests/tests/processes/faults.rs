@@ -15,8 +15,7 @@ use crate::scene::{Scene, binary};
 /// Short requests and many of them: what one agent measures in a few seconds is more than the least outbox holds.
 const SERVER: [&str; 6] = ["--timing", "paced", "--paced-ttft-ms", "15", "--paced-itl-ms", "5"];
 /// A level of it, that waits for an agent to come back.
-const LEVEL: [&str; 8] =
-    ["--concurrency", "12", "--duration", "7s", "--output-len", "2", "--rejoin-wait", "40s"];
+const LEVEL: [&str; 6] = ["--duration", "7s", "--output-len", "2", "--rejoin-wait", "40s"];
 
 /// A run whose agent "far" has a forwarder before the coordinator, and little memory.
 struct Far {
@@ -27,17 +26,18 @@ struct Far {
 impl Far {
     /// With another agent, "near".
     fn and_near(spool: &Path) -> Self {
-        Self::start(std::process::Command::new(binary()), spool, &["near"])
+        Self::start(std::process::Command::new(binary()), "12", spool, &["near"])
     }
 
+    /// With streams enough that even a busy machine fills its memory within a lease.
     fn alone(far: std::process::Command, spool: &Path) -> Self {
-        Self::start(far, spool, &[])
+        Self::start(far, "36", spool, &[])
     }
 
-    fn start(far: std::process::Command, spool: &Path, others: &[&str]) -> Self {
+    fn start(far: std::process::Command, streams: &str, spool: &Path, others: &[&str]) -> Self {
         let mut scene = Scene::new(&SERVER);
         let agents = (1 + others.len()).to_string();
-        scene.coordinate(&[&LEVEL[..], &["--agents", &agents]].concat());
+        scene.coordinate(&[&LEVEL[..], &["--concurrency", streams, "--agents", &agents]].concat());
         let to = scene.address().parse().unwrap();
         let (up, down) = (Way::default(), Way::default());
         let forwarder = Forwarder::start([127, 0, 0, 2].into(), to, up, down).unwrap();

@@ -17,7 +17,7 @@ fn shares(scene: &Scene) -> Vec<usize> {
     scene.stored().levels.iter().map(|log| log.shares.len()).collect()
 }
 
-const TWO: [&str; 8] = ["--concurrency", "4,5", "--duration", "6s", "--output-len", "10", "--agents", "2"];
+const TWO: [&str; 8] = ["--concurrency", "4,5", "--duration", "8s", "--output-len", "10", "--agents", "2"];
 
 #[test]
 fn a_level_that_loses_an_agent_is_driven_again_by_the_other() {
@@ -92,14 +92,14 @@ fn of_two_agents_with_one_index_the_second_is_refused_in_words() {
 #[test]
 fn an_agent_that_leaves_is_not_waited_for_and_a_late_one_takes_part() {
     let mut scene = Scene::new(&PACED);
-    let args = ["--concurrency", "4,5,6", "--duration", "4s", "--output-len", "10", "--agents", "2"];
+    let args = ["--concurrency", "4,5,6", "--duration", "8s", "--output-len", "10", "--agents", "2"];
     scene.coordinate(&[&args[..], &["--max-agents", "3", "--rejoin-wait", "0s"]].concat());
     scene.agent("stays");
     scene.agent("leaves");
-    scene.under_way(100);
+    scene.under_way(60);
     scene.agent("late");
     scene.coordinator().announced("agent late").unwrap();
-    scene.nodes[1].end().unwrap();
+    assert!(scene.nodes[1].end().is_err(), "the run is not over: whoever restarts it must not think so");
     scene.coordinator().announced("leaves leaves").unwrap();
     assert_eq!(scene.wait(), 0);
     scene.end_server();
@@ -135,7 +135,8 @@ fn a_run_whose_coordinator_was_killed_goes_on_with_the_level_that_was_under_way(
     assert_eq!(tries(&summary), [(2, 1, true), (4, 1, false), (4, 2, true), (6, 1, true)]);
     assert_eq!(scene.accounts().differences(), [""; 0], "the agents kept what the dead one had not");
     for (ours, theirs) in throughputs(&summary).iter().zip(throughputs(&whole.summary())) {
-        assert!((0.8..1.25).contains(&(ours / theirs)), "{ours} against {theirs} requests per second");
+        println!("{ours:.1} requests per second, and {theirs:.1} in a run that was not interrupted");
+        assert!((0.6..1.6).contains(&(ours / theirs)), "{ours} against {theirs} requests per second");
     }
     assert!(summary["warnings"].to_string().contains("taken over"), "{}", summary["warnings"]);
 }
@@ -164,7 +165,7 @@ fn an_interrupted_run_goes_on_and_another_plan_is_refused() {
     let dir = scene.run_dir();
     let other = ["coordinate", "--resume", dir.to_str().unwrap(), "--output-len", "11"];
     let (code, said) = scene.tailcliff(&other);
-    assert!(code == 2 && said.contains("output-len differ"), "{code}: {said}");
+    assert!(code == 2 && said.contains("output-len: not as the run began"), "{code}: {said}");
     scene.resume(&["--wait", "20s"]);
     scene.agent("a");
     assert_eq!(scene.wait(), 0);
@@ -185,4 +186,17 @@ fn a_coordinator_killed_before_its_outputs_were_written_has_them_written_by_the_
     let (code, said) = scene.tailcliff(&again);
     assert_eq!(code, 0, "{said}");
     assert_eq!(levels(&scene.summary()).len(), 1);
+}
+
+#[test]
+fn a_level_whose_every_try_was_void_is_no_success() {
+    let mut scene = Scene::new(&PACED);
+    scene.coordinate(&[&TWO[..], &["--rejoin-wait", "0s", "--level-attempts", "1"]].concat());
+    scene.agent("stays");
+    scene.agent("dies");
+    scene.under_way(100);
+    scene.nodes[1].kill();
+    scene.coordinator().announced("level 1 is given up").unwrap();
+    assert_eq!(scene.wait(), 8);
+    assert_eq!(tries(&scene.summary()), [(4, 1, false), (5, 1, true)]);
 }

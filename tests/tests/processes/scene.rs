@@ -162,6 +162,8 @@ impl Scene {
     pub(crate) fn agent_at(&mut self, command: Command, address: &str, name: &str, more: &[&str]) {
         let mut args = vec!["--coordinator", address, "--name", name, "--shards", "1"];
         args.extend(more);
+        // A network of its own has nobody else on it.
+        args.extend(self.network.as_ref().map(|_| "--allow-unauthenticated"));
         let tls = self.tls("node");
         args.extend(tls.iter().map(String::as_str));
         self.nodes.push(Role::start_with(command, "agent", &args).unwrap());
@@ -177,6 +179,7 @@ impl Scene {
         let nvml = nvml_sim::library_path().unwrap();
         let mut args =
             vec!["--coordinator", &self.address, "--name", "probe", "--nvml-path", nvml.to_str().unwrap()];
+        args.extend(self.network.as_ref().map(|_| "--allow-unauthenticated"));
         let tls = self.tls("node");
         args.extend(tls.iter().map(String::as_str));
         self.nodes.push(Role::start_with(self.command(), "gpu-probe", &args).unwrap());
