@@ -7,39 +7,40 @@ use clap::Args;
 use super::Span;
 use crate::plan::FleetRule;
 
+/// On each flag: one of a struct would go on to the flags after it.
+const HEADING: &str = "Agents that come, go and are lost";
+
 /// What holds for a fleet wherever it is.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Agents that come, go and are lost")]
 pub struct FleetRuleArgs {
     /// Agents at most: those beyond --agents may join while the run goes on, and drive from the next level on [default:
     /// --agents].
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = HEADING, value_name = "N")]
     pub max_agents: Option<u32>,
     /// When an agent is lost in a level: rerun drives the level again over those who are there, keep goes on with the rest
     /// and marks the level [default: rerun].
-    #[arg(long, value_name = "WHAT", value_parser = ["rerun", "keep"])]
+    #[arg(long, help_heading = HEADING, value_name = "WHAT", value_parser = ["rerun", "keep"])]
     pub on_lost_agent: Option<String>,
     /// Times that a level is tried [default: 3].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, help_heading = HEADING, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub level_attempts: Option<u32>,
     /// How long another agent is waited for in place of one that was lost [default: 15s; on Kubernetes
     /// 180s, in which a pod is replaced].
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, help_heading = HEADING, value_name = "TIME")]
     pub rejoin_wait: Option<Span>,
 }
 
 /// Who takes part in a run of `tailcliff coordinate`.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Agents that come, go and are lost")]
 pub struct FleetArgs {
     /// Of agents that come late or are lost.
     #[command(flatten)]
     pub rules: FleetRuleArgs,
     /// Go on with the run in this directory, whose coordinator ended: with its flags, at its address.
-    #[arg(long, value_name = "RUN_DIR")]
+    #[arg(long, help_heading = HEADING, value_name = "RUN_DIR")]
     pub resume: Option<PathBuf>,
     /// Go on with the run in --output-dir if there is one, begin one if not: for a supervisor that starts us again.
-    #[arg(long, requires = "output_dir")]
+    #[arg(long, help_heading = HEADING, requires = "output_dir")]
     pub resume_if_present: bool,
 }
 
