@@ -148,8 +148,10 @@ fn ctrl_c_drains_writes_and_says_so() {
 #[test]
 fn a_server_that_dies_leaves_failed_requests_and_a_finished_run() {
     let mut scene = Scene::new(&PACED);
-    let args = ["--concurrency", "4", "--duration", "4s", "--output-len", "10", "--request-timeout", "2s"];
-    scene.coordinate(&[&args[..], &["--agents", "1"]].concat());
+    let args = ["--concurrency", "4", "--duration", "4s", "--output-len", "20", "--request-timeout", "2s"];
+    // Streams out of step: there is no moment at which all of them are between two requests.
+    let apart = ["--warmup", "700ms", "--ramp", "700ms", "--agents", "1"];
+    scene.coordinate(&[&args[..], &apart].concat());
     scene.agent("a");
     scene.under_way(20);
     scene.end_server();
