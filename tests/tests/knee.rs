@@ -102,7 +102,19 @@ fn within_one_rung_through_the_whole_system_in_real_time() {
     }
 }
 
+/// Sweeps until the levels count: on a machine too busy for the client they do not, and say so.
 fn found_knee(server: &[&str]) -> Option<u64> {
+    let mut knee = serde_json::Value::Null;
+    for _ in 0..4 {
+        knee = swept_knee(server);
+        if knee["steps"].as_array().unwrap().len() >= 3 {
+            return knee["concurrency"].as_u64();
+        }
+    }
+    panic!("of a sweep whose levels do not count, none found would say nothing: {knee}");
+}
+
+fn swept_knee(server: &[&str]) -> serde_json::Value {
     let binary = Path::new(env!("CARGO_BIN_EXE_demo"));
     let dir = tempfile::tempdir().unwrap();
     let sim = Role::start(binary, "model-sim", &[&["--listen", "127.0.0.1:0"], server].concat()).unwrap();
@@ -129,10 +141,7 @@ fn found_knee(server: &[&str]) -> Option<u64> {
         out.to_str().unwrap(),
     ];
     assert!(Role::start(binary, "tailcliff", &args).unwrap().wait().unwrap().success());
-    let summary: serde_json::Value =
+    let mut summary: serde_json::Value =
         serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
-    let knee = &summary["knee"];
-    // Of a sweep whose levels do not count, none found would say nothing.
-    assert!(knee["steps"].as_array().unwrap().len() >= 3, "{knee}");
-    knee["concurrency"].as_u64()
+    summary["knee"].take()
 }
