@@ -165,7 +165,7 @@ fn the_summary_says_null_for_what_is_unknown() {
     );
     assert_eq!(level(0)["throughput_window"], "duration");
     assert_eq!(summary["percentile_precision"], "3 significant digits");
-    assert!(summary["knee"]["words"].as_str().unwrap().contains("2 skipped"));
+    assert!(summary["knee"]["words"].as_str().unwrap().contains("not judged: 2"));
     let rows = csv(&read(&dir, "levels.csv"));
     assert_eq!(column(&rows, "p95_e2el_ms")[1], "");
     let cell = column(&rows, "p95_e2el_ms_ci_hi")[0].parse::<f64>().unwrap();
