@@ -168,17 +168,24 @@ mod tests {
     fn flags_override_the_defaults_and_absurd_ones_are_refused() {
         let parse =
             |line: &str| Args::try_parse_from(line.split(' ')).map(|args| Config::try_from(args).unwrap());
-        let config = parse("agent --coordinator h:1 --name a --shards 3 --outbox-mib 2").unwrap();
-        assert_eq!((config.coordinator.address(), config.name.as_str()), ("h:1", "a"));
+        let config = parse("agent --coordinator localhost:1 --name a --shards 3 --outbox-mib 2").unwrap();
+        assert_eq!((config.coordinator.address(), config.name.as_str()), ("localhost:1", "a"));
         assert_eq!((config.shards, config.outbox_bytes, config.index), (3, 2 << 20, None));
-        let spool = parse("agent --coordinator h:1 --spool-dir /s --spool-mib 3").unwrap().spool.unwrap();
+        let spool =
+            parse("agent --coordinator localhost:1 --spool-dir /s --spool-mib 3").unwrap().spool.unwrap();
         assert_eq!((spool.dir, spool.bytes), (PathBuf::from("/s"), 3 << 20));
-        assert!(parse("agent --coordinator h:1 --spool-dir /s --spool-mib 0").unwrap().spool.is_none());
-        assert_eq!(parse("agent --coordinator h:1").unwrap().spool.unwrap().bytes, 1 << 30);
-        let config = parse("agent --coordinator h:1 --index 3").unwrap();
+        assert!(
+            parse("agent --coordinator localhost:1 --spool-dir /s --spool-mib 0").unwrap().spool.is_none()
+        );
+        assert_eq!(parse("agent --coordinator localhost:1").unwrap().spool.unwrap().bytes, 1 << 30);
+        let config = parse("agent --coordinator localhost:1 --index 3").unwrap();
         assert_eq!((config.name.as_str(), config.index), ("agent-3", Some(3)));
-        assert!(parse("agent --coordinator h:1").unwrap().shards >= 1);
-        for bad in ["agent", "agent --coordinator h:1 --shards 0", "agent --coordinator h:1 --shards 2000"] {
+        assert!(parse("agent --coordinator localhost:1").unwrap().shards >= 1);
+        for bad in [
+            "agent",
+            "agent --coordinator localhost:1 --shards 0",
+            "agent --coordinator localhost:1 --shards 2000",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
