@@ -19,14 +19,20 @@ fn shares(scene: &Scene) -> Vec<usize> {
 
 const TWO: [&str; 8] = ["--concurrency", "4,5", "--duration", "8s", "--output-len", "10", "--agents", "2"];
 
-#[test]
-fn a_level_that_loses_an_agent_is_driven_again_by_the_other() {
+/// Two agents, "stays" and "dies", of which the second is killed in mid-level.
+fn with_one_killed(args: &[&str]) -> Scene {
     let mut scene = Scene::new(&PACED);
-    scene.coordinate(&[&TWO[..], &["--rejoin-wait", "1s"]].concat());
+    scene.coordinate(&[&TWO[..], args].concat());
     scene.agent("stays");
     scene.agent("dies");
     scene.under_way(100);
     scene.nodes[1].kill();
+    scene
+}
+
+#[test]
+fn a_level_that_loses_an_agent_is_driven_again_by_the_other() {
+    let mut scene = with_one_killed(&["--rejoin-wait", "1s"]);
     assert_eq!(scene.wait(), 0);
     scene.end_server();
     let summary = scene.summary();
@@ -38,12 +44,7 @@ fn a_level_that_loses_an_agent_is_driven_again_by_the_other() {
 
 #[test]
 fn by_rule_the_rest_of_a_level_is_kept_and_marked() {
-    let mut scene = Scene::new(&PACED);
-    scene.coordinate(&[&TWO[..], &["--rejoin-wait", "0s", "--on-lost-agent", "keep"]].concat());
-    scene.agent("stays");
-    scene.agent("dies");
-    scene.under_way(100);
-    scene.nodes[1].kill();
+    let mut scene = with_one_killed(&["--rejoin-wait", "0s", "--on-lost-agent", "keep"]);
     assert_eq!(scene.wait(), 0);
     scene.end_server();
     let summary = scene.summary();
@@ -136,7 +137,7 @@ fn a_run_whose_coordinator_was_killed_goes_on_with_the_level_that_was_under_way(
     assert_eq!(scene.accounts().differences(), [""; 0], "the agents kept what the dead one had not");
     for (ours, theirs) in throughputs(&summary).iter().zip(throughputs(&whole.summary())) {
         println!("{ours:.1} requests per second, and {theirs:.1} in a run that was not interrupted");
-        assert!((0.6..1.6).contains(&(ours / theirs)), "{ours} against {theirs} requests per second");
+        assert!((0.8..1.25).contains(&(ours / theirs)), "{ours} against {theirs} requests per second");
     }
     assert!(summary["warnings"].to_string().contains("taken over"), "{}", summary["warnings"]);
 }
@@ -190,12 +191,7 @@ fn a_coordinator_killed_before_its_outputs_were_written_has_them_written_by_the_
 
 #[test]
 fn a_level_whose_every_try_was_void_is_no_success() {
-    let mut scene = Scene::new(&PACED);
-    scene.coordinate(&[&TWO[..], &["--rejoin-wait", "0s", "--level-attempts", "1"]].concat());
-    scene.agent("stays");
-    scene.agent("dies");
-    scene.under_way(100);
-    scene.nodes[1].kill();
+    let mut scene = with_one_killed(&["--rejoin-wait", "0s", "--level-attempts", "1"]);
     scene.coordinator().announced("level 1 is given up").unwrap();
     assert_eq!(scene.wait(), 8);
     assert_eq!(tries(&scene.summary()), [(4, 1, false), (5, 1, true)]);
