@@ -232,6 +232,7 @@ impl Run {
             workload: Some(self.workload_of(drive)),
             load: Some(*share),
             trace: self.plan.trace,
+            controls: None,
         };
         Command::Send(of, Order::Arm(order))
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod config;
 pub mod nvml;
+pub mod record;
 mod sampler;
 mod session;
 pub mod source;

@@ -1,5 +1,5 @@
 //! The sampling thread: reads on absolute deadlines, skips ticks that it missed instead of bunching them, and hands
-//! batches to the outbox.
+//! batches to a sink: the outbox, or memory.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use std::time::Duration;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use tailcliff_proto::clock::HostClock;
-use tailcliff_proto::outbox::Outbox;
 use tailcliff_proto::v1;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +30,9 @@ pub(crate) struct Switch {
     pub(crate) dropped_samples: AtomicU64,
 }
 
+/// Where batches of samples go; what it has no room for comes back.
+pub(crate) type Sink = Box<dyn FnMut(v1::Batch) -> Result<(), Box<v1::Batch>> + Send>;
+
 /// Starts the thread; it ends with `shutdown`, after handing on what it has.
 ///
 /// # Errors
@@ -38,7 +40,7 @@ pub(crate) struct Switch {
 pub(crate) fn spawn(
     source: Box<dyn GpuSource>,
     interval: Duration,
-    outbox: Outbox,
+    sink: Sink,
     switch: Arc<Switch>,
     troubles: mpsc::Sender<String>,
     shutdown: CancellationToken,
@@ -46,7 +48,7 @@ pub(crate) fn spawn(
     let interval_ns = i64::try_from(interval.as_nanos()).unwrap_or(HAND_ON_NS).max(1_000_000);
     let thread = std::thread::Builder::new().name("gpu-sampler".to_owned());
     thread.spawn(move || {
-        let mut sampler = Sampler { source, outbox, switch, samples: Vec::new(), handed_on: HostClock.now() };
+        let mut sampler = Sampler { source, sink, switch, samples: Vec::new(), handed_on: HostClock.now() };
         let mut due = HostClock.monotonic();
         while !shutdown.is_cancelled() {
             if sampler.switch.on.load(Relaxed) {
@@ -69,7 +71,7 @@ pub(crate) fn spawn(
 
 struct Sampler {
     source: Box<dyn GpuSource>,
-    outbox: Outbox,
+    sink: Sink,
     switch: Arc<Switch>,
     samples: Vec<v1::GpuSample>,
     handed_on: i64,
@@ -89,7 +91,7 @@ impl Sampler {
             return;
         }
         let batch = v1::Batch { gpu_samples: std::mem::take(&mut self.samples), ..Default::default() };
-        if let Err(batch) = self.outbox.push(batch) {
+        if let Err(batch) = (self.sink)(batch) {
             self.switch.dropped_samples.fetch_add(batch.gpu_samples.len() as u64, Relaxed);
         }
     }

@@ -74,10 +74,11 @@ impl Session {
         let sampler = match source {
             Ok(source) => {
                 hello.gpus = source.facts();
+                let shipped = outbox.clone();
                 let thread = sampler::spawn(
                     source,
                     config.interval,
-                    outbox.clone(),
+                    Box::new(move |batch| shipped.push(batch).map(drop)),
                     switch.clone(),
                     say,
                     sampling.clone(),
