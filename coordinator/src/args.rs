@@ -4,6 +4,7 @@ pub mod fleet;
 pub mod k8s;
 pub mod results;
 pub mod ssh;
+pub mod stalls;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,6 +16,7 @@ use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
 use self::results::{FetchArgs, ServeArgs};
 use self::ssh::SshArgs;
+use self::stalls::StallsArgs;
 use crate::axis::Rate;
 use crate::local::StubArgs;
 
@@ -56,6 +58,8 @@ pub enum Command {
         /// Directory of the run.
         run_dir: PathBuf,
     },
+    /// Judge the stalls of a stored run again, with other thresholds; the run stays as it is.
+    Stalls(StallsArgs),
 }
 
 /// `tailcliff run`.

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod offer;
+mod stalls;
 mod withhold;
 
 use std::io::Write;
@@ -72,6 +73,7 @@ pub async fn main(cli: Cli) -> i32 {
         },
         Command::Certs(args) => certs(&args),
         Command::Merge { run_dir } => merge(&run_dir),
+        Command::Stalls(args) => stalls::main(&args),
     }
 }
 

@@ -33,6 +33,7 @@ use crate::clock::{BOUND_MAX_NS, Checked};
 use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
+use crate::stall::{self, Stalls};
 use crate::stored::{LevelLog, RunData, RunEnd, RunHeader};
 use crate::trace::Trace;
 use crate::untold::untold;
@@ -77,6 +78,8 @@ pub struct Merged {
     pub untold: Vec<&'static str>,
     /// Agents' names and hosts' own ceilings, as `tailcliff calibrate` found them.
     pub calibrations: Vec<(String, v1::HostFacts)>,
+    /// Where streams paused, and why.
+    pub stalls: Stalls,
     /// Every node's clock track.
     pub timeline: Timeline,
 }
@@ -111,6 +114,7 @@ pub fn merge(data: &RunData) -> Merged {
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
         bins: Vec::new(),
+        stalls: stall::stalls(data, &timeline, &levels, stall::Rule::default()),
         levels,
         stray,
         warnings: Vec::new(),
@@ -120,6 +124,7 @@ pub fn merge(data: &RunData) -> Merged {
     };
     merged.bins = bins::bins(&merged.levels, &merged.nodes, merged.gpu_to_token);
     merged.warnings = warnings(&merged);
+    merged.warnings.extend(merged.stalls.warnings.iter().cloned());
     merged.warnings.extend(dataset::warnings(data));
     merged
 }

@@ -15,7 +15,7 @@ use crate::merge::window::Rate;
 use crate::plan::Plan;
 
 use super::text::{json_ms, json_us, number};
-use super::{clocks, trace};
+use super::{clocks, stalls, trace};
 
 /// Percentiles given of each distribution, and their keys; p50 is vLLM's "median".
 const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 99.0)];
@@ -55,6 +55,7 @@ pub fn summary(merged: &Merged) -> Value {
         "gpu_to_token": alignment(merged),
         "causality": clocks::causality(&merged.causality),
         "time_bins": merged.bins.iter().map(clocks::bin).collect::<Vec<_>>(),
+        "stalls": stalls::summary(&merged.stalls, header.started_ref_ns),
         "warnings": merged.warnings,
     })
 }

@@ -27,6 +27,7 @@ pub struct Filed {
     levels: (u32, u32),
     records: u32,
     has_samples: bool,
+    has_evidence: bool,
     /// What it stands in for, of which the node's spool kept no more than the count.
     lost: Option<v1::LostParts>,
 }
@@ -65,6 +66,7 @@ impl Filed {
             levels: records.chain(others).fold((u32::MAX, 0), span),
             records: u32::try_from(batch.records.len()).unwrap_or(u32::MAX),
             has_samples: !batch.gpu_samples.is_empty(),
+            has_evidence: has_evidence(batch),
             lost: batch.lost,
         }
     }
@@ -84,6 +86,11 @@ impl Node {
     /// Every batch that has GPU samples.
     pub fn each_batch_with_samples(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
         self.each_of(|filed| filed.has_samples).filter(|batch| !batch.gpu_samples.is_empty())
+    }
+
+    /// Every batch that says something of GPUs or of the server's host.
+    pub fn each_batch_with_evidence(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        self.each_of(|filed| filed.has_evidence).filter(|batch| has_evidence(batch))
     }
 
     fn each_of(&self, wanted: impl Fn(&Filed) -> bool) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
@@ -120,4 +127,14 @@ impl Node {
         self.batches = self.each_batch().map(Cow::into_owned).collect();
         self.filed = Vec::new();
     }
+}
+
+fn has_evidence(batch: &v1::Batch) -> bool {
+    !(batch.gpu_samples.is_empty()
+        && batch.sensors.is_empty()
+        && batch.host_samples.is_empty()
+        && batch.driver_samples.is_empty()
+        && batch.gpm_samples.is_empty()
+        && batch.probe_costs.is_empty()
+        && batch.gpu_events.is_empty())
 }
