@@ -105,6 +105,7 @@ pub(crate) fn arm(
         let gauges = Arc::new(Gauges::default());
         let work = Work {
             level: order.level,
+            shard: number,
             incarnation,
             part: part(&load, bound, &times, number, shards),
             retry: load.retry,
@@ -120,8 +121,8 @@ pub(crate) fn arm(
         };
         let (start, started) = oneshot::channel();
         let (prepared, ready) = oneshot::channel();
-        let report = shard::spawn(number as usize, work, prepared, started)
-            .map_err(|e| format!("failed to start a shard: {e}"))?;
+        let report =
+            shard::spawn(work, prepared, started).map_err(|e| format!("failed to start a shard: {e}"))?;
         armed.gauges.push(gauges);
         armed.ready.push(ready);
         armed.starts.push(start);
@@ -421,6 +422,7 @@ fn sum_up(
         dropped_token_traces: reports.iter().map(|r| r.dropped_traces).sum(),
         dropped_records: reports.iter().map(|r| r.dropped_records).sum(),
         dropped_windows: reports.iter().map(|r| r.dropped_windows).sum(),
+        dropped_loop_lags: reports.iter().map(|r| r.dropped_loop_lags).sum(),
         health: Some(health),
         given_up: String::new(),
         held: bound.map(|_| pooled(|r| &r.held.waits)),

@@ -125,6 +125,8 @@ pub struct Outside {
     pub dropped_windows: u64,
     /// Samples of what is in flight that the agent left out.
     pub dropped_in_flight: u64,
+    /// Lags of agents' event loops that were not told: the shortest ones, or those without room.
+    pub dropped_loop_lags: u64,
     /// Requests of an agent without a clock track: in the distributions, in no throughput.
     pub unaligned: u64,
     /// Completed requests of the measured phase that neither a server's count nor a proxy gave tokens for.

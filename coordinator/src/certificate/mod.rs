@@ -201,6 +201,7 @@ impl Certificate {
             (outside.dropped_records, "records dropped by agents"),
             (outside.dropped_windows, "windows of histograms dropped by agents"),
             (outside.dropped_in_flight, "in-flight samples dropped by agents"),
+            (outside.dropped_loop_lags, "lags of event loops not told by agents"),
             (outside.dropped_traces, "token traces left out"),
             (outside.bad_windows, "windows unreadable"),
             (outside.bad_traces, "token traces unreadable"),

@@ -152,6 +152,7 @@ fn merge_level(
     outside.dropped_records = told(|done| done.dropped_records);
     outside.dropped_windows = told(|done| done.dropped_windows);
     outside.dropped_in_flight = told(|done| done.dropped_in_flight);
+    outside.dropped_loop_lags = told(|done| done.dropped_loop_lags);
     // The records' own marks and the agents' sums count the same traces; a dropped record takes its mark with it.
     outside.dropped_traces = outside.dropped_traces.max(told(|done| done.dropped_token_traces));
     tally.bounds_ns.sort_unstable();

@@ -205,6 +205,7 @@ fn outside(level: &Level) -> Value {
         "dropped_records": o.dropped_records,
         "dropped_windows": o.dropped_windows,
         "dropped_in_flight_samples": o.dropped_in_flight,
+        "dropped_loop_lags": o.dropped_loop_lags,
         "unaligned_requests": o.unaligned,
         "without_tokens": o.without_tokens,
         "proxy_tokens": o.proxy_tokens,
