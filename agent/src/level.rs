@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Bodies;
+use crate::controls::Controls;
 use crate::corpus::Corpus;
 use crate::host_check;
 use crate::pacer;
@@ -81,6 +82,8 @@ pub(crate) fn arm(
     let load = Load::parse(share, order.level).map_err(|e| e.to_string())?;
     let target = order.target.as_ref().ok_or("the order has no target")?;
     let target = Arc::new(Target::parse(target).map_err(|e| e.to_string())?);
+    let controls =
+        Controls::parse(order.controls.as_ref(), &load, target.http2()).map_err(|e| e.to_string())?;
     let workload = order.workload.clone().unwrap_or_default();
     let times = times(&load, corpus.as_deref())?;
     let bodies = Arc::new(Bodies::new(&target, &workload, corpus).map_err(|e| e.to_string())?);
@@ -109,6 +112,8 @@ pub(crate) fn arm(
             incarnation,
             part: part(&load, bound, &times, number, shards),
             retry: load.retry,
+            controls,
+            block: controls.block(order.level, number, shards, &load),
             fresh_connections: load.fresh_connections,
             warmup_ns: load.warmup_ns,
             target: target.clone(),

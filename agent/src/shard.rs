@@ -26,6 +26,7 @@ use crate::body::{Bodies, Prepared};
 use crate::cancel::Cancel;
 use crate::client::{Attempt, Client};
 use crate::connection;
+use crate::controls::{Block, Controls};
 use crate::delta::Kept;
 use crate::recorder::Recorder;
 use crate::schedule::{Retry, Slot};
@@ -45,6 +46,9 @@ pub(crate) struct Work {
     pub(crate) incarnation: u64,
     pub(crate) part: Part,
     pub(crate) retry: Retry,
+    pub(crate) controls: Controls,
+    /// Of this shard's loop.
+    pub(crate) block: Option<Block>,
     pub(crate) fresh_connections: bool,
     /// Left out of what the shard says of itself, as of every figure.
     pub(crate) warmup_ns: i64,
@@ -254,6 +258,7 @@ impl Work {
             intended_raw_ns: due.intended,
             request_id: format!("{:x}-{level}-{stream}-{request}{again}", self.incarnation),
             body,
+            control_pause: self.controls.pause(stream, request),
         }
     }
 }
@@ -278,6 +283,7 @@ async fn drive(mut work: Work, first: First, start: RawNs) -> Report {
     let beats = [
         tokio::task::spawn_local(flush_each_beat(shared.clone(), watch.clone())),
         tokio::task::spawn_local(lag::watch(shared.clone(), watch.clone())),
+        tokio::task::spawn_local(stand_still(start, shared.work.block)),
         tokio::task::spawn_local(give_up_with_the_level(shared.work.cancel.clone(), shared.cancel.clone())),
     ];
     let held = match first {
@@ -371,8 +377,9 @@ impl Shared {
 
     /// The one place through which every ended try goes.
     fn took(&self, record: v1::RequestRecord) {
-        // As every figure, without the warm-up: all streams start at once there, as they never do again.
-        if record.phase() != Phase::Warmup {
+        // As every figure, without the warm-up: all streams start at once there, as they never do again; and without what
+        // waited on purpose.
+        if record.phase() != Phase::Warmup && !record.is_control() {
             self.note_own_lag(&record);
         }
         self.work.gauges.output_tokens.fetch_add(record.output_tokens.unwrap_or(0), Relaxed);
@@ -417,6 +424,14 @@ async fn flush_each_beat(shared: Rc<Shared>, watch: Rc<RefCell<Watch>>) {
         shared.recorder.borrow_mut().flush();
         shared.trace(Trace::hand_over);
     }
+}
+
+/// The control whose truth is known: nothing of this shard runs for that time.
+async fn stand_still(start: RawNs, block: Option<Block>) {
+    let Some(Block { at_ns, length }) = block else { return };
+    let ahead = start.saturating_add(at_ns).saturating_sub(HostClock.now()).max(0);
+    tokio::time::sleep(Duration::from_nanos(ahead.unsigned_abs())).await;
+    std::thread::sleep(length);
 }
 
 fn thread_cpu_ns() -> i64 {

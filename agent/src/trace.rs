@@ -93,7 +93,8 @@ impl Trace {
         }
         // A failed request has no stages to compare: it is counted.
         // A retry counts from the first try's intended send: its stages would blame us for the tries before it.
-        if record.outcome == Outcome::Completed as i32 && record.attempt == 0 {
+        // One that we paused on purpose has no stages of a server to show.
+        if record.outcome == Outcome::Completed as i32 && record.attempt == 0 && !record.is_control() {
             self.samples.push(Stamps::of(record));
             if self.samples.len() >= BATCH {
                 self.hand_over();
