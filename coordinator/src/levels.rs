@@ -190,6 +190,9 @@ pub struct Level {
     pub held: Option<Held>,
     /// Second and later tries among the requests of the measured phase.
     pub retried: u64,
+    /// Those among them that the client paused on purpose: in the counts and the throughput, as the server worked on them,
+    /// and in no latency.
+    pub control_requests: u64,
     /// Common start on the coordinator's clock, ns.
     pub start_ref_ns: i64,
     /// Requests intended in the measured phase. The phase of an unreported one is unknown; all count here.
