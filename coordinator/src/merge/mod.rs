@@ -22,6 +22,8 @@ mod tests;
 #[cfg(test)]
 mod tests_clock;
 #[cfg(test)]
+mod tests_controls;
+#[cfg(test)]
 mod tests_open;
 
 use std::collections::{BTreeMap, BTreeSet};
