@@ -192,6 +192,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_paused_on_purpose_is_counted_and_has_no_stages() {
+        let (port, inbox) = port(4);
+        let mut trace = port.open(0);
+        let record = record(Phase::Measured, Outcome::Completed);
+        trace.add(&RequestRecord { control_pause_raw_ns: Some(1), control_pause_ns: 2, ..record.clone() });
+        trace.add(&record);
+        drop(trace);
+        let batch = inbox.recv().unwrap();
+        assert_eq!((batch.counts.completed, batch.samples.len()), (2, 1));
+    }
+
+    #[test]
     fn what_finds_no_room_is_counted_and_the_totals_heal() {
         let (port, inbox) = port(1);
         let mut trace = port.open(0);
