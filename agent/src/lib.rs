@@ -10,6 +10,7 @@ pub mod cancel;
 pub mod client;
 pub mod config;
 mod connection;
+mod controls;
 pub mod corpus;
 pub mod delta;
 pub mod failure;

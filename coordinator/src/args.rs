@@ -1,5 +1,6 @@
 //! The command line as typed, and the plan file, which has the same names.
 
+pub mod control;
 pub mod fleet;
 pub mod k8s;
 pub mod results;
@@ -12,6 +13,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use self::control::ControlArgs;
 use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
 use self::results::{FetchArgs, ServeArgs};
@@ -337,6 +339,10 @@ pub struct SweepArgs {
     /// Where to write [default: runs/UTC-NAME].
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
+    /// Deliberate faults of the client.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub control: ControlArgs,
 }
 
 impl SweepArgs {
@@ -409,6 +415,7 @@ impl SweepArgs {
             metadata: list(self.metadata, file.metadata),
             name: self.name.or(file.name),
             output_dir: self.output_dir.or(file.output_dir),
+            control: self.control.over(file.control),
         }
     }
 }

@@ -138,7 +138,8 @@ fn cost(batch: &v1::Batch) -> usize {
     let windows = batch.windows.len() * size_of::<v1::Window>();
     let gauges = batch.in_flight.len() * size_of::<v1::InFlightSample>();
     let samples = batch.gpu_samples.len() * size_of::<v1::GpuSample>();
-    size_of::<v1::Batch>() + batch.encoded_len() + records + windows + gauges + samples
+    let lags = batch.loop_lags.len() * size_of::<v1::LoopLag>();
+    size_of::<v1::Batch>() + batch.encoded_len() + records + windows + gauges + samples + lags
 }
 
 impl Outbox {

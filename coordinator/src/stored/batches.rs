@@ -60,6 +60,7 @@ impl Filed {
     pub fn new(place: Place, batch: &v1::Batch) -> Self {
         let records = batch.records.iter().map(|r| r.level);
         let others = batch.windows.iter().map(|w| w.level).chain(batch.in_flight.iter().map(|s| s.level));
+        let others = others.chain(batch.loop_lags.iter().map(|l| l.level));
         let span = |(first, last): (u32, u32), level: u32| (first.min(level), last.max(level));
         Self {
             place,
