@@ -154,7 +154,7 @@ impl Script {
             }
             ["call_takes", time] => self.call_takes_ns = duration(time)?,
             ["init_error", code] => self.init_error = Some(number(code).ok_or("init_error takes a code")?),
-            ["follow", path] => self.follow = Some(Follow::new(path)),
+            ["follow", path @ ..] if !path.is_empty() => self.follow = Some(Follow::new(&path.join(" "))),
             ["origin_raw_ns", ns] => {
                 self.origin_raw_ns = Some(ns.parse().map_err(|_| "origin_raw_ns takes ns")?);
             }
