@@ -8,6 +8,7 @@ pub mod light;
 pub mod memory;
 pub mod plain_reqwest;
 pub mod roles;
+pub mod stalls;
 pub mod truth_check;
 
 mod lines;
