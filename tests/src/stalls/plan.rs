@@ -108,6 +108,8 @@ pub struct Plan {
     pub idle_ms: u64,
     /// The agents' event loops stand still for so long in the middle, ms.
     pub block_ms: Option<u64>,
+    /// The probe is killed before this injection, and another one started in its place.
+    pub probe_dies_before: Option<usize>,
 }
 
 /// Load before the first stall, ms.
@@ -135,7 +137,15 @@ impl Plan {
             output_len: rng.u32(120..=240),
             idle_ms: 2_500,
             block_ms: kinds.contains(&Kind::Block).then(|| rng.u64(300..=1_500)),
+            probe_dies_before: None,
         }
+    }
+
+    /// The same with every stall `ms` long.
+    pub fn all_of(mut self, ms: u64) -> Self {
+        self.injections.iter_mut().for_each(|injection| injection.ms = ms);
+        self.block_ms = self.block_ms.map(|_| ms);
+        self
     }
 
     /// Injections before the block, if there is one: the first half of the time.

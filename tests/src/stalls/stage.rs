@@ -130,16 +130,19 @@ impl<'a> Stage<'a> {
     }
 
     fn probe(&mut self, card: &Card) -> io::Result<()> {
-        let mut command = Command::new(self.binary);
         let follows = crate::follow_script(&self.dir.join("gpu.log"));
         let script = match card {
             Card::Follows(more) => format!("{follows}{more}\n"),
             Card::Other => "phase 1s power_w=75 util=0 mem_util=0 sm_mhz=1980 throttle=0\nonce\n".to_owned(),
             Card::None => "init_error 9\n".to_owned(),
         };
-        let file = self.dir.join("gpu.script");
-        std::fs::write(&file, script)?;
-        command.env(nvml_sim::SCRIPT_VARIABLE, file);
+        std::fs::write(self.dir.join("gpu.script"), script)?;
+        self.start_probe()
+    }
+
+    fn start_probe(&mut self) -> io::Result<()> {
+        let mut command = Command::new(self.binary);
+        command.env(nvml_sim::SCRIPT_VARIABLE, self.dir.join("gpu.script"));
         let missing = || io::Error::other("failed to find the simulated NVML that was built with this");
         let nvml = nvml_sim::library_path().ok_or_else(missing)?;
         let args = ["--coordinator", &self.coordinator_at, "--name", "probe", "--nvml-path", text(&nvml)?];
@@ -181,6 +184,10 @@ impl<'a> Stage<'a> {
         for (i, injection) in plan.injections.iter().enumerate() {
             if plan.block_ms.is_some() && i == plan.before_block() {
                 done.extend(self.pass_block(plan));
+            }
+            if plan.probe_dies_before == Some(i) {
+                self.probe = None;
+                self.start_probe()?;
             }
             self.inject(injection, plan, &mut done)?;
             std::thread::sleep(Duration::from_millis(injection.rest_ms));

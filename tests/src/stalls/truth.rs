@@ -74,6 +74,9 @@ pub struct Truth {
     pub to_ns: i64,
     /// What the server's own stamps say that it lasted, ms; of the client's and the path's own stalls little.
     pub servers_ms: f64,
+    /// How long it truly was, ms: what the server's stamps say, or from the server's last token until the path or the
+    /// client let go.
+    pub true_ms: f64,
     /// What the GPU drew meanwhile, J.
     pub energy_j: f64,
 }
@@ -108,7 +111,7 @@ impl Known {
             for (i, pair) in seen.arrivals_ns.windows(2).enumerate() {
                 let (from, to) = (pair[0].0, pair[1].0);
                 if (to - from) as f64 / 1e6 >= least_ms {
-                    all.push((id.clone(), self.truth(from, to, gap(served, i))));
+                    all.push((id.clone(), self.truth((from, to), served, Some(i))));
                 }
             }
         }
@@ -121,8 +124,7 @@ impl Known {
         let at = self.started_ref_ns + (row.t_s * 1e9) as i64;
         if row.kind == "ttft" {
             let first = seen.arrivals_ns.first()?.0;
-            let own = served.emissions.first()? - served.arrived_ns;
-            return Some(self.truth(first - (row.gap_ms * 1e6) as i64, first, own));
+            return Some(self.truth((first - (row.gap_ms * 1e6) as i64, first), served, None));
         }
         // The row's stamp lies at one end of its gap, and its length is known.
         let pairs = seen.arrivals_ns.windows(2).enumerate();
@@ -132,11 +134,13 @@ impl Known {
         };
         let (i, pair) = pairs.min_by_key(|(_, pair)| far(pair[0].0, pair[1].0))?;
         let (from, to) = (pair[0].0, pair[1].0);
-        (far(from, to) < 5_000_000).then(|| self.truth(from, to, gap(served, i)))
+        (far(from, to) < 5_000_000).then(|| self.truth((from, to), served, Some(i)))
     }
 
-    /// What a stall over [from, to] is, of which the server's own stamps show `servers_ns`.
-    fn truth(&self, from: i64, to: i64, servers_ns: i64) -> Truth {
+    /// What a stall over [from, to] is, after token `i` of its request, or before the first.
+    fn truth(&self, (from, to): (i64, i64), served: &TruthRecord, i: Option<usize>) -> Truth {
+        let first = served.emissions.first().map_or(0, |first| first - served.arrived_ns);
+        let servers_ns = i.map_or(first, |i| gap(served, i));
         let is_servers = servers_ns as f64 >= SERVERS_SHARE * (to - from) as f64;
         let fits = self.injected.iter().enumerate().filter(|(_, one)| one.kind.is_servers() == is_servers);
         let best = fits.max_by_key(|(_, one)| one.overlap(from, to));
@@ -146,7 +150,10 @@ impl Known {
             one.overlap(from, to) as f64 >= 0.5 * shorter as f64
         };
         let found = best.filter(|(_, one)| enough(one));
+        let last = i.and_then(|i| served.emissions.get(i)).copied().unwrap_or(served.arrived_ns);
+        let let_go = found.filter(|_| !is_servers).map(|(_, one)| one.to_ns - last);
         Truth {
+            true_ms: let_go.unwrap_or(servers_ns) as f64 / 1e6,
             injection: found.map(|(i, _)| i),
             kind: found.map(|(_, one)| one.kind),
             from_ns: from,
