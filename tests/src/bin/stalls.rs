@@ -72,7 +72,7 @@ fn visible(seed: u64, known: &Known) {
         let length = |truth: &e2e::stalls::Truth| (truth.to_ns - truth.from_ns) as f64 / 1e6;
         let ms: Vec<String> = mine
             .iter()
-            .map(|(_, t)| format!("{:.1} ({:.1}, {:.0} J)", length(t), t.servers_ms, t.energy_j))
+            .map(|(_, t)| format!("{:.1} (truly {:.1}, {:.0} J)", length(t), t.true_ms, t.energy_j))
             .collect();
         let asked = (one.to_ns - one.from_ns) as f64 / 1e6;
         say(&format!("seed {seed}: {} {asked:.1} ms: {}", one.kind.name(), ms.join(", ")));

@@ -119,7 +119,8 @@ impl<'a> Stage<'a> {
         let mut args = vec!["coordinate", "--listen", "127.0.0.1:0", "--url", &url, "--model", "sim"];
         args.extend(["--ignore-eos", "--input-len", "32", "--output-len", &output, "--agents", "2"]);
         args.extend(["--probes", "1", "--concurrency", &streams, "--duration", &duration]);
-        args.extend(["--drain", "8s", "--output-dir", text(&run)?]);
+        // Replies of many lengths, or all streams would end in step and a stall would meet few of them.
+        args.extend(["--random-range-ratio", "0.5", "--drain", "8s", "--output-dir", text(&run)?]);
         let block = plan.block_ms.map(|ms| format!("{ms}ms"));
         args.extend(block.iter().flat_map(|ms| ["--control-block", ms]));
         let coordinator = Role::start_heard(Command::new(self.binary), "tailcliff", &args)?;

@@ -151,7 +151,12 @@ impl Known {
         };
         let found = best.filter(|(_, one)| enough(one));
         let last = i.and_then(|i| served.emissions.get(i)).copied().unwrap_or(served.arrived_ns);
-        let let_go = found.filter(|_| !is_servers).map(|(_, one)| one.to_ns - last);
+        let late = |one: &Injected| match one.kind {
+            // Dated from the order on: what is late is the piece that came next.
+            Kind::Delay => servers_ns + one.to_ns - one.from_ns,
+            _ => one.to_ns - last,
+        };
+        let let_go = found.filter(|_| !is_servers).map(|(_, one)| late(one));
         Truth {
             true_ms: let_go.unwrap_or(servers_ns) as f64 / 1e6,
             injection: found.map(|(i, _)| i),

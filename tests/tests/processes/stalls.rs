@@ -60,8 +60,9 @@ fn a_stall_of_724_ms_has_its_length_its_energy_and_its_verdict_whatever_its_caus
             row.confidence,
             truth.energy_j
         );
-        // The worst is that of a busy machine.
-        assert!(median <= 2.0 && worst <= 40.0, "{}: {off:.1?}", kind.name());
+        // A process that may go on has to get its turn; and the worst of many is that of a busy machine.
+        let most = if kind == Kind::Stop { 15.0 } else { 2.0 };
+        assert!(median <= most && worst <= 40.0, "{}: {off:.1?}", kind.name());
         for (row, truth) in mine {
             assert_eq!(row.verdict, kind.verdict(), "{}", row.cells.join(","));
             let (low, high) = row.energy_j.expect("its energy was read");
