@@ -26,6 +26,9 @@ struct Args {
     /// Keep the runs here, each in a folder of its seed
     #[arg(long)]
     keep: Option<PathBuf>,
+    /// Play nothing: judge what was kept again
+    #[arg(long, requires = "keep")]
+    again: bool,
     /// More statements for the simulated GPU
     #[arg(long, default_value = "")]
     card: String,
@@ -52,15 +55,20 @@ fn one(binary: &Path, dir: &Path, seed: u64, args: &Args, matrix: &mut Matrix) -
     let named = |kind: &Kind| args.kinds.is_empty() || args.kinds.iter().any(|name| name == kind.name());
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(named).collect();
     let plan = Plan::random(seed, &kinds, args.times);
-    let ran = play(binary, dir, &plan, &Card::Follows(args.card.replace(';', "\n")))?;
+    let ran = match args.again {
+        true => Ran::load(dir)?,
+        false => play(binary, dir, &plan, &Card::Follows(args.card.replace(';', "\n")))?,
+    };
     let known = Known::read(&ran)?;
-    visible(seed, &known);
+    match args.again {
+        true => ran.judge_again(binary)?,
+        false => visible(seed, &known),
+    }
     match Row::read(&ran.run_dir) {
         Ok(rows) => matrix.add(&format!("seed {seed}"), &rows, &known),
         Err(error) => say(&format!("no verdicts: {error}")),
     }
-    let Ran { run_dir, .. } = &ran;
-    say(&format!("seed {seed}: {}", run_dir.display()));
+    say(&format!("seed {seed}: {}", ran.run_dir.display()));
     Ok(())
 }
 

@@ -1,10 +1,13 @@
 //! Which stalls a run has, drawn from a seed.
 
+use serde::{Deserialize, Serialize};
+
 use crate::forward::Which;
 use crate::stalls::rows::Verdict;
 
 /// What is done on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The server's engine stands still, its GPU idle.
     IdlePause,

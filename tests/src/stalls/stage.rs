@@ -21,6 +21,8 @@ use crate::stalls::truth::Injected;
 const SLOTS: usize = 16;
 /// Tokens of a prompt of the requests that make a queue.
 const QUEUE_PROMPT: &str = "one of many";
+/// All that was done on purpose, in a played folder.
+const INJECTED: &str = "injected.json";
 /// How long the load may take to begin.
 const PATIENCE_NS: i64 = 60_000_000_000;
 
@@ -61,10 +63,38 @@ pub fn play(binary: &Path, dir: &Path, plan: &Plan, card: &Card) -> io::Result<R
     stage.under_way()?;
     let mut injected = stage.inject_all(plan)?;
     stage.end()?;
-    let file = |name: &str| dir.join(name);
-    injected.extend(Injected::read_causes(&file("causes.jsonl"))?);
+    injected.extend(Injected::read_causes(&dir.join("causes.jsonl"))?);
     injected.sort_by_key(|one| one.from_ns);
-    Ok(Ran { run_dir: file("run"), truth_log: file("truth.jsonl"), gpu_log: file("gpu.log"), injected })
+    std::fs::write(dir.join(INJECTED), serde_json::to_vec(&injected)?)?;
+    Ran::load(dir)
+}
+
+impl Ran {
+    /// What was played in `dir`.
+    ///
+    /// # Errors
+    /// When nothing was.
+    pub fn load(dir: &Path) -> io::Result<Self> {
+        let file = |name: &str| dir.join(name);
+        Ok(Self {
+            run_dir: file("run"),
+            truth_log: file("truth.jsonl"),
+            gpu_log: file("gpu.log"),
+            injected: serde_json::from_slice(&std::fs::read(file(INJECTED))?)?,
+        })
+    }
+
+    /// Has its stalls judged again by this build, as `stalls.csv`.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn judge_again(&self, binary: &Path) -> io::Result<()> {
+        let csv = self.run_dir.join("stalls.csv");
+        let args = ["stalls", text(&self.run_dir)?, "--csv", text(&csv)?];
+        let status = Role::start(binary, "tailcliff", &args)?.wait()?;
+        let failed = || io::Error::other(format!("tailcliff stalls ended with {status}"));
+        status.success().then_some(()).ok_or_else(failed)
+    }
 }
 
 struct Stage<'a> {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use model_sim::{CauseRecord, TruthRecord};
+use serde::{Deserialize, Serialize};
 
 use crate::stalls::plan::Kind;
 use crate::stalls::rows::Row;
@@ -17,7 +18,7 @@ const SERVERS_SHARE: f64 = 0.7;
 const NEAR_NS: i64 = 60_000_000;
 
 /// What was done on purpose. Stamps are raw ns.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Injected {
     /// What.
     pub kind: Kind,
