@@ -51,7 +51,7 @@ pub(crate) fn init(library: Option<PathBuf>) -> Result<(), Code> {
         initialised.times += 1;
         return Ok(());
     }
-    let script = read_script(library).map_err(|why| {
+    let mut script = read_script(library).map_err(|why| {
         // The C ABI has no other way to say it.
         #[allow(clippy::print_stderr)]
         {
@@ -62,7 +62,7 @@ pub(crate) fn init(library: Option<PathBuf>) -> Result<(), Code> {
     if let Some(code) = script.init_error {
         return Err(code);
     }
-    let origin_raw_ns = script.origin_raw_ns.unwrap_or_else(raw_now);
+    let origin_raw_ns = *script.origin_raw_ns.get_or_insert_with(raw_now);
     *state = Some(Initialised { times: 1, boards: Arc::new(Boards { script, origin_raw_ns }) });
     Ok(())
 }

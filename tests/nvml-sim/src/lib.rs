@@ -12,6 +12,7 @@
 
 mod abi;
 mod board;
+mod follow;
 pub mod script;
 
 use std::path::{Path, PathBuf};

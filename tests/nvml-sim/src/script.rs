@@ -11,11 +11,14 @@
 //! | `lost 1 2s` | GPU 1 has fallen off the bus from this time on |
 //! | `call_takes 2ms` | each call sleeps so long |
 //! | `init_error 9` | `nvmlInit_v2` fails with this code (9: driver not loaded) |
+//! | `follow FILE` | power, utilisations, SM clock and throttle bits are as another process says there (see `follow.rs`) |
 //! | `origin_raw_ns 123` | `CLOCK_MONOTONIC_RAW` at which the first phase starts; the first init when unsaid |
 //!
 //! Values of a phase: `power_w`, `util`, `mem_util` (%), `sm_mhz`, `mem_mhz`, `used_mib`, `temp_c`, `throttle` (bits).
 
 use std::str::FromStr;
+
+use crate::follow::Follow;
 
 /// Played when no script is named: one GPU, a second of idling and a second of work in turn.
 pub const DEFAULT: &str = "\
@@ -97,6 +100,7 @@ pub struct Script {
     pub(crate) call_takes_ns: i64,
     pub(crate) init_error: Option<u32>,
     pub(crate) origin_raw_ns: Option<i64>,
+    pub(crate) follow: Option<Follow>,
     step_w: u32,
     phases: Vec<(i64, Levels)>,
     once: bool,
@@ -113,6 +117,7 @@ impl FromStr for Script {
             call_takes_ns: 0,
             init_error: None,
             origin_raw_ns: None,
+            follow: None,
             step_w: 0,
             phases: Vec::new(),
             once: false,
@@ -149,6 +154,7 @@ impl Script {
             }
             ["call_takes", time] => self.call_takes_ns = duration(time)?,
             ["init_error", code] => self.init_error = Some(number(code).ok_or("init_error takes a code")?),
+            ["follow", path @ ..] if !path.is_empty() => self.follow = Some(Follow::new(&path.join(" "))),
             ["origin_raw_ns", ns] => {
                 self.origin_raw_ns = Some(ns.parse().map_err(|_| "origin_raw_ns takes ns")?);
             }
@@ -191,6 +197,9 @@ impl Script {
             }
             left -= length;
         }
+        if let Some(follow) = &self.follow {
+            shown = follow.levels(self.raw(at_ns), shown);
+        }
         Levels { power_w: shown.power_w.saturating_add(gpu.saturating_mul(self.step_w)), ..shown }
     }
 
@@ -205,6 +214,10 @@ impl Script {
         u32::try_from(second / NS).unwrap_or(u32::MAX)
     }
 
+    fn raw(&self, at_ns: i64) -> i64 {
+        self.origin_raw_ns.unwrap_or(0).saturating_add(at_ns)
+    }
+
     fn period(&self) -> i64 {
         self.phases.iter().map(|(length, _)| length).sum::<i64>().max(1)
     }
@@ -217,6 +230,11 @@ impl Script {
     fn integral(&self, gpu: u32, at_ns: i64) -> i128 {
         let mw =
             |levels: Levels| 1000 * (i128::from(levels.power_w) + i128::from(gpu) * i128::from(self.step_w));
+        if let Some(follow) = &self.follow {
+            let idle_w = self.phases.first().map_or(0, |(_, levels)| levels.power_w);
+            let followed = follow.integral(self.raw(0), self.raw(at_ns), idle_w);
+            return 1000 * (followed + i128::from(at_ns) * i128::from(gpu) * i128::from(self.step_w));
+        }
         if at_ns < 0 {
             return i128::from(at_ns) * self.phases.first().map_or(0, |(_, levels)| mw(*levels));
         }

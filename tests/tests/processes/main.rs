@@ -18,6 +18,7 @@ mod scale;
 mod scene;
 mod secure;
 mod ssh;
+mod stalls;
 
 use scene::{PACED, SHORT, Scene, count, levels};
 
