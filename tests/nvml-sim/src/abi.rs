@@ -178,7 +178,7 @@ unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, to: *mut Devic
             return Err(INVALID_ARGUMENT);
         }
         let extras = &boards.script().extras;
-        pause(extras.takes_ns(Call::Handle));
+        pause(extras.takes_ns(Call::Handle, boards.now_ns()));
         match extras.error(Call::Handle, boards.now_ns()) {
             Some(code) => Err(code),
             None if boards.script().is_lost(index, boards.now_ns()) => Err(GPU_IS_LOST),
@@ -298,7 +298,7 @@ impl FieldValue {
                 return;
             }
         };
-        pause(now.script.extras.takes_ns(call));
+        pause(now.script.extras.takes_ns(call, now.at_ns));
         self.code = code(now.needs(call));
         self.value_type = value_type;
         self.value = value;

@@ -128,7 +128,7 @@ impl Boards {
         if gpu >= self.script.gpus {
             return Err(INVALID_ARGUMENT);
         }
-        pause(self.script.call_takes_ns + self.script.extras.takes_ns(call));
+        pause(self.script.call_takes_ns + self.script.extras.takes_ns(call, self.now_ns()));
         let at_ns = self.now_ns();
         if self.script.is_lost(gpu, at_ns) {
             return Err(GPU_IS_LOST);

@@ -3,7 +3,7 @@
 //! | statement | meaning |
 //! |---|---|
 //! | `error energy_field 4 [after 2s] [until 3s]` | the call answers this code (4: no permission) for that time |
-//! | `takes energy_field 20ms` | this call sleeps so long, beside what `call_takes` says |
+//! | `takes energy_field 20ms [after 2s] [until 3s]` | this call sleeps so long, beside what `call_takes` says |
 //! | `xid 0 79 2s` | GPU 0 has XID 79 at this time |
 //! | `mig 0 2` | GPU 0 is split into two MIG instances: it tells no utilisation and no GPM of its own |
 //! | `process 0 4242 1024` | process 4242 runs on GPU 0 with 1024 MiB; `process 0 4242 1024 2s 5s`: between these times |
@@ -37,7 +37,7 @@ pub(crate) struct Process {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extras {
     errors: Vec<(Call, Code, i64, i64)>,
-    takes: Vec<(Call, i64)>,
+    takes: Vec<(Call, i64, i64, i64)>,
     xids: Vec<(u32, u64, i64)>,
     mig: Vec<(u32, u32)>,
     processes: Vec<Process>,
@@ -55,7 +55,10 @@ impl Extras {
                 let (from, to) = between(when)?;
                 self.errors.push((named_call(call)?, whole(code)?, from, to));
             }
-            ["takes", call, time] => self.takes.push((named_call(call)?, duration(time)?)),
+            ["takes", call, time, when @ ..] => {
+                let (from, to) = between(when)?;
+                self.takes.push((named_call(call)?, duration(time)?, from, to));
+            }
             ["xid", gpu, xid, time] => {
                 self.xids.push((whole(gpu)?, u64::from(whole(xid)?), duration(time)?));
             }
@@ -99,9 +102,10 @@ impl Extras {
         self.errors.iter().find(holds).map(|&(_, code, _, _)| code)
     }
 
-    /// How long a call takes beside what every call does, ns.
-    pub(crate) fn takes_ns(&self, call: Call) -> i64 {
-        self.takes.iter().filter(|(of, _)| *of == call).map(|(_, ns)| ns).sum()
+    /// How long a call that is made at a time takes, beside what every call does, ns.
+    pub(crate) fn takes_ns(&self, call: Call, at_ns: i64) -> i64 {
+        let holds = |&&(of, _, from, to): &&(Call, i64, i64, i64)| of == call && (from..to).contains(&at_ns);
+        self.takes.iter().filter(holds).map(|(_, ns, ..)| ns).sum()
     }
 
     /// XIDs of a GPU in (from, to], ns.
