@@ -7,8 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tailcliff_proto::beat::Beats;
-use tailcliff_proto::link::{ControlLink, LinkError, dial_telling, join};
+use tailcliff_proto::link::{ControlLink, LinkError};
 use tailcliff_proto::outbox::Outbox;
+use tailcliff_proto::reach::reach;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
 use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
 use tokio::sync::mpsc;
@@ -20,8 +21,6 @@ use crate::nvml::NvmlSource;
 use crate::sampler::{self, Inputs, Switch};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A coordinator that took the connection answers hello in this time.
-const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
 /// At the end, how long the next ack is waited for while batches are not on the coordinator's disk.
 const LAST_ACKS: Duration = Duration::from_secs(5);
 
@@ -149,15 +148,9 @@ impl Session {
 
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
         let never = Instant::now();
-        let mut told = false;
         loop {
             let lapse = self.lapse;
-            let attempt = async {
-                let channel =
-                    dial_telling(&self.config.coordinator, &self.shutdown, self.config.tell).await?;
-                let joined = tokio::time::timeout(WELCOME_PATIENCE, join(channel, self.hello.clone())).await;
-                joined.unwrap_or_else(|_| Err(LinkError::Broken("no answer to hello".to_owned())))
-            };
+            let attempt = reach(&self.config.coordinator, &self.hello, &self.shutdown, self.config.tell);
             let link = tokio::select! {
                 link = attempt => link,
                 () = tokio::time::sleep_until(lapse.unwrap_or(never)), if lapse.is_some() => {
@@ -173,17 +166,8 @@ impl Session {
                     return Ok(Some(link));
                 }
                 Err(LinkError::Stopped) => return Ok(None),
-                Err(LinkError::Broken(_)) => {
-                    if !std::mem::replace(&mut told, true) {
-                        let address = &self.config.coordinator;
-                        let text =
-                            format!("{address} answers, but not as a coordinator would; is the port right?");
-                        (self.config.tell)(&text);
-                    }
-                }
                 Err(fatal) => return Err(fatal),
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 

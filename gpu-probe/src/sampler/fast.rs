@@ -1,44 +1,44 @@
 //! The thread that keeps to its deadlines.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use tailcliff_proto::clock::HostClock;
 
-use super::pace::{next_deadline, stride};
+use super::pace::{median, next_deadline, stride};
 use super::{Common, Part};
 use crate::nvml::quick::Quick;
 use crate::nvml::{Cards, Extent, Found};
 
-/// The share of a core is looked at over this time, ns.
-const LOOK_NS: i64 = 1_000_000_000;
+/// How long all takes is looked at each so many times.
+const LOOKED_AT: usize = 64;
 /// All is read at least this often, ns, unless the interval is longer.
 const FULL_NS: i64 = 100_000_000;
 
 /// Every how many ticks all is read, so that the thread takes no more than its share of a core.
 struct Extents {
+    interval_ns: i64,
     tick: u32,
     stride: u32,
     most: u32,
-    since_ns: i64,
-    cpu_ns: i64,
-    /// The first look has the warming up in it.
-    looked: bool,
+    /// How long all took of late.
+    took: Vec<i64>,
+    told: u32,
 }
 
 pub(super) fn run(cards: &Cards, interval_ns: i64, part: &Part, common: &Common) {
     let mut quick = Quick::new(cards);
     let mut found = Found::default();
     let mut extents = Extents::new(interval_ns);
-    let meter = &common.switch.fast;
     let mut due = HostClock.monotonic();
     while !common.ends() {
         if common.is_on() {
-            quick.read(extents.next(), &mut found);
-            extents.look(HostClock.now(), meter.cpu_ns.load(Relaxed), &mut found);
+            let (began, extent) = (HostClock.now(), extents.next());
+            quick.read(extent, &mut found);
+            if extent == Extent::Full {
+                found.troubles.extend(extents.took(HostClock.now() - began));
+            }
             common.leave(&mut found, part);
         }
         let next = next_deadline(due, HostClock.monotonic(), interval_ns);
-        meter.count(((next - due) / interval_ns - 1).unsigned_abs());
+        common.switch.fast.count(((next - due) / interval_ns - 1).unsigned_abs());
         due = next;
         common.sleep_until(due);
     }
@@ -47,7 +47,7 @@ pub(super) fn run(cards: &Cards, interval_ns: i64, part: &Part, common: &Common)
 impl Extents {
     fn new(interval_ns: i64) -> Self {
         let most = u32::try_from(FULL_NS / interval_ns).unwrap_or(1).max(1);
-        Self { tick: 0, stride: 1, most, since_ns: HostClock.now(), cpu_ns: 0, looked: false }
+        Self { interval_ns, tick: 0, stride: 1, most, took: Vec::with_capacity(LOOKED_AT), told: 1 }
     }
 
     fn next(&mut self) -> Extent {
@@ -56,22 +56,19 @@ impl Extents {
         if full { Extent::Full } else { Extent::Power }
     }
 
-    fn look(&mut self, now_ns: i64, cpu_ns: i64, found: &mut Found) {
-        if now_ns - self.since_ns < LOOK_NS {
-            return;
+    /// All was read, in so long: what a person should know of it, if it is too much.
+    fn took(&mut self, ns: i64) -> Option<String> {
+        self.took.push(ns);
+        if self.took.len() < LOOKED_AT {
+            return None;
         }
-        let share = (cpu_ns - self.cpu_ns) as f64 / (now_ns - self.since_ns) as f64;
-        (self.since_ns, self.cpu_ns) = (now_ns, cpu_ns);
-        if !std::mem::replace(&mut self.looked, true) {
-            return;
+        let usual = median(std::mem::take(&mut self.took))?;
+        self.stride = stride(usual, self.interval_ns, self.most);
+        if self.stride <= self.told {
+            return None;
         }
-        let next = stride(self.stride, share, self.most);
-        if next != std::mem::replace(&mut self.stride, next) {
-            found.troubles.push(format!(
-                "reading GPUs takes {:.1} % of a core: from here on, all but power is read every {} ticks",
-                share * 100.0,
-                self.stride
-            ));
-        }
+        self.told = self.stride;
+        let us = usual as f64 / 1e3;
+        Some(format!("reading GPUs takes {us:.0} µs: all but power is read every {} ticks", self.stride))
     }
 }
