@@ -12,7 +12,11 @@
 
 mod abi;
 mod board;
+mod evidence;
+mod evidence_abi;
+mod extras;
 mod follow;
+mod identity_abi;
 pub mod script;
 
 use std::path::{Path, PathBuf};
