@@ -13,6 +13,7 @@
 mod abi;
 mod board;
 pub mod script;
+pub mod sensor;
 
 use std::path::{Path, PathBuf};
 

@@ -11,11 +11,14 @@
 //! | `lost 1 2s` | GPU 1 has fallen off the bus from this time on |
 //! | `call_takes 2ms` | each call sleeps so long |
 //! | `init_error 9` | `nvmlInit_v2` fails with this code (9: driver not loaded) |
+//! | `sensor power_instant period=100ms window=25ms` | how this is updated and averaged (see [`crate::sensor`]) |
 //! | `origin_raw_ns 123` | `CLOCK_MONOTONIC_RAW` at which the first phase starts; the first init when unsaid |
 //!
 //! Values of a phase: `power_w`, `util`, `mem_util` (%), `sm_mhz`, `mem_mhz`, `used_mib`, `temp_c`, `throttle` (bits).
 
 use std::str::FromStr;
+
+use crate::sensor::Sensors;
 
 /// Played when no script is named: one GPU, a second of idling and a second of work in turn.
 pub const DEFAULT: &str = "\
@@ -97,6 +100,7 @@ pub struct Script {
     pub(crate) call_takes_ns: i64,
     pub(crate) init_error: Option<u32>,
     pub(crate) origin_raw_ns: Option<i64>,
+    pub(crate) sensors: Sensors,
     step_w: u32,
     phases: Vec<(i64, Levels)>,
     once: bool,
@@ -113,6 +117,7 @@ impl FromStr for Script {
             call_takes_ns: 0,
             init_error: None,
             origin_raw_ns: None,
+            sensors: Sensors::default(),
             step_w: 0,
             phases: Vec::new(),
             once: false,
@@ -149,6 +154,7 @@ impl Script {
             }
             ["call_takes", time] => self.call_takes_ns = duration(time)?,
             ["init_error", code] => self.init_error = Some(number(code).ok_or("init_error takes a code")?),
+            ["sensor", name, values @ ..] => self.sensors.take(name, values)?,
             ["origin_raw_ns", ns] => {
                 self.origin_raw_ns = Some(ns.parse().map_err(|_| "origin_raw_ns takes ns")?);
             }
@@ -201,8 +207,13 @@ impl Script {
 
     /// Mean power over the second before a time, mW: what NVML calls average.
     pub fn average_mw(&self, gpu: u32, at_ns: i64) -> u32 {
-        let second = self.integral(gpu, at_ns) - self.integral(gpu, at_ns - NS as i64);
-        u32::try_from(second / NS).unwrap_or(u32::MAX)
+        self.mean_mw(gpu, at_ns - NS as i64, at_ns)
+    }
+
+    /// Mean power over a span of time, mW.
+    pub(crate) fn mean_mw(&self, gpu: u32, from_ns: i64, to_ns: i64) -> u32 {
+        let spent = self.integral(gpu, to_ns) - self.integral(gpu, from_ns);
+        u32::try_from(spent / i128::from((to_ns - from_ns).max(1))).unwrap_or(u32::MAX)
     }
 
     fn period(&self) -> i64 {
@@ -258,7 +269,7 @@ fn number(text: &str) -> Option<u32> {
 }
 
 /// Up to a day, so that sums of phases cannot overflow.
-fn duration(text: &str) -> Result<i64, String> {
+pub(crate) fn duration(text: &str) -> Result<i64, String> {
     let units = [("us", 1e3), ("ms", 1e6), ("s", 1e9)];
     let read = units.iter().find_map(|(unit, ns)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * ns));
     read.filter(|ns| (0.0..=86_400e9).contains(ns))
