@@ -12,6 +12,7 @@ pub mod config;
 pub mod nvml;
 pub mod record;
 mod sampler;
+pub mod sensor;
 mod session;
 pub mod source;
 

@@ -14,6 +14,7 @@ use tailcliff_proto::v1;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::sensor::Watch;
 use crate::source::GpuSource;
 
 /// How long the end may have to wait, ns.
@@ -48,7 +49,8 @@ pub(crate) fn spawn(
     let interval_ns = i64::try_from(interval.as_nanos()).unwrap_or(HAND_ON_NS).max(1_000_000);
     let thread = std::thread::Builder::new().name("gpu-sampler".to_owned());
     thread.spawn(move || {
-        let mut sampler = Sampler { source, sink, switch, samples: Vec::new(), handed_on: HostClock.now() };
+        let (samples, watch) = (Vec::new(), Watch::default());
+        let mut sampler = Sampler { source, sink, switch, samples, watch, handed_on: HostClock.now() };
         let mut due = HostClock.monotonic();
         while !shutdown.is_cancelled() {
             if sampler.switch.on.load(Relaxed) {
@@ -65,7 +67,7 @@ pub(crate) fn spawn(
                 sleep_until(due.min(HostClock.monotonic() + LONGEST_SLEEP_NS));
             }
         }
-        sampler.hand_on();
+        sampler.hand_on(true);
     })
 }
 
@@ -74,6 +76,7 @@ struct Sampler {
     sink: Sink,
     switch: Arc<Switch>,
     samples: Vec<v1::GpuSample>,
+    watch: Watch,
     handed_on: i64,
 }
 
@@ -81,16 +84,17 @@ impl Sampler {
     fn tick(&mut self) {
         self.samples.extend(self.source.sample());
         if HostClock.now() - self.handed_on >= HAND_ON_NS {
-            self.hand_on();
+            self.hand_on(false);
         }
     }
 
-    fn hand_on(&mut self) {
+    fn hand_on(&mut self, last: bool) {
         self.handed_on = HostClock.now();
-        if self.samples.is_empty() {
+        let mut batch = v1::Batch { gpu_samples: std::mem::take(&mut self.samples), ..Default::default() };
+        self.watch.add_to(&mut batch, last);
+        if batch == v1::Batch::default() {
             return;
         }
-        let batch = v1::Batch { gpu_samples: std::mem::take(&mut self.samples), ..Default::default() };
         if let Err(batch) = (self.sink)(batch) {
             self.switch.dropped_samples.fetch_add(batch.gpu_samples.len() as u64, Relaxed);
         }
