@@ -16,6 +16,9 @@ const COARSEST_NS: f64 = 250e6;
 /// What has changed by less than this is not said again.
 const MATERIAL: f64 = 0.05;
 
+/// A window with a narrower bar than this share of it is not sought again: a sensor does not change.
+const SETTLED: f64 = 0.06;
+
 const POLLED: [Signal; 10] = [
     Signal::PowerInstant,
     Signal::PowerAverage,
@@ -62,6 +65,15 @@ impl Gpu {
     pub(super) fn signals(&self) -> impl Iterator<Item = Signal> {
         let gpm = (self.gpm.seen > 0).then_some(Signal::Gpm);
         self.polled.keys().chain(self.stamped.keys()).copied().chain(gpm)
+    }
+
+    /// Signals whose window is still to be found, or not well known.
+    pub(super) fn unsettled(&self) -> impl Iterator<Item = Signal> {
+        let known = |signal: &Signal| match self.windows.get(signal) {
+            Some(Found::Window(window)) => window.bar_ns < SETTLED * window.window_ns,
+            _ => false,
+        };
+        self.signals().filter(move |signal| notes::has_window(*signal) && !known(signal))
     }
 
     /// The finest account of power at hand.

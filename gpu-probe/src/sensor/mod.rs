@@ -25,6 +25,9 @@ const FIRST_REVIEW_NS: i64 = 5_000_000_000;
 const LONGEST_REVIEW_NS: i64 = 80_000_000_000;
 /// Signals that are looked at in one call, so that sampling does not wait.
 const REVIEWS_A_CALL: usize = 8;
+/// Searches of one review: the last call does them at once, at about 15 ms each.
+const MOST_SEARCHES: usize = 24;
+
 /// Watches everything that is read.
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -71,8 +74,8 @@ impl Watch {
         batch.sensors.extend(self.reports(last));
     }
 
-    /// What is known now and was not said, or was said otherwise. Does a bounded part of the work that is due; all of it, and
-    /// says everything, when this is the `last` call.
+    /// What is known now and was not said, or was said otherwise. Does a bounded part of the work that is due, a few ms at
+    /// most; all of it, and says everything, when this is the `last` call.
     pub fn reports(&mut self, last: bool) -> Vec<v1::SensorReport> {
         self.schedule(last);
         let mut said = Vec::new();
@@ -98,11 +101,15 @@ impl Watch {
         }
         self.review = Some((self.now_ns.saturating_add(step), (2 * step).min(LONGEST_REVIEW_NS)));
         (self.to_review, self.to_search) = Default::default();
+        let mut searches = Vec::new();
         for (index, gpu) in &self.gpus {
-            let signals = || gpu.signals().map(|signal| (*index, signal));
-            self.to_review.extend(signals());
-            self.to_search.extend(signals().filter(|(_, signal)| notes::has_window(*signal)));
+            self.to_review.extend(gpu.signals().map(|signal| (*index, signal)));
+            searches.extend(gpu.unsettled().map(|signal| (signal, *index)));
         }
+        // Instant power of every GPU first.
+        searches.sort_unstable();
+        self.to_search
+            .extend(searches.into_iter().take(MOST_SEARCHES).map(|(signal, index)| (index, signal)));
     }
 
     /// Goes on with the search for a window; what one finds is reviewed next.
@@ -117,7 +124,9 @@ impl Watch {
                 let found = search.step();
                 if let Some((found, gpu)) = found.zip(self.gpus.get_mut(index)) {
                     gpu.found(*signal, found);
-                    self.to_review.push_back((*index, *signal));
+                    if !self.to_review.contains(&(*index, *signal)) {
+                        self.to_review.push_back((*index, *signal));
+                    }
                     self.searching = None;
                 }
             }

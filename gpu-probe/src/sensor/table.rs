@@ -88,7 +88,8 @@ fn title(gpu: &v1::GpuFacts) -> String {
 pub fn print(recorded: &Recorded, seconds: u64, out: &mut impl Write) -> io::Result<()> {
     let mut watch = Watch::default();
     recorded.batches.iter().for_each(|batch| watch.see(batch));
-    let reports = watch.reports(true);
+    let mut reports = watch.reports(true);
+    reports.sort_by_key(|report| report.signal);
     for gpu in &recorded.gpus {
         writeln!(out, "GPU {}: sensors, watched for {seconds} s", title(gpu))?;
         writeln!(
@@ -96,7 +97,7 @@ pub fn print(recorded: &Recorded, seconds: u64, out: &mut impl Write) -> io::Res
             "{:<26} {:>22} {:>16} {:>8} {:>8} {:>8} {:<13} note",
             "signal", "period [5-95 %]", "window", "delay", "read", "updates", "found by"
         )?;
-        for report in last_of_each(&reports, gpu.index) {
+        for report in reports.iter().filter(|report| report.gpu == gpu.index) {
             writeln!(out, "{}", row(report))?;
         }
         gpu.notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))?;
@@ -105,16 +106,6 @@ pub fn print(recorded: &Recorded, seconds: u64, out: &mut impl Write) -> io::Res
         out,
         "Windows are found only while power moves, by pulses of many lengths; a read is of what is read together."
     )
-}
-
-fn last_of_each(reports: &[v1::SensorReport], gpu: u32) -> impl Iterator<Item = &v1::SensorReport> {
-    let later = move |i: usize, report: &v1::SensorReport| {
-        reports[i + 1..].iter().any(|next| (next.gpu, next.signal) == (report.gpu, report.signal))
-    };
-    let last = reports.iter().enumerate().filter(move |(i, report)| report.gpu == gpu && !later(*i, report));
-    let mut last: Vec<&v1::SensorReport> = last.map(|(_, report)| report).collect();
-    last.sort_by_key(|report| report.signal);
-    last.into_iter()
 }
 
 fn row(report: &v1::SensorReport) -> String {
