@@ -11,6 +11,7 @@ mod print;
 pub mod rates;
 pub mod record;
 mod sampler;
+pub mod sensor;
 mod session;
 
 use config::Config;

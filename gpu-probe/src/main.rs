@@ -3,12 +3,16 @@
 use std::io::Write;
 
 use clap::Parser;
-use tailcliff_gpu_probe::config::{Args, Config};
+use tailcliff_gpu_probe::config::{Args, Config, Job};
+use tailcliff_gpu_probe::sensor::table;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() {
     let args = Args::parse();
+    if let Some(Job::Sensors(args)) = args.job {
+        return ended(table::run(&args, &mut std::io::stdout()).map_err(Into::into));
+    }
     let print_seconds = args.print_seconds;
     let config = match Config::try_from(args) {
         Ok(config) => Config { tell, ..config },
@@ -17,13 +21,16 @@ fn main() {
             std::process::exit(2);
         }
     };
-    let ended = match print_seconds {
+    ended(match print_seconds {
         Some(seconds) => {
             tailcliff_gpu_probe::print(&config, seconds, &mut std::io::stdout()).map_err(Into::into)
         }
         None => serve(config),
-    };
-    if let Err(error) = ended {
+    });
+}
+
+fn ended(how: anyhow::Result<()>) {
+    if let Err(error) = how {
         tell(&format!("{error:#}"));
         std::process::exit(1);
     }

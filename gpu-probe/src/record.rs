@@ -81,6 +81,11 @@ impl Recording {
         Ok(recording)
     }
 
+    /// Why there are no GPUs; empty when there are.
+    pub fn absent(&self) -> &str {
+        &self.absent
+    }
+
     /// Ends it and gives what was recorded.
     pub fn stop(mut self) -> Recorded {
         self.end();

@@ -10,6 +10,7 @@ use tailcliff_proto::v1;
 
 use super::{Common, LONGEST_SLEEP_NS, Meter, Part, Sink, Switch, lock, thread_cpu_ns};
 use crate::nvml::{append, readings};
+use crate::sensor::Watch;
 
 /// Samples are handed on at least this often, ns.
 const HAND_ON_NS: i64 = 500_000_000;
@@ -20,7 +21,7 @@ const END_LOOKS: u32 = 200;
 const END_LOOK: Duration = Duration::from_millis(10);
 
 pub(super) fn run(sink: Sink, parts: [Part; 2], readers: Vec<JoinHandle<()>>, common: &Common) {
-    let mut hand_on = HandOn { sink, parts, costs: Costs::new() };
+    let mut hand_on = HandOn { sink, parts, watch: Watch::default(), costs: Costs::new() };
     while !common.ends() {
         common.sleep_until(HostClock.monotonic() + HAND_ON_NS);
         if !common.ends() {
@@ -51,6 +52,7 @@ fn end(readers: Vec<JoinHandle<()>>, common: &Common) {
 struct HandOn {
     sink: Sink,
     parts: [Part; 2],
+    watch: Watch,
     costs: Costs,
 }
 
@@ -76,6 +78,7 @@ impl HandOn {
         // Two threads read them.
         batch.gpu_samples.sort_by_key(|sample| sample.raw_ns);
         batch.gpu_events.sort_by_key(|event| event.raw_ns);
+        self.watch.add_to(batch, last);
         if switch.on.load(Relaxed) {
             batch.probe_costs.extend(self.costs.since(switch, last));
         }

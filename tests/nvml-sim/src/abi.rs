@@ -205,20 +205,20 @@ unsafe extern "C" fn nvmlDeviceGetUUID(device: Device, to: *mut c_char, length: 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: Device, to: *mut c_uint) -> Code {
     // SAFETY: the caller's pointer, as NVML asks.
-    unsafe { answer(device, to, Call::PowerUsage, |now| now.script.average_mw(now.gpu, now.at_ns)) }
+    unsafe { answer(device, to, Call::PowerUsage, |now| now.script.shown_average_mw(now.gpu, now.at_ns)) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(device: Device, to: *mut c_ulonglong) -> Code {
     // SAFETY: the caller's pointer, as NVML asks.
-    unsafe { answer(device, to, Call::Energy, |now| now.script.energy_mj(now.gpu, now.at_ns)) }
+    unsafe { answer(device, to, Call::Energy, |now| now.script.shown_energy_mj(now.gpu, now.at_ns)) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetUtilizationRates(device: Device, to: *mut Utilization) -> Code {
     let read = |levels: Levels| Utilization { gpu: levels.util, memory: levels.mem_util };
     // SAFETY: the caller's pointer, as NVML asks.
-    unsafe { answer(device, to, Call::Utilization, |now| read(now.levels())) }
+    unsafe { answer(device, to, Call::Utilization, |now| read(now.script.shown_util(now.gpu, now.at_ns))) }
 }
 
 #[unsafe(no_mangle)]
@@ -282,15 +282,15 @@ impl FieldValue {
     fn answer(&mut self, now: &Moment<'_>) {
         let (call, value_type, value) = match self.field {
             FIELD_POWER_INSTANT => {
-                let unsigned = now.levels().power_w.saturating_mul(1000);
+                let unsigned = now.script.shown_instant_mw(now.gpu, now.at_ns);
                 (Call::PowerInstant, VALUE_UNSIGNED_INT, Value { unsigned })
             }
             FIELD_POWER_AVERAGE => {
-                let unsigned = now.script.average_mw(now.gpu, now.at_ns);
+                let unsigned = now.script.shown_average_mw(now.gpu, now.at_ns);
                 (Call::PowerAverage, VALUE_UNSIGNED_INT, Value { unsigned })
             }
             FIELD_ENERGY => {
-                let long = now.script.energy_mj(now.gpu, now.at_ns);
+                let long = now.script.shown_energy_mj(now.gpu, now.at_ns);
                 (Call::EnergyField, VALUE_UNSIGNED_LONG_LONG, Value { long })
             }
             _ => {

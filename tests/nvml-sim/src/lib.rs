@@ -18,6 +18,7 @@ mod extras;
 mod follow;
 mod identity_abi;
 pub mod script;
+pub mod sensor;
 
 use std::path::{Path, PathBuf};
 

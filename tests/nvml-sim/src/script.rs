@@ -12,6 +12,7 @@
 //! | `call_takes 2ms` | each call sleeps so long |
 //! | `init_error 9` | `nvmlInit_v2` fails with this code (9: driver not loaded) |
 //! | `follow FILE` | power, utilisations, SM clock and throttle bits are as another process says there (see `follow.rs`) |
+//! | `sensor power_instant period=100ms window=25ms` | how this is updated and averaged (see [`crate::sensor`]) |
 //! | `origin_raw_ns 123` | `CLOCK_MONOTONIC_RAW` at which the first phase starts; the first init when unsaid |
 //!
 //! More statements stand in `extras.rs`.
@@ -22,6 +23,7 @@ use std::str::FromStr;
 
 use crate::extras::Extras;
 use crate::follow::Follow;
+use crate::sensor::Sensors;
 
 /// Played when no script is named: one GPU, a second of idling and a second of work in turn.
 pub const DEFAULT: &str = "\
@@ -138,6 +140,7 @@ pub struct Script {
     pub(crate) init_error: Option<u32>,
     pub(crate) origin_raw_ns: Option<i64>,
     pub(crate) follow: Option<Follow>,
+    pub(crate) sensors: Sensors,
     step_w: u32,
     phases: Vec<(i64, Levels)>,
     once: bool,
@@ -156,6 +159,7 @@ impl FromStr for Script {
             init_error: None,
             origin_raw_ns: None,
             follow: None,
+            sensors: Sensors::default(),
             step_w: 0,
             phases: Vec::new(),
             once: false,
@@ -198,6 +202,7 @@ impl Script {
             ["call_takes", time] => self.call_takes_ns = duration(time)?,
             ["init_error", code] => self.init_error = Some(number(code).ok_or("init_error takes a code")?),
             ["follow", path @ ..] if !path.is_empty() => self.follow = Some(Follow::new(&path.join(" "))),
+            ["sensor", name, values @ ..] => self.sensors.take(name, values)?,
             ["origin_raw_ns", ns] => {
                 self.origin_raw_ns = Some(ns.parse().map_err(|_| "origin_raw_ns takes ns")?);
             }
@@ -254,8 +259,13 @@ impl Script {
 
     /// Mean power over the second before a time, mW: what NVML calls average.
     pub fn average_mw(&self, gpu: u32, at_ns: i64) -> u32 {
-        let second = self.integral(gpu, at_ns) - self.integral(gpu, at_ns - NS as i64);
-        u32::try_from(second / NS).unwrap_or(u32::MAX)
+        self.mean_mw(gpu, at_ns - NS as i64, at_ns)
+    }
+
+    /// Mean power over a span of time, mW.
+    pub(crate) fn mean_mw(&self, gpu: u32, from_ns: i64, to_ns: i64) -> u32 {
+        let spent = self.integral(gpu, to_ns) - self.integral(gpu, from_ns);
+        u32::try_from(spent / i128::from((to_ns - from_ns).max(1))).unwrap_or(u32::MAX)
     }
 
     fn raw(&self, at_ns: i64) -> i64 {
