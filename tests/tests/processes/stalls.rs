@@ -1,12 +1,9 @@
 //! Stalls of known cause, and what tailcliff says of them. The seeds here are held out: nothing was tuned on them. At
 //! length: `cargo run --release --bin stalls -- --runs 20`.
 
-use e2e::stalls::{Card, Kind, Known, Matrix, Plan, Row, Truth, Verdict, play};
+use e2e::stalls::{Card, H100, Kind, Known, Matrix, Plan, Row, Truth, Verdict, play};
 
 use crate::scene::binary;
-
-/// What the driver of an H100 shows of its card, measured there.
-const H100: &str = "";
 
 /// Plays a plan and reads what is said of it, and what is true.
 fn played(plan: &Plan, card: &Card) -> (Vec<Row>, Known) {
@@ -109,7 +106,7 @@ fn a_gpu_that_is_lost_or_whose_probe_starts_again_explains_what_it_saw() {
     // Idle, lead-in and two injections are over by then, and the others are to come.
     let two: u64 = plan.injections[..2].iter().map(|one| one.ms + one.rest_ms).sum();
     let lost_ms = plan.idle_ms + 2_500 + two;
-    let (rows, known) = falls_back("lost", &plan, &Card::Follows(format!("{H100}\nlost 0 {lost_ms}ms")));
+    let (rows, known) = falls_back("lost", &plan, &Card::Follows(format!("{H100}lost 0 {lost_ms}ms")));
     let last = verdicts(&rows, &known, 3);
     assert!(last.iter().all(|verdict| *verdict == Verdict::CantTell), "after the loss: {last:?}");
     let first = verdicts(&rows, &known, 0);
