@@ -9,6 +9,7 @@ use tailcliff_proto::link::Route;
 use tailcliff_proto::link::args::{LinkArgs, LinkArgsError};
 use tailcliff_proto::outbox::SpoolConfig;
 
+use crate::check::CheckArgs;
 pub use crate::host::Server;
 
 /// Measurements kept until acked, bytes: over 20 minutes of a node with 8 GPUs at 10 ms.
@@ -18,8 +19,16 @@ pub const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Samples this host's GPUs for a tailcliff run.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "tailcliff-gpu-probe", version)]
+#[command(
+    name = "tailcliff-gpu-probe",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub struct Args {
+    /// A job other than sampling
+    #[command(subcommand)]
+    pub job: Option<Job>,
     /// Where the coordinator listens; the probe keeps dialling until it answers
     #[arg(
         long,
@@ -54,6 +63,13 @@ pub struct Args {
     /// How the coordinator is trusted
     #[command(flatten)]
     pub link: LinkArgs,
+}
+
+/// Jobs that need no coordinator.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Job {
+    /// Show what GPUs are here and in what state, test their memory bandwidth, and watch them for a while
+    Check(CheckArgs),
 }
 
 /// How the server's own processes are found.
@@ -129,7 +145,7 @@ impl TryFrom<Args> for Config {
     }
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     let wrong = || "not between 1ms and 10s: try 10ms".to_owned();
     let (number, unit_ms) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
         (Some(number), _) => (number, 1.0),

@@ -8,7 +8,9 @@ use tailcliff_proto::link::LinkError;
 use tailcliff_proto::v1;
 use tokio_util::sync::CancellationToken;
 
+pub mod check;
 pub mod config;
+mod cuda;
 pub mod host;
 pub mod nvml;
 pub mod record;

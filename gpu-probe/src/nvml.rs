@@ -17,6 +17,8 @@ use tailcliff_proto::v1;
 
 use crate::source::{GpuSource, OtherProcesses};
 
+pub(crate) use processes::{OnGpu, on_gpu};
+
 /// `NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION`, mJ since the driver was loaded.
 const ENERGY: u32 = 83;
 /// `NVML_FI_DEV_POWER_AVERAGE`, mW over the last second.
@@ -201,7 +203,7 @@ impl Gpu {
 }
 
 /// All bits, also those that this build has no name for.
-fn throttle_bits(device: &Device<'_>) -> Result<u64, NvmlError> {
+pub(crate) fn throttle_bits(device: &Device<'_>) -> Result<u64, NvmlError> {
     match device.current_throttle_reasons_strict() {
         Ok(reasons) => Ok(reasons.bits()),
         Err(NvmlError::IncorrectBits(Bits::U64(bits))) => Ok(bits),

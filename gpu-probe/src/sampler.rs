@@ -121,7 +121,8 @@ pub(crate) fn next_deadline(due: i64, now: i64, interval: i64) -> i64 {
     due + ((now - due).max(0) / interval + 1) * interval
 }
 
-fn sleep_until(monotonic_ns: i64) {
+/// Until a moment of the monotonic clock, ns.
+pub(crate) fn sleep_until(monotonic_ns: i64) {
     let until = TimeSpec::new(monotonic_ns / 1_000_000_000, monotonic_ns % 1_000_000_000);
     // Woken early by a signal: one sample is early, and its stamp says so.
     let _interrupted = clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &until);

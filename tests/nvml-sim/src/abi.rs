@@ -12,7 +12,7 @@ use crate::board::{
 };
 use crate::script::{Call, Levels};
 
-type Device = *mut c_void;
+pub(crate) type Device = *mut c_void;
 
 const DRIVER: &str = "SIMULATED-0.1";
 const NAME: &str = "SIMULATED GPU";
@@ -59,7 +59,7 @@ struct FieldValue {
     value: Value,
 }
 
-fn code(done: Result<(), Code>) -> Code {
+pub(crate) fn code(done: Result<(), Code>) -> Code {
     done.err().unwrap_or(SUCCESS)
 }
 
@@ -67,7 +67,7 @@ fn code(done: Result<(), Code>) -> Code {
 ///
 /// # Safety
 /// `to` is null or valid for a write of `T`, as NVML asks of its callers.
-unsafe fn put<T>(to: *mut T, value: T) -> Result<(), Code> {
+pub(crate) unsafe fn put<T>(to: *mut T, value: T) -> Result<(), Code> {
     if to.is_null() {
         return Err(INVALID_ARGUMENT);
     }
@@ -110,7 +110,7 @@ unsafe fn answer<T>(device: Device, to: *mut T, call: Call, read: impl FnOnce(Mo
     code(got.and_then(|value| unsafe { put(to, value) }))
 }
 
-fn index(device: Device) -> Result<u32, Code> {
+pub(crate) fn index(device: Device) -> Result<u32, Code> {
     (device as usize).checked_sub(1).and_then(|i| u32::try_from(i).ok()).ok_or(INVALID_ARGUMENT)
 }
 
@@ -120,7 +120,7 @@ fn known(device: Device) -> Result<(u32, std::sync::Arc<Boards>), Code> {
 }
 
 /// The file that this code was loaded from, by the kernel's list of mappings.
-fn own_file() -> Option<PathBuf> {
+pub(crate) fn own_file() -> Option<PathBuf> {
     let here = nvmlInit_v2 as *const () as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     maps.lines().find_map(|line| {
@@ -177,8 +177,12 @@ unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, to: *mut Devic
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetName(device: Device, to: *mut c_char, length: c_uint) -> Code {
+    let name = |boards: &Boards| match &boards.script().card.name {
+        Some(name) => format!("SIMULATED {name}"),
+        None => NAME.to_owned(),
+    };
     // SAFETY: the caller's buffer, as NVML asks.
-    code(known(device).and_then(|_| unsafe { put_text(NAME, to, length) }))
+    code(known(device).and_then(|(_, boards)| unsafe { put_text(&name(&boards), to, length) }))
 }
 
 #[unsafe(no_mangle)]

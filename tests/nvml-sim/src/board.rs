@@ -93,6 +93,10 @@ pub(crate) fn boards() -> Result<Arc<Boards>, Code> {
 }
 
 impl Boards {
+    pub(crate) fn script(&self) -> &Script {
+        &self.script
+    }
+
     pub(crate) fn count(&self) -> u32 {
         self.script.gpus
     }

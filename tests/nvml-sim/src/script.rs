@@ -13,9 +13,13 @@
 //! | `init_error 9` | `nvmlInit_v2` fails with this code (9: driver not loaded) |
 //! | `origin_raw_ns 123` | `CLOCK_MONOTONIC_RAW` at which the first phase starts; the first init when unsaid |
 //!
+//! What a board is, who is on it, and what the stand-in of CUDA does: see `card.rs`.
+//!
 //! Values of a phase: `power_w`, `util`, `mem_util` (%), `sm_mhz`, `mem_mhz`, `used_mib`, `temp_c`, `throttle` (bits).
 
 use std::str::FromStr;
+
+use crate::card::Card;
 
 /// Played when no script is named: one GPU, a second of idling and a second of work in turn.
 pub const DEFAULT: &str = "\
@@ -96,6 +100,7 @@ pub struct Script {
     pub(crate) gpus: u32,
     pub(crate) call_takes_ns: i64,
     pub(crate) init_error: Option<u32>,
+    pub(crate) card: Card,
     pub(crate) origin_raw_ns: Option<i64>,
     step_w: u32,
     phases: Vec<(i64, Levels)>,
@@ -112,6 +117,7 @@ impl FromStr for Script {
             gpus: 1,
             call_takes_ns: 0,
             init_error: None,
+            card: Card::default(),
             origin_raw_ns: None,
             step_w: 0,
             phases: Vec::new(),
@@ -152,6 +158,7 @@ impl Script {
             ["origin_raw_ns", ns] => {
                 self.origin_raw_ns = Some(ns.parse().map_err(|_| "origin_raw_ns takes ns")?);
             }
+            _ if self.card.take(words)? => {}
             _ => return Err(format!("unknown statement {words:?}")),
         }
         Ok(())
