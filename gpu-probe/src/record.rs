@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::host::HostTicks;
+use crate::host::{EVERY, HostTicks};
 use crate::nvml::NvmlSource;
 use crate::sampler::{self, Switch};
 use crate::source::{GpuSource, NoGpus};
@@ -67,6 +67,7 @@ impl Recording {
             }
         };
         recording.facts = source.facts();
+        let interval = if recording.facts.is_empty() { EVERY } else { config.interval };
         let switch = Arc::new(Switch::default());
         switch.on.store(true, Relaxed);
         let keep = move |batch| {
@@ -80,7 +81,7 @@ impl Recording {
         let sampler = sampler::spawn(
             source,
             HostTicks::new(config.server),
-            config.interval,
+            interval,
             Box::new(keep),
             switch,
             say,

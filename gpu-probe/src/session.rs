@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, OUTBOX_BYTES};
-use crate::host::HostTicks;
+use crate::host::{EVERY, HostTicks};
 use crate::sampler::{self, Switch};
 use crate::source::{GpuSource, NoGpus};
 
@@ -78,11 +78,12 @@ impl Session {
             Box::new(NoGpus)
         });
         hello.gpus = source.facts();
+        let interval = if hello.gpus.is_empty() { EVERY } else { config.interval };
         let shipped = outbox.clone();
         let thread = sampler::spawn(
             source,
             HostTicks::new(config.server),
-            config.interval,
+            interval,
             Box::new(move |batch| shipped.push(batch).map(drop)),
             switch.clone(),
             say,
@@ -241,7 +242,7 @@ impl Session {
         if missed * 10 > ticks + missed && self.missed >= 2 * self.told_missed {
             self.told_missed = self.missed;
             let text = format!(
-                "{missed} of {} GPU sampling ticks were missed within a second ({} so far)",
+                "{missed} of {} sampling ticks were missed within a second ({} so far)",
                 ticks + missed,
                 self.missed
             );

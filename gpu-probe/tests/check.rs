@@ -55,7 +55,7 @@ fn a_card_is_told_in_words_and_its_bandwidth_is_what_the_script_says_without_the
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
     for words in [
-        "GPU 0: SIMULATED NVIDIA H100 80GB HBM3 (SIMULATED)",
+        "GPU 0: SIMULATED NVIDIA H100 80GB HBM3\n",
         "CUDA 13.0",
         "79.0 free",
         "generation 5 ×16",

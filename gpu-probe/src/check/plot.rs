@@ -8,7 +8,7 @@ use super::{Checked, Report};
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 30.0;
-const TOP: f64 = 70.0;
+const TOP: f64 = 84.0;
 const PANEL: f64 = 120.0;
 const GAP: f64 = 40.0;
 /// Points of a line; more cannot be told apart in a picture this wide.

@@ -10,12 +10,8 @@ const UNTOLD: &str = "not told";
 /// A card and its test.
 pub(crate) fn card(checked: &Checked) -> Vec<String> {
     let card = &checked.card;
-    let mut lines = vec![format!(
-        "GPU {}: {}{}",
-        card.index,
-        named(card),
-        if card.simulated { " (SIMULATED)" } else { "" }
-    )];
+    let mark = if card.simulated && !card.name.contains("SIMULATED") { " (SIMULATED)" } else { "" };
+    let mut lines = vec![format!("GPU {}: {}{mark}", card.index, named(card))];
     let mut line = |word: &str, value: String| lines.push(format!("  {word:<13}{value}"));
     if !card.trouble.is_empty() {
         line("trouble", card.trouble.clone());

@@ -7,6 +7,7 @@ mod server;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd::{SysconfVar, sysconf};
 use tailcliff_proto::clock::HostClock;
@@ -16,9 +17,9 @@ use crate::source::GpuSource;
 use file::ProcFile;
 use server::Tracked;
 
-/// Time between two samples, ns: counters of the kernel move in ticks of 10 ms, and each reading takes part of a
+/// Time between two samples: counters of the kernel move in ticks of 10 ms, and each reading takes part of a
 /// millisecond.
-const EVERY_NS: i64 = 100_000_000;
+pub(crate) const EVERY: Duration = Duration::from_millis(100);
 
 /// How the server's processes are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,11 +181,12 @@ impl HostTicks {
         if now < self.due_ns {
             return None;
         }
+        let every = EVERY.as_nanos() as i64;
         // On a grid; what was missed is left out.
         self.due_ns = if self.due_ns == i64::MIN {
-            now + EVERY_NS
+            now + every
         } else {
-            crate::sampler::next_deadline(self.due_ns, now, EVERY_NS)
+            crate::sampler::next_deadline(self.due_ns, now, every)
         };
         let mut sample = self.source.sample();
         if let Some(others) = self.source.server_pids().and_then(|pids| gpus.other_processes(&pids)) {

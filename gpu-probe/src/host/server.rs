@@ -110,7 +110,10 @@ impl Tracked {
     /// Finds the processes anew.
     fn look(&mut self) -> Option<String> {
         let processes = processes(&self.proc);
+        let known: Vec<u32> = self.roots.iter().map(|(pid, _)| *pid).collect();
         let found = match self.server {
+            // Whose sockets are whose is dear to find out; its children are not.
+            _ if !known.is_empty() && self.roots.iter().all(|root| is_same(*root, &processes)) => Ok(known),
             Server::Pid(pid) if processes.contains_key(&pid) => Ok(vec![pid]),
             Server::Pid(pid) => {
                 Err(format!("the server's process {pid} is not there: nothing of it is sampled"))
@@ -127,10 +130,7 @@ impl Tracked {
         let mut tree = descendants(&roots, &processes);
         let words = if tree.len() > MOST { format!("{words}; of more than {MOST} processes") } else { words };
         tree.truncate(MOST);
-        let is_kept = |pid: &u32, watched: &Watched| {
-            tree.contains(pid) && processes.get(pid).is_some_and(|now| now.started == watched.started)
-        };
-        self.open.retain(|pid, watched| is_kept(pid, watched));
+        self.open.retain(|pid, watched| tree.contains(pid) && is_same((*pid, watched.started), &processes));
         for pid in tree {
             let Some(process) = processes.get(&pid) else { continue };
             let path = self.proc.join(pid.to_string());
@@ -216,6 +216,10 @@ fn processes(proc: &Path) -> BTreeMap<u32, Process> {
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     let read = |pid: u32| parse::process(&fs::read(proc.join(pid.to_string()).join("stat")).ok()?);
     pids.filter_map(|pid| Some((pid, read(pid)?))).collect()
+}
+
+fn is_same((pid, started): (u32, u64), processes: &BTreeMap<u32, Process>) -> bool {
+    processes.get(&pid).is_some_and(|process| process.started == started)
 }
 
 fn name(proc: &Path, pid: u32) -> String {

@@ -105,9 +105,15 @@ fn the_port_leads_to_the_process_and_to_the_one_after_it() {
     let mut source = tree.source(Some(Server::Port(8000)));
     source.sample();
     assert_eq!(source.server_pids(), Some(vec![10, 11]));
+    // A child that came later.
+    tree.process(12, 11, 52, 4);
+    source.server.as_mut().unwrap().look_next_time();
+    source.sample();
+    assert_eq!(source.server_pids(), Some(vec![10, 11, 12]));
     // Started anew: another pid, another socket.
     tree.remove(10);
     tree.remove(11);
+    tree.remove(12);
     tree.process(20, 1, 90, 7);
     tree.listens(20, 8000, 888);
     fs::write(tree.0.path().join("proc/20/comm"), "vllm").unwrap();
