@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 
-use super::text::cut;
+use super::text::{cut, wrapped};
 
-/// Columns where nobody tells.
+/// Columns and rows where nobody tells.
 const USUAL_COLUMNS: usize = 80;
+const USUAL_ROWS: usize = 24;
 
 /// An output that a reader may close early, as `head` does: that is no error.
 pub(crate) struct Screen<'w> {
@@ -42,7 +43,8 @@ impl<'w> Screen<'w> {
     /// # Errors
     /// When they cannot be written though somebody would read them.
     pub(super) fn say(&mut self, lines: &[String]) -> io::Result<()> {
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let columns = if self.is_terminal { columns() } else { usize::MAX };
+        let text: String = lines.iter().map(|line| wrapped(line, columns)).collect();
         self.live = 0;
         self.put(&text)
     }
@@ -52,7 +54,9 @@ impl<'w> Screen<'w> {
     /// # Errors
     /// As [`Self::say`].
     pub(super) fn show(&mut self, lines: &[String]) -> io::Result<()> {
-        let columns = columns();
+        let (columns, rows) = (columns(), rows());
+        // What has scrolled away cannot be drawn over.
+        let lines = &lines[..lines.len().min(rows - 1)];
         let up = if self.live > 0 { format!("\x1b[{}A", self.live) } else { String::new() };
         let text: String = lines.iter().map(|line| format!("\r{}\x1b[K\n", cut(line, columns))).collect();
         self.put(&format!("{up}{text}"))?;
@@ -85,6 +89,10 @@ impl<'w> Screen<'w> {
 
 fn columns() -> usize {
     terminal_size::terminal_size().map_or(USUAL_COLUMNS, |(width, _)| usize::from(width.0)).max(1)
+}
+
+fn rows() -> usize {
+    terminal_size::terminal_size().map_or(USUAL_ROWS, |(_, height)| usize::from(height.0)).max(2)
 }
 
 #[cfg(test)]

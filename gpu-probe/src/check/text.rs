@@ -6,13 +6,15 @@ use super::copy::{COPIES, Copied, GROUPS, WARM_UPS};
 use super::reading::Reading;
 
 const UNTOLD: &str = "not told";
+/// Columns of the word that begins a line.
+const WORD: usize = 13;
 
 /// A card and its test.
 pub(crate) fn card(checked: &Checked) -> Vec<String> {
     let card = &checked.card;
     let mark = if card.simulated && !card.name.contains("SIMULATED") { " (SIMULATED)" } else { "" };
     let mut lines = vec![format!("GPU {}: {}{mark}", card.index, named(card))];
-    let mut line = |word: &str, value: String| lines.push(format!("  {word:<13}{value}"));
+    let mut line = |word: &str, value: String| lines.push(format!("  {word:<WORD$}{value}"));
     if !card.trouble.is_empty() {
         line("trouble", card.trouble.clone());
         return lines;
@@ -174,4 +176,57 @@ pub(crate) fn row(reading: &Reading) -> String {
 /// At most so many columns of a line.
 pub(crate) fn cut(line: &str, columns: usize) -> String {
     line.chars().take(columns).collect()
+}
+
+/// A line with its break; in a terminal that is too narrow, its words go on below each other, under the value.
+pub(crate) fn wrapped(line: &str, columns: usize) -> String {
+    let indent = WORD + 2;
+    if line.chars().count() <= columns || columns < 2 * indent {
+        return format!("{line}\n");
+    }
+    let (mut out, mut used) = (String::new(), 0);
+    for word in line.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        // The blanks that set a value off from its word are words of their own here, and never begin a line.
+        if used > indent && length > 0 && used + length > columns {
+            out.truncate(out.trim_end().len());
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            used = indent;
+        }
+        out.push_str(word);
+        used += word.chars().count();
+    }
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_gets_the_words_below_each_other() {
+        let line = "  power        100 W (instant); limit 700 W (default 700)";
+        assert_eq!(wrapped(line, 100), format!("{line}\n"));
+        assert_eq!(wrapped(line, usize::MAX), format!("{line}\n"));
+        let narrow = wrapped(line, 34);
+        assert!(narrow.lines().all(|line| line.chars().count() <= 34), "{narrow}");
+        assert_eq!(narrow.lines().nth(1), Some("               limit 700 W"));
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&narrow), words(line));
+        assert_eq!(wrapped(line, 5), format!("{line}\n"), "too narrow for anything");
+    }
+
+    #[test]
+    fn what_is_not_told_has_a_word_and_no_figure() {
+        let card = Card { name: "X".to_owned(), ..Card::default() };
+        let said = super::card(&Checked { card, copied: Copied::Skipped("why".to_owned()) }).join("\n");
+        assert!(
+            said.contains("skipped: why") && !said.contains(|c: char| c.is_ascii_digit() && c != '0'),
+            "{said}"
+        );
+        assert_eq!(row(&Reading::default()).matches('?').count(), 6, "{}", row(&Reading::default()));
+        assert_eq!(heading().chars().count(), row(&Reading::default()).chars().count());
+    }
 }

@@ -42,18 +42,21 @@ pub(crate) fn watch(
     if length == 0 || gpus.is_empty() {
         return Ok(all);
     }
-    screen.say(&[String::new(), text::heading()])?;
+    screen.say(&[String::new()])?;
+    if !screen.is_terminal() {
+        screen.say(&[text::heading()])?;
+    }
     let (start, start_raw) = (HostClock.monotonic(), HostClock.now());
     let mut due = start;
     while due.saturating_sub(start) < length && all.len() < MOST_READINGS && !stop.is_cancelled() {
         let devices = gpus.iter().filter_map(|&gpu| Some((gpu, nvml.device_by_index(gpu).ok()?)));
         let t_s = || (HostClock.now() - start_raw) as f64 / 1e9;
         let now: Vec<Reading> = devices.map(|(gpu, device)| reading::read(&device, gpu, t_s())).collect();
-        let rows: Vec<String> = now.iter().map(text::row).collect();
+        let rows = now.iter().map(text::row);
         if screen.is_terminal() {
-            screen.show(&rows)?
+            screen.show(&std::iter::once(text::heading()).chain(rows).collect::<Vec<_>>())?;
         } else {
-            screen.say(&rows)?
+            screen.say(&rows.collect::<Vec<_>>())?;
         }
         all.extend(now);
         if screen.is_closed() && !is_kept {
