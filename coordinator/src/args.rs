@@ -4,6 +4,7 @@ pub mod control;
 pub mod fleet;
 pub mod k8s;
 pub mod results;
+pub mod server;
 pub mod ssh;
 pub mod stalls;
 
@@ -20,7 +21,7 @@ use self::results::{FetchArgs, ServeArgs};
 use self::ssh::SshArgs;
 use self::stalls::StallsArgs;
 use crate::axis::Rate;
-use crate::local::StubArgs;
+use crate::local::{ServerArgs, StubArgs};
 
 pub mod certs;
 
@@ -76,6 +77,9 @@ pub struct RunArgs {
     /// GPU sampling interval of the embedded probe.
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = gpu_interval)]
     pub gpu_interval: Span,
+    /// Whose processes the embedded probe samples [default: what listens on the port of --url, if that is on this host].
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// Threads that make load [default: the cores less one].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub shards: Option<u32>,

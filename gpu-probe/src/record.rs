@@ -65,7 +65,7 @@ impl Recording {
             }
         };
         recording.facts = source.as_ref().map(NvmlSource::facts).unwrap_or_default();
-        let Some(inputs) = Inputs::of(config, source) else { return Ok(recording) };
+        let inputs = Inputs::of(config, source);
         let switch = Arc::new(Switch::default());
         switch.on.store(true, Relaxed);
         let keep = move |batch| {

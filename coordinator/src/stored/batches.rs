@@ -28,6 +28,7 @@ pub struct Filed {
     records: u32,
     has_samples: bool,
     has_evidence: bool,
+    has_host_samples: bool,
     /// What it stands in for, of which the node's spool kept no more than the count.
     lost: Option<v1::LostParts>,
 }
@@ -68,6 +69,7 @@ impl Filed {
             records: u32::try_from(batch.records.len()).unwrap_or(u32::MAX),
             has_samples: !batch.gpu_samples.is_empty(),
             has_evidence: has_evidence(batch),
+            has_host_samples: !batch.host_samples.is_empty(),
             lost: batch.lost,
         }
     }
@@ -92,6 +94,11 @@ impl Node {
     /// Every batch that says something of GPUs or of the server's host.
     pub fn each_batch_with_evidence(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
         self.each_of(|filed| filed.has_evidence).filter(|batch| has_evidence(batch))
+    }
+
+    /// Every batch that has samples of the host.
+    pub fn each_batch_with_host_samples(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        self.each_of(|filed| filed.has_host_samples).filter(|batch| !batch.host_samples.is_empty())
     }
 
     fn each_of(&self, wanted: impl Fn(&Filed) -> bool) -> impl Iterator<Item = Cow<'_, v1::Batch>> {

@@ -101,6 +101,10 @@ pub(crate) fn boards() -> Result<Arc<Boards>, Code> {
 }
 
 impl Boards {
+    pub(crate) fn script(&self) -> &Script {
+        &self.script
+    }
+
     pub(crate) fn count(&self) -> u32 {
         self.script.gpus
     }
@@ -108,10 +112,6 @@ impl Boards {
     /// Time since the origin, ns.
     pub(crate) fn now_ns(&self) -> i64 {
         raw_now() - self.origin_raw_ns
-    }
-
-    pub(crate) fn script(&self) -> &Script {
-        &self.script
     }
 
     /// Reads one GPU now: the time is taken after the scripted delay, as a slow call reads late.

@@ -15,12 +15,13 @@
 //! | `sensor power_instant period=100ms window=25ms` | how this is updated and averaged (see [`crate::sensor`]) |
 //! | `origin_raw_ns 123` | `CLOCK_MONOTONIC_RAW` at which the first phase starts; the first init when unsaid |
 //!
-//! More statements stand in `extras.rs`.
+//! More statements stand in `extras.rs`; what a board is and what the stand-in of CUDA does, in `card.rs`.
 //!
 //! Values of a phase: `power_w`, `util`, `mem_util` (%), `sm_mhz`, `mem_mhz`, `used_mib`, `temp_c`, `throttle` (bits).
 
 use std::str::FromStr;
 
+use crate::card::Card;
 use crate::extras::Extras;
 use crate::follow::Follow;
 use crate::sensor::Sensors;
@@ -138,6 +139,7 @@ pub struct Script {
     pub(crate) gpus: u32,
     pub(crate) call_takes_ns: i64,
     pub(crate) init_error: Option<u32>,
+    pub(crate) card: Card,
     pub(crate) origin_raw_ns: Option<i64>,
     pub(crate) follow: Option<Follow>,
     pub(crate) sensors: Sensors,
@@ -157,6 +159,7 @@ impl FromStr for Script {
             gpus: 1,
             call_takes_ns: 0,
             init_error: None,
+            card: Card::default(),
             origin_raw_ns: None,
             follow: None,
             sensors: Sensors::default(),
@@ -207,6 +210,7 @@ impl Script {
                 self.origin_raw_ns = Some(ns.parse().map_err(|_| "origin_raw_ns takes ns")?);
             }
             _ if self.extras.take(words)? => {}
+            _ if self.card.take(words)? => {}
             _ => return Err(format!("unknown statement {words:?}")),
         }
         Ok(())

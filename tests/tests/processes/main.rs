@@ -11,6 +11,7 @@ mod cluster;
 mod death;
 mod faults;
 mod fleet;
+mod host;
 mod network;
 mod open;
 mod probe;
