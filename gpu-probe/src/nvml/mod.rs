@@ -22,7 +22,7 @@ mod xid;
 
 use answers::{Answers, Loss, Reading};
 pub(crate) use fields::Extent;
-pub(crate) use found::{Found, append, readings};
+pub(crate) use found::{Found, append};
 pub(crate) use presence::Presence;
 
 /// Names tried when none is given.
