@@ -135,10 +135,7 @@ impl Gpu {
             report.window_bar_ns = Some(window.bar_ns as i64);
             report.delay_ns = Some(window.delay_ns as i64);
         }
-        let period = report.period_ns.map(|ns| ns as f64);
-        let slowly =
-            report.method != "driver_stamps" && period.is_some_and(|p| p < 1.5 * report.poll_ns as f64);
-        report.note = notes::note(signal, period, slowly && signal != Signal::Gpm, found);
+        report.note = notes::note(signal, &report, found);
         (report.gpu, report.signal) = (index, signal as i32);
         Some(report)
     }
