@@ -23,7 +23,6 @@ mod permit;
 mod pick;
 pub mod plain_reqwest;
 pub mod preflight;
-mod reach;
 mod recorder;
 mod reply;
 pub mod schedule;

@@ -9,6 +9,7 @@ use tailcliff_proto::link::Route;
 use tailcliff_proto::link::args::{LinkArgs, LinkArgsError};
 use tailcliff_proto::outbox::SpoolConfig;
 
+use crate::rates::Rates;
 use crate::sensor::table::SensorsArgs;
 
 /// Measurements kept until acked, bytes: over 20 minutes of a node with 8 GPUs at 10 ms.
@@ -77,6 +78,8 @@ pub struct Config {
     pub name: String,
     /// Sampling interval, at least 1 ms.
     pub interval: Duration,
+    /// How often slow signals are read.
+    pub rates: Rates,
     /// NVML library, where the loader does not find it.
     pub nvml_path: Option<PathBuf>,
     /// Where samples go that memory has no room for.
@@ -92,6 +95,7 @@ impl Config {
             coordinator: coordinator.into(),
             name: host::facts(0).hostname,
             interval: INTERVAL,
+            rates: Rates::default(),
             nvml_path: None,
             spool: None,
             tell: |_| {},
@@ -112,6 +116,7 @@ impl TryFrom<Args> for Config {
         Ok(Self {
             name: args.name.unwrap_or(usual.name),
             interval: args.interval,
+            rates: usual.rates,
             nvml_path: args.nvml_path,
             spool: SpoolConfig::from_flags(args.spool_dir, args.spool_mib),
             coordinator: usual.coordinator,

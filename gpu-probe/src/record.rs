@@ -11,8 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::nvml::NvmlSource;
-use crate::sampler::{self, Switch};
-use crate::source::GpuSource;
+use crate::sampler::{self, Inputs, Switch};
 
 /// Batches that are kept at most: at two a second, hours.
 const MOST_BATCHES: usize = 100_000;
@@ -42,7 +41,7 @@ pub struct Recorded {
 }
 
 impl Recording {
-    /// Begins to sample as `config` says; without NVML only its absence is recorded.
+    /// Begins to sample as `config` says; without NVML the host alone.
     ///
     /// # Errors
     /// When the thread cannot be made.
@@ -59,13 +58,14 @@ impl Recording {
             sampler: None,
         };
         let source = match NvmlSource::open(config.nvml_path.as_deref()) {
-            Ok(source) => source,
+            Ok(source) => Some(source),
             Err(absent) => {
                 recording.absent = absent.to_string();
-                return Ok(recording);
+                None
             }
         };
-        recording.facts = source.facts();
+        recording.facts = source.as_ref().map(NvmlSource::facts).unwrap_or_default();
+        let Some(inputs) = Inputs::of(config, source) else { return Ok(recording) };
         let switch = Arc::new(Switch::default());
         switch.on.store(true, Relaxed);
         let keep = move |batch| {
@@ -76,7 +76,7 @@ impl Recording {
             }
             Err(Box::new(batch))
         };
-        let sampler = sampler::spawn(Box::new(source), config.interval, Box::new(keep), switch, say, stop)?;
+        let sampler = sampler::spawn(inputs, Box::new(keep), switch, say, stop)?;
         recording.sampler = Some(sampler);
         Ok(recording)
     }

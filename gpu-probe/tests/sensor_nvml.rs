@@ -81,6 +81,7 @@ fn an_h100s_sensors_are_found_while_it_is_sampled_and_again_from_the_recording()
     let mut table = Vec::new();
     table::print(&recorded, WATCHED.as_secs(), &mut table).unwrap();
     let table = String::from_utf8(table).unwrap();
+    eprintln!("{table}");
     assert_eq!(table.matches("\ninstant power ").count(), 1, "{table}");
     assert!(table.contains("SIMULATED") && table.contains("plain power is an average over"), "{table}");
 }

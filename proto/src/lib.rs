@@ -9,6 +9,7 @@ pub mod host;
 pub mod link;
 pub mod outbox;
 pub mod pong;
+pub mod reach;
 mod redacted;
 pub mod secret;
 pub mod tokens;

@@ -12,6 +12,10 @@
 
 mod abi;
 mod board;
+mod evidence;
+mod evidence_abi;
+mod extras;
+mod identity_abi;
 pub mod script;
 pub mod sensor;
 

@@ -8,16 +8,19 @@
 //! | `phase 500ms power_w=300 util=97 …` | holds these values so long; what is unsaid stays as in the phase before |
 //! | `once` | the last phase is held for ever; otherwise the phases repeat |
 //! | `unsupported power_instant energy` | these calls answer "not supported" (see [`Call`]) |
-//! | `lost 1 2s` | GPU 1 has fallen off the bus from this time on |
+//! | `lost 1 2s` | GPU 1 has fallen off the bus from this time on; `lost 1 2s until 5s`: till it is there again |
 //! | `call_takes 2ms` | each call sleeps so long |
 //! | `init_error 9` | `nvmlInit_v2` fails with this code (9: driver not loaded) |
 //! | `sensor power_instant period=100ms window=25ms` | how this is updated and averaged (see [`crate::sensor`]) |
 //! | `origin_raw_ns 123` | `CLOCK_MONOTONIC_RAW` at which the first phase starts; the first init when unsaid |
 //!
+//! More statements stand in `extras.rs`.
+//!
 //! Values of a phase: `power_w`, `util`, `mem_util` (%), `sm_mhz`, `mem_mhz`, `used_mib`, `temp_c`, `throttle` (bits).
 
 use std::str::FromStr;
 
+use crate::extras::Extras;
 use crate::sensor::Sensors;
 
 /// Played when no script is named: one GPU, a second of idling and a second of work in turn.
@@ -76,9 +79,23 @@ pub enum Call {
     Memory,
     Temperature,
     Throttle,
+    Handle,
+    PowerSamples,
+    UtilSamples,
+    MemUtilSamples,
+    GpmSupport,
+    GpmSample,
+    GpmMetrics,
+    Events,
+    MigMode,
+    Processes,
+    PowerLimit,
+    Link,
+    MaxClock,
+    Identity,
 }
 
-const CALLS: [(&str, Call); 12] = [
+const CALLS: [(&str, Call); 26] = [
     ("field_values", Call::FieldValues),
     ("power_instant", Call::PowerInstant),
     ("power_average", Call::PowerAverage),
@@ -91,7 +108,27 @@ const CALLS: [(&str, Call); 12] = [
     ("memory", Call::Memory),
     ("temperature", Call::Temperature),
     ("throttle", Call::Throttle),
+    ("handle", Call::Handle),
+    ("power_samples", Call::PowerSamples),
+    ("util_samples", Call::UtilSamples),
+    ("mem_util_samples", Call::MemUtilSamples),
+    ("gpm_support", Call::GpmSupport),
+    ("gpm_sample", Call::GpmSample),
+    ("gpm_metrics", Call::GpmMetrics),
+    ("events", Call::Events),
+    ("mig_mode", Call::MigMode),
+    ("processes", Call::Processes),
+    ("power_limit", Call::PowerLimit),
+    ("link", Call::Link),
+    ("max_clock", Call::MaxClock),
+    ("identity", Call::Identity),
 ];
+
+/// The call of a name.
+pub(crate) fn named_call(name: &str) -> Result<Call, String> {
+    let known = CALLS.iter().find(|(known, _)| *known == name);
+    known.map(|(_, call)| *call).ok_or_else(|| format!("unknown call {name}"))
+}
 
 /// A script, read. Times are ns since its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +142,8 @@ pub struct Script {
     phases: Vec<(i64, Levels)>,
     once: bool,
     unsupported: Vec<Call>,
-    lost: Vec<(u32, i64)>,
+    lost: Vec<(u32, i64, i64)>,
+    pub(crate) extras: Extras,
 }
 
 impl FromStr for Script {
@@ -123,6 +161,7 @@ impl FromStr for Script {
             once: false,
             unsupported: Vec::new(),
             lost: Vec::new(),
+            extras: Extras::default(),
         };
         for (i, line) in text.lines().enumerate() {
             let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
@@ -145,12 +184,16 @@ impl Script {
             ["once"] => self.once = true,
             ["unsupported", calls @ ..] => {
                 for name in calls {
-                    let known = CALLS.iter().find(|(known, _)| known == name);
-                    self.unsupported.push(known.ok_or_else(|| format!("unknown call {name}"))?.1);
+                    self.unsupported.push(named_call(name)?);
                 }
             }
-            ["lost", gpu, time] => {
-                self.lost.push((number(gpu).ok_or("lost takes a GPU and a time")?, duration(time)?));
+            ["lost", gpu, from, until @ ..] => {
+                let to = match until {
+                    [] => i64::MAX,
+                    ["until", to] => duration(to)?,
+                    _ => return Err("lost takes a GPU, a time, and maybe `until TIME`".to_owned()),
+                };
+                self.lost.push((number(gpu).ok_or("lost takes a GPU and a time")?, duration(from)?, to));
             }
             ["call_takes", time] => self.call_takes_ns = duration(time)?,
             ["init_error", code] => self.init_error = Some(number(code).ok_or("init_error takes a code")?),
@@ -158,6 +201,7 @@ impl Script {
             ["origin_raw_ns", ns] => {
                 self.origin_raw_ns = Some(ns.parse().map_err(|_| "origin_raw_ns takes ns")?);
             }
+            _ if self.extras.take(words)? => {}
             _ => return Err(format!("unknown statement {words:?}")),
         }
         Ok(())
@@ -183,7 +227,7 @@ impl Script {
     }
 
     pub(crate) fn is_lost(&self, gpu: u32, at_ns: i64) -> bool {
-        self.lost.iter().any(|&(lost, from)| lost == gpu && at_ns >= from)
+        self.lost.iter().any(|&(lost, from, to)| lost == gpu && (from..to).contains(&at_ns))
     }
 
     /// What a GPU shows at a time; before the origin, the first phase.
@@ -261,7 +305,7 @@ impl Levels {
     }
 }
 
-fn number(text: &str) -> Option<u32> {
+pub(crate) fn number(text: &str) -> Option<u32> {
     match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),

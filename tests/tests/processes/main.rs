@@ -13,6 +13,7 @@ mod faults;
 mod fleet;
 mod network;
 mod open;
+mod probe;
 mod results;
 mod scale;
 mod scene;
