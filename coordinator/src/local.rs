@@ -10,6 +10,7 @@ pub use tailcliff_agent::calibration;
 pub use tailcliff_agent::failure::ErrorKind;
 pub use tailcliff_agent::plain_reqwest;
 pub use tailcliff_agent::preflight::REQUEST_ID as PREFLIGHT_ID;
+pub use tailcliff_agent::single::{Answer, Single};
 pub use tailcliff_agent::stub::{Args as StubArgs, Served, Truth, serve as serve_stub};
 use tailcliff_proto::link::Route;
 use tailcliff_proto::v1::NodeKind;
