@@ -3,6 +3,7 @@
 pub mod fleet;
 pub mod k8s;
 pub mod results;
+pub mod server;
 pub mod ssh;
 
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use self::k8s::K8sCommand;
 use self::results::{FetchArgs, ServeArgs};
 use self::ssh::SshArgs;
 use crate::axis::Rate;
-use crate::local::StubArgs;
+use crate::local::{ServerArgs, StubArgs};
 
 pub mod certs;
 
@@ -70,6 +71,9 @@ pub struct RunArgs {
     /// GPU sampling interval of the embedded probe.
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = gpu_interval)]
     pub gpu_interval: Span,
+    /// Whose processes the embedded probe samples [default: what listens on the port of --url, if that is on this host].
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// Threads that make load [default: the cores less one].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub shards: Option<u32>,

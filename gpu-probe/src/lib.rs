@@ -9,6 +9,7 @@ use tailcliff_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 pub mod config;
+pub mod host;
 pub mod nvml;
 pub mod record;
 mod sampler;
@@ -34,7 +35,7 @@ pub enum ProbeError {
 }
 
 /// Serves one run: dials the coordinator and samples until the run is over or `shutdown` is cancelled. Without NVML it
-/// stays connected, says why, and sends nothing.
+/// says why, and sends what the host tells.
 ///
 /// # Errors
 /// When the coordinator's address makes no sense, or it refuses this probe.

@@ -2,6 +2,8 @@
 //! as a field value (NVML field 186) and the average (185) is kept beside it. What a card answers "not supported" to is
 //! noted once and not asked again.
 
+mod processes;
+
 use std::path::{Path, PathBuf};
 
 use nvml_wrapper::Nvml;
@@ -13,7 +15,7 @@ use nvml_wrapper::structs::device::FieldId;
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1;
 
-use crate::source::GpuSource;
+use crate::source::{GpuSource, OtherProcesses};
 
 /// `NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION`, mJ since the driver was loaded.
 const ENERGY: u32 = 83;
@@ -71,25 +73,8 @@ impl NvmlSource {
     /// # Errors
     /// When no library loads or none initialises: what was tried, and why each failed.
     pub fn open(path: Option<&Path>) -> Result<Self, NvmlAbsent> {
-        let names = match path {
-            Some(path) => vec![path.to_owned()],
-            None => LIBRARIES.iter().map(PathBuf::from).collect(),
-        };
-        let mut tried = Vec::new();
-        for name in names {
-            let error = match Nvml::builder().lib_path(name.as_os_str()).init() {
-                Ok(nvml) => return Self::of(nvml),
-                Err(NvmlError::LibloadingError(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            let name = name.display().to_string();
-            // The loader's own words begin with the file's name.
-            let why = error.strip_prefix(&format!("{name}: ")).unwrap_or(&error).to_owned();
-            tried.push((name, why));
-        }
-        Err(NvmlAbsent(reasons(&tried)))
+        Self::of(load(path)?)
     }
-
     fn of(nvml: Nvml) -> Result<Self, NvmlAbsent> {
         let count = nvml.device_count().map_err(|e| NvmlAbsent(format!("failed to count GPUs: {e}")))?;
         if count == 0 {
@@ -99,6 +84,27 @@ impl NvmlSource {
         let gpus = (0..count).map(|index| Gpu::of(&nvml, index, &driver)).collect();
         Ok(Self { nvml, gpus, troubles: Vec::new() })
     }
+}
+
+/// The library at `path`, or where drivers put it, initialised.
+pub(crate) fn load(path: Option<&Path>) -> Result<Nvml, NvmlAbsent> {
+    let names = match path {
+        Some(path) => vec![path.to_owned()],
+        None => LIBRARIES.iter().map(PathBuf::from).collect(),
+    };
+    let mut tried = Vec::new();
+    for name in names {
+        let error = match Nvml::builder().lib_path(name.as_os_str()).init() {
+            Ok(nvml) => return Ok(nvml),
+            Err(NvmlError::LibloadingError(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let name = name.display().to_string();
+        // The loader's own words begin with the file's name.
+        let why = error.strip_prefix(&format!("{name}: ")).unwrap_or(&error).to_owned();
+        tried.push((name, why));
+    }
+    Err(NvmlAbsent(reasons(&tried)))
 }
 
 /// What was tried, and why each failed; a reason that several share is said once.
@@ -129,6 +135,10 @@ impl GpuSource for NvmlSource {
             }
         }
         samples
+    }
+
+    fn other_processes(&mut self, server: &[u32]) -> Option<OtherProcesses> {
+        processes::others(&self.nvml, server)
     }
 
     fn troubles(&mut self) -> Vec<String> {

@@ -10,9 +10,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::host::HostTicks;
 use crate::nvml::NvmlSource;
 use crate::sampler::{self, Switch};
-use crate::source::GpuSource;
+use crate::source::{GpuSource, NoGpus};
 
 /// Batches that are kept at most: at two a second, hours.
 const MOST_BATCHES: usize = 100_000;
@@ -42,7 +43,7 @@ pub struct Recorded {
 }
 
 impl Recording {
-    /// Begins to sample as `config` says; without NVML only its absence is recorded.
+    /// Begins to sample as `config` says; without NVML its absence is recorded, and the host.
     ///
     /// # Errors
     /// When the thread cannot be made.
@@ -58,11 +59,11 @@ impl Recording {
             stop: stop.clone(),
             sampler: None,
         };
-        let source = match NvmlSource::open(config.nvml_path.as_deref()) {
-            Ok(source) => source,
+        let source: Box<dyn GpuSource> = match NvmlSource::open(config.nvml_path.as_deref()) {
+            Ok(source) => Box::new(source),
             Err(absent) => {
                 recording.absent = absent.to_string();
-                return Ok(recording);
+                Box::new(NoGpus)
             }
         };
         recording.facts = source.facts();
@@ -76,7 +77,15 @@ impl Recording {
             }
             Err(Box::new(batch))
         };
-        let sampler = sampler::spawn(Box::new(source), config.interval, Box::new(keep), switch, say, stop)?;
+        let sampler = sampler::spawn(
+            source,
+            HostTicks::new(config.server),
+            config.interval,
+            Box::new(keep),
+            switch,
+            say,
+            stop,
+        )?;
         recording.sampler = Some(sampler);
         Ok(recording)
     }

@@ -14,6 +14,7 @@ use tailcliff_proto::v1;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::host::HostTicks;
 use crate::source::GpuSource;
 
 /// How long the end may have to wait, ns.
@@ -39,6 +40,7 @@ pub(crate) type Sink = Box<dyn FnMut(v1::Batch) -> Result<(), Box<v1::Batch>> + 
 /// When the thread cannot be made.
 pub(crate) fn spawn(
     source: Box<dyn GpuSource>,
+    host: HostTicks,
     interval: Duration,
     sink: Sink,
     switch: Arc<Switch>,
@@ -48,13 +50,22 @@ pub(crate) fn spawn(
     let interval_ns = i64::try_from(interval.as_nanos()).unwrap_or(HAND_ON_NS).max(1_000_000);
     let thread = std::thread::Builder::new().name("gpu-sampler".to_owned());
     thread.spawn(move || {
-        let mut sampler = Sampler { source, sink, switch, samples: Vec::new(), handed_on: HostClock.now() };
+        let mut sampler = Sampler {
+            source,
+            host,
+            sink,
+            switch,
+            samples: Vec::new(),
+            host_samples: Vec::new(),
+            handed_on: HostClock.now(),
+        };
         let mut due = HostClock.monotonic();
         while !shutdown.is_cancelled() {
             if sampler.switch.on.load(Relaxed) {
                 sampler.tick();
                 // A full channel has troubles enough in it.
-                sampler.source.troubles().into_iter().for_each(|trouble| drop(troubles.try_send(trouble)));
+                let told = sampler.source.troubles().into_iter().chain(sampler.host.troubles());
+                told.for_each(|trouble| drop(troubles.try_send(trouble)));
             }
             let next = next_deadline(due, HostClock.monotonic(), interval_ns);
             sampler.switch.ticks.fetch_add(1, Relaxed);
@@ -71,15 +82,18 @@ pub(crate) fn spawn(
 
 struct Sampler {
     source: Box<dyn GpuSource>,
+    host: HostTicks,
     sink: Sink,
     switch: Arc<Switch>,
     samples: Vec<v1::GpuSample>,
+    host_samples: Vec<v1::HostSample>,
     handed_on: i64,
 }
 
 impl Sampler {
     fn tick(&mut self) {
         self.samples.extend(self.source.sample());
+        self.host_samples.extend(self.host.tick(&mut *self.source));
         if HostClock.now() - self.handed_on >= HAND_ON_NS {
             self.hand_on();
         }
@@ -87,12 +101,17 @@ impl Sampler {
 
     fn hand_on(&mut self) {
         self.handed_on = HostClock.now();
-        if self.samples.is_empty() {
+        let batch = v1::Batch {
+            gpu_samples: std::mem::take(&mut self.samples),
+            host_samples: std::mem::take(&mut self.host_samples),
+            ..Default::default()
+        };
+        if batch == v1::Batch::default() {
             return;
         }
-        let batch = v1::Batch { gpu_samples: std::mem::take(&mut self.samples), ..Default::default() };
         if let Err(batch) = (self.sink)(batch) {
-            self.switch.dropped_samples.fetch_add(batch.gpu_samples.len() as u64, Relaxed);
+            let lost = batch.gpu_samples.len() + batch.host_samples.len();
+            self.switch.dropped_samples.fetch_add(lost as u64, Relaxed);
         }
     }
 }

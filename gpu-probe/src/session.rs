@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, OUTBOX_BYTES};
+use crate::host::HostTicks;
 use crate::sampler::{self, Switch};
-use crate::source::GpuSource;
+use crate::source::{GpuSource, NoGpus};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A coordinator that took the connection answers hello in this time.
@@ -46,7 +47,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A session over `source`; without one it stays connected and says why there are no GPU columns.
+    /// A session over `source`; without one it says why there are no GPU columns, and samples the host.
     pub(crate) fn new(
         config: Config,
         source: Result<Box<dyn GpuSource>, String>,
@@ -71,25 +72,23 @@ impl Session {
             host: Some(host::facts(0)),
             ..Default::default()
         };
-        let sampler = match source {
-            Ok(source) => {
-                hello.gpus = source.facts();
-                let shipped = outbox.clone();
-                let thread = sampler::spawn(
-                    source,
-                    config.interval,
-                    Box::new(move |batch| shipped.push(batch).map(drop)),
-                    switch.clone(),
-                    say,
-                    sampling.clone(),
-                );
-                Some(thread.map_err(|e| LinkError::Broken(format!("failed to start the sampler: {e}")))?)
-            }
-            Err(reason) => {
-                hello.gpu_absent_reason = reason;
-                None
-            }
-        };
+        // Without GPUs the host still has something to say.
+        let source = source.unwrap_or_else(|reason| {
+            hello.gpu_absent_reason = reason;
+            Box::new(NoGpus)
+        });
+        hello.gpus = source.facts();
+        let shipped = outbox.clone();
+        let thread = sampler::spawn(
+            source,
+            HostTicks::new(config.server),
+            config.interval,
+            Box::new(move |batch| shipped.push(batch).map(drop)),
+            switch.clone(),
+            say,
+            sampling.clone(),
+        );
+        let sampler = thread.map_err(|e| LinkError::Broken(format!("failed to start the sampler: {e}")))?;
         Ok(Self {
             config,
             hello,
@@ -104,7 +103,7 @@ impl Session {
             shutdown,
             _stop_sampling: sampling.clone().drop_guard(),
             sampling,
-            sampler,
+            sampler: Some(sampler),
         })
     }
 
@@ -233,7 +232,7 @@ impl Session {
         say(link, Say::Heartbeat(self.beats.beat()));
         let dropped = self.switch.dropped_samples.load(Relaxed);
         if dropped != std::mem::replace(&mut self.told, dropped) {
-            notice(link, format!("{dropped} GPU samples did not fit and were left out"));
+            notice(link, format!("{dropped} samples did not fit and were left out"));
         }
         let (ticks, missed) = (self.switch.ticks.swap(0, Relaxed), self.switch.missed.swap(0, Relaxed));
         self.missed += missed;

@@ -5,6 +5,7 @@ mod clocks;
 pub mod curve;
 pub mod environment;
 pub mod hlog;
+pub mod host;
 pub mod levels_csv;
 pub mod requests;
 pub mod samples;

@@ -27,6 +27,7 @@ pub struct Filed {
     levels: (u32, u32),
     records: u32,
     has_samples: bool,
+    has_host_samples: bool,
     /// What it stands in for, of which the node's spool kept no more than the count.
     lost: Option<v1::LostParts>,
 }
@@ -65,6 +66,7 @@ impl Filed {
             levels: records.chain(others).fold((u32::MAX, 0), span),
             records: u32::try_from(batch.records.len()).unwrap_or(u32::MAX),
             has_samples: !batch.gpu_samples.is_empty(),
+            has_host_samples: !batch.host_samples.is_empty(),
             lost: batch.lost,
         }
     }
@@ -84,6 +86,11 @@ impl Node {
     /// Every batch that has GPU samples.
     pub fn each_batch_with_samples(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
         self.each_of(|filed| filed.has_samples).filter(|batch| !batch.gpu_samples.is_empty())
+    }
+
+    /// Every batch that has samples of the host.
+    pub fn each_batch_with_host_samples(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        self.each_of(|filed| filed.has_host_samples).filter(|batch| !batch.host_samples.is_empty())
     }
 
     fn each_of(&self, wanted: impl Fn(&Filed) -> bool) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
