@@ -65,7 +65,7 @@ fn fill(name: &str, out: &mut BufWriter<File>, data: &RunData, merged: &Merged) 
     }
 }
 
-fn json(out: &mut impl Write, value: &serde_json::Value) -> io::Result<()> {
+pub(crate) fn json(out: &mut impl Write, value: &serde_json::Value) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
 }
@@ -80,7 +80,7 @@ fn remove_stale(path: &Path) -> Result<(), OutputError> {
     }
 }
 
-fn write(
+pub(crate) fn write(
     dir: &Path,
     name: &str,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,

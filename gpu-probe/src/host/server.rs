@@ -58,6 +58,16 @@ impl Tracked {
         }
     }
 
+    /// Finds them once: those that the others descend from.
+    ///
+    /// # Errors
+    /// In words, why there are none.
+    pub(crate) fn find(mut self) -> Result<Vec<u32>, String> {
+        let words = self.look().unwrap_or_default();
+        let roots: Vec<u32> = self.roots.iter().map(|(pid, _)| *pid).collect();
+        if roots.is_empty() { Err(words) } else { Ok(roots) }
+    }
+
     /// As if the time for it had come.
     #[cfg(test)]
     pub(crate) fn look_next_time(&mut self) {

@@ -41,6 +41,8 @@ pub struct Config {
     pub truth_log: Option<PathBuf>,
     /// How many truth records `serve` keeps and returns.
     pub keep_truth: usize,
+    /// By how much the server's first request is taken later, ns.
+    pub first_penalty_ns: i64,
 }
 
 impl Default for Config {
@@ -55,6 +57,7 @@ impl Default for Config {
             eos_mean_tokens: None,
             truth_log: None,
             keep_truth: 0,
+            first_penalty_ns: 0,
         }
     }
 }
@@ -72,6 +75,7 @@ impl std::fmt::Debug for Config {
             .field("eos_mean_tokens", &self.eos_mean_tokens)
             .field("truth_log", &self.truth_log)
             .field("keep_truth", &self.keep_truth)
+            .field("first_penalty_ns", &self.first_penalty_ns)
             .finish()
     }
 }

@@ -249,12 +249,10 @@ pub fn overall(all: &[&Diagnosis]) -> Verdict {
     let count = |term: Option<Term>| all.iter().filter(|d| d.verdict.term == term).count();
     let Some(most) = all.iter().max_by_key(|d| count(d.verdict.term)) else { return latest.verdict.clone() };
     let (times, of) = (count(most.verdict.term), all.len());
-    let same = all.iter().filter(|d| d.verdict.term == most.verdict.term);
-    let weakest = same.clone().map(|d| d.verdict.confidence).min().unwrap_or_default();
+    let same: Vec<&&Diagnosis> = all.iter().filter(|d| d.verdict.term == most.verdict.term).collect();
+    let weakest = same.iter().map(|d| d.verdict.confidence).min().unwrap_or_default();
     let confidence = if times == of { weakest } else { Confidence::Low };
-    let because = format!(
-        "in {times} of {of} restarts; the last of them: {}",
-        same.last().map_or("", |d| &d.verdict.because)
-    );
+    let last = same.last().map_or("", |d| &d.verdict.because);
+    let because = format!("in {times} of {of} restarts; the last of them: {last}");
     Verdict { term: most.verdict.term.filter(|_| times * 2 > of), confidence, because }
 }
