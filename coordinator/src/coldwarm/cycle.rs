@@ -10,6 +10,9 @@ use super::sanity::{Sanity, sanity};
 use super::server::Process;
 use super::spread::Spread;
 
+/// Soon after readiness, ns.
+const SOON_NS: i64 = 2_000_000_000;
+
 /// Which request it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -176,7 +179,9 @@ impl Cycle {
             command_stays: raw.stays,
             memory: memory(&series, raw),
             startup: raw.from_ns.zip(raw.ready_ns).map(|(from_ns, ready_ns)| {
-                startup(&curves, Startup { from_ns, down_ns: raw.down_ns, ready_ns }, quiet, None)
+                let own_read_bytes = own_read(&series, ready_ns);
+                let of = Startup { from_ns, down_ns: raw.down_ns, ready_ns, own_read_bytes };
+                startup(&curves, of, quiet, None)
             }),
             first: of_first(raw).map(|of| first(&curves, &of, quiet)),
             sanity: warm.map(|(from, to)| sanity(&series, &curves, from, to)).unwrap_or_default(),
@@ -246,6 +251,12 @@ fn quiet(curves: &Curves, raw: &Raw, warm: Option<(i64, i64)>) -> Quiet {
     let before = raw.from_ns.and_then(|from| rate(raw.recording_ns.max(from - 900_000_000), from));
     let both = [before, warm.and_then(|(from, to)| rate(from, to))];
     Quiet { disk_bytes_per_s: both.into_iter().flatten().min_by(f64::total_cmp) }
+}
+
+/// The first that was read of the server's own since it was ready; it has read little since.
+fn own_read(series: &Series, ready_ns: i64) -> Option<f64> {
+    let since = series.host.iter().filter(|s| (ready_ns..ready_ns + SOON_NS).contains(&s.raw_ns));
+    since.filter_map(|s| s.server_read_bytes).map(|bytes| bytes as f64).next()
 }
 
 fn memory(series: &Series, raw: &Raw) -> Memory {

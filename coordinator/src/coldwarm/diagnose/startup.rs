@@ -14,6 +14,8 @@ pub struct Startup {
     pub down_ns: Option<i64>,
     /// The new one said that it is ready.
     pub ready_ns: i64,
+    /// Fetched from storage by its processes since they began, where that was read when it was ready.
+    pub own_read_bytes: Option<f64>,
 }
 
 /// A span that the server itself emitted about its start, carried over to the raw clock.
@@ -65,6 +67,7 @@ impl StartupSpan {
 pub fn startup(curves: &Curves, of: Startup, quiet: Quiet, spans: Option<&[StartupSpan]>) -> Diagnosis {
     let seen = seen(curves, of.from_ns, of.ready_ns);
     let mut ledger = Ledger::new(curves, seen, of.from_ns, of.ready_ns);
+    ledger.own_read_bytes = of.own_read_bytes;
     let slices = slices(curves, quiet, of.from_ns, of.ready_ns);
     let mut terms: Vec<Term> = slices.iter().map(|slice| inferred(slice.work)).collect();
     widen_jumps(&slices, &mut terms, seen.gpu_memory_growth_bytes);

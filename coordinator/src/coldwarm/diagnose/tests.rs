@@ -37,8 +37,25 @@ fn truth(stages: &[Stage], term: Term) -> f64 {
 
 fn of_startup(stages: &[Stage], sensors: Sensors, rng: &mut Rng) -> Diagnosis {
     let (series, end) = readings(stages, sensors, rng);
-    let startup_of = Startup { from_ns: AROUND_NS, down_ns: None, ready_ns: end };
+    let startup_of = Startup { from_ns: AROUND_NS, ready_ns: end, ..Startup::default() };
     startup(&series.curves(), startup_of, quiet(), None)
+}
+
+#[test]
+fn what_another_process_read_is_not_the_servers() {
+    let mut rng = Rng::with_seed(1);
+    let stages = [Stage::of(Term::StorageToRam, 5_000 * MS, false, &mut rng)];
+    let sensors = Sensors { own_reads: false, ..Sensors::ALL };
+    let (series, end) = readings(&stages, sensors, &mut rng);
+    let judged = |own_read_bytes| {
+        let of = Startup { from_ns: AROUND_NS, ready_ns: end, own_read_bytes, ..Startup::default() };
+        let diagnosis = startup(&series.curves(), of, quiet(), None);
+        (diagnosis.verdict.term, diagnosis.verdict.confidence)
+    };
+    let storage = Some(Term::StorageToRam);
+    assert_eq!(judged(None), (storage, Confidence::Medium));
+    assert_eq!(judged(Some(1e12)), (storage, Confidence::High));
+    assert_eq!(judged(Some(1e6)), (storage, Confidence::Low));
 }
 
 /// Sure, of something that had less than a third of the time.
@@ -225,7 +242,7 @@ fn what_the_server_says_of_its_start_comes_first() {
     // Nothing that was read moves: without spans nobody could tell.
     let stages = [Stage::of(Term::Unexplained, 54_000 * MS, false, &mut rng)];
     let (series, end) = readings(&stages, Sensors::ALL, &mut rng);
-    let of = Startup { from_ns: AROUND_NS, down_ns: None, ready_ns: end };
+    let of = Startup { from_ns: AROUND_NS, ready_ns: end, ..Startup::default() };
     let curves = series.curves();
     assert_eq!(startup(&curves, of, quiet(), None).verdict.term, None);
     let diagnosis = startup(&curves, of, quiet(), Some(&spans));
@@ -244,7 +261,7 @@ fn the_weights_of_a_span_come_from_where_they_are_seen_to_come() {
         let mut rng = Rng::with_seed(seed);
         let (series, end) =
             readings(&[Stage::of(cause, 5_000 * MS, false, &mut rng)], Sensors::ALL, &mut rng);
-        let of = Startup { from_ns: AROUND_NS, down_ns: None, ready_ns: end };
+        let of = Startup { from_ns: AROUND_NS, ready_ns: end, ..Startup::default() };
         let spans = [StartupSpan { name: "Load weights".to_owned(), from_ns: AROUND_NS, to_ns: end }];
         let diagnosis = startup(&series.curves(), of, quiet(), Some(&spans));
         let expected = if cause == Term::Unexplained { Term::RamToGpu } else { cause };
@@ -260,7 +277,12 @@ fn time_in_which_the_old_server_still_answers_is_its_own_term() {
         Stage::of(Term::StorageToRam, 2_000 * MS, false, &mut rng),
     ];
     let (series, end) = readings(&stages, Sensors::ALL, &mut rng);
-    let of = Startup { from_ns: AROUND_NS, down_ns: Some(AROUND_NS + 8_000 * MS), ready_ns: end };
+    let of = Startup {
+        from_ns: AROUND_NS,
+        down_ns: Some(AROUND_NS + 8_000 * MS),
+        ready_ns: end,
+        ..Startup::default()
+    };
     let diagnosis = startup(&series.curves(), of, quiet(), None);
     assert_eq!(diagnosis.verdict.term, Some(Term::Stopping));
     assert_eq!(diagnosis.terms[1].term, Term::StorageToRam);

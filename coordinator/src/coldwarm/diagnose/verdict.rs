@@ -14,6 +14,8 @@ const MOST: f64 = 0.4;
 const LEAST_READ: f64 = 64e6;
 /// Of what is read from storage, in the page cache afterwards: then it went through it.
 const CACHED: f64 = 0.5;
+/// Of what this host read, read by the server's own processes: less of it was another's.
+const OWN: f64 = 0.5;
 /// Steady growth that a link can carry, bytes/s, for so long, ns.
 const LINK_RATE: f64 = 25e9;
 const STEADY_NS: i64 = 500_000_000;
@@ -30,6 +32,8 @@ pub(super) struct Ledger<'a> {
     from: i64,
     to: i64,
     sums: BTreeMap<Term, Sum>,
+    /// What the server's processes read since they began, where only that is known.
+    pub(super) own_read_bytes: Option<f64>,
     /// What the prompt costs a warm server that has not seen it: `None` where that was not measured, or is no question.
     pub(super) fresh: Option<i64>,
     /// The request after the first was slow too.
@@ -50,7 +54,16 @@ struct Sum {
 
 impl<'a> Ledger<'a> {
     pub(super) fn new(curves: &'a Curves, seen: Seen, from: i64, to: i64) -> Self {
-        Self { curves, seen, from, to, sums: BTreeMap::new(), fresh: None, unsettled: false }
+        Self {
+            curves,
+            seen,
+            from,
+            to,
+            sums: BTreeMap::new(),
+            own_read_bytes: None,
+            fresh: None,
+            unsettled: false,
+        }
     }
 
     /// `told`: by the server itself.
@@ -103,31 +116,31 @@ impl<'a> Ledger<'a> {
     }
 
     fn storage(&self, sum: &Sum) -> (Confidence, String) {
-        let own = self.seen.server_read_bytes.is_some();
-        let whose = if own { "for the server" } else { "on this host, whoever asked" };
+        let whole = self.seen.server_read_bytes.is_some();
+        let (own, whose) = match (whole, self.own_read_bytes) {
+            (true, _) => (Some(true), "for the server".to_owned()),
+            (false, Some(own)) => (
+                Some(own >= OWN * sum.read_bytes),
+                format!("on this host, and {} by the server's processes since they began", bytes(Some(own))),
+            ),
+            (false, None) => (None, "on this host, whoever asked".to_owned()),
+        };
         let cached = self.seen.page_cache_growth_bytes;
-        let words = format!(
-            "{} read {whose} meanwhile; page cache {}",
-            bytes(Some(sum.read_bytes)),
-            cached.map_or("not read".to_owned(), |b| format!(
-                "{} {}",
-                if b < 0.0 { "fell by" } else { "grew by" },
-                bytes(Some(b.abs()))
-            ))
-        );
-        let filled = cached.map(|cached| cached >= CACHED * sum.read_bytes);
-        let confidence = match (sum.read_bytes >= LEAST_READ, own, filled) {
-            (false, ..) => Confidence::Low,
-            (true, true, Some(true)) => Confidence::High,
-            (true, true, _) | (true, false, Some(true)) => Confidence::Medium,
-            (true, false, _) => Confidence::Low,
+        let words =
+            format!("{} read {whose}; page cache {}", bytes(Some(sum.read_bytes)), grew(cached, "not read"));
+        let filled = cached.is_some_and(|cached| cached >= CACHED * sum.read_bytes);
+        let confidence = match (own, filled) {
+            _ if sum.read_bytes < LEAST_READ => Confidence::Low,
+            (Some(false), _) | (None, false) => Confidence::Low,
+            (Some(true), true) => Confidence::High,
+            (Some(true), false) | (None, true) => Confidence::Medium,
         };
         (confidence, words)
     }
 
     fn transfer(&self, sum: &Sum) -> (Confidence, String) {
         let quiet = self.knows_disk();
-        let grew = format!("GPU memory grew by {}", bytes(Some(sum.memory_bytes)));
+        let grew = format!("GPU memory {}", grew(Some(sum.memory_bytes), ""));
         if self.curves.pcie.is_some() {
             let words =
                 format!("{} came over PCIe, {grew}, disk {}", bytes(Some(sum.link_bytes)), self.disk_words());
@@ -145,11 +158,8 @@ impl<'a> Ledger<'a> {
         let busy = if on_gpu { "the GPU was busy" } else { "a core was busy and the GPU was not seen to be" };
         let settles =
             if self.unsettled { "; the next request was slow too, the later ones were not" } else { "" };
-        let words = format!(
-            "{busy}, disk {}, GPU memory grew by {}{settles}",
-            self.disk_words(),
-            bytes(self.curves.gpu_memory.as_ref().map(|_| sum.memory_bytes))
-        );
+        let memory = grew(self.curves.gpu_memory.as_ref().map(|_| sum.memory_bytes), "not read");
+        let words = format!("{busy}, disk {}, GPU memory {memory}{settles}", self.disk_words());
         // Without PCIe an upload into memory set aside before looks the same from a core's side.
         let excluded =
             self.knows_disk() && self.curves.gpu_memory.is_some() && (on_gpu || self.curves.pcie.is_some());
@@ -201,6 +211,15 @@ pub(super) fn widen_jumps(slices: &[Slice], terms: &mut [Term], growth: Option<f
             }
             _ => jump = None,
         }
+    }
+}
+
+/// `grew by …`, `fell by …`, or what stands for no reading.
+fn grew(n: Option<f64>, absent: &str) -> String {
+    match n {
+        None => absent.to_owned(),
+        Some(n) if n < 0.0 => format!("fell by {}", bytes(Some(-n))),
+        Some(n) => format!("grew by {}", bytes(Some(n))),
     }
 }
 
