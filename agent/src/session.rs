@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::corpus::{Corpus, Intake, Taken};
 use crate::level::{self, Armed, Ends};
-use crate::reach::reach;
 use crate::{calibration, host_check, permit, preflight};
+use tailcliff_proto::reach::reach;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// At the end of a run, how long the next ack is waited for while batches are not on the coordinator's disk.

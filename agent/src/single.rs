@@ -59,6 +59,7 @@ impl Single {
             intended_raw_ns: HostClock.now(),
             request_id: request_id.to_owned(),
             body,
+            control_pause: None,
         };
         let record = client.request(attempt, &Cancel::new()).await;
         let server = self.target.redact(&client.seen().server);

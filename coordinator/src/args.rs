@@ -1,11 +1,13 @@
 //! The command line as typed, and the plan file, which has the same names.
 
 pub mod coldwarm;
+pub mod control;
 pub mod fleet;
 pub mod k8s;
 pub mod results;
 pub mod server;
 pub mod ssh;
+pub mod stalls;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,10 +16,12 @@ use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use self::coldwarm::ColdwarmArgs;
+use self::control::ControlArgs;
 use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
 use self::results::{FetchArgs, ServeArgs};
 use self::ssh::SshArgs;
+use self::stalls::StallsArgs;
 use crate::axis::Rate;
 use crate::local::{ServerArgs, StubArgs};
 
@@ -61,6 +65,8 @@ pub enum Command {
         /// Directory of the run.
         run_dir: PathBuf,
     },
+    /// Judge the stalls of a stored run again, with other thresholds; the run stays as it is.
+    Stalls(StallsArgs),
 }
 
 /// `tailcliff run`.
@@ -341,6 +347,10 @@ pub struct SweepArgs {
     /// Where to write [default: runs/UTC-NAME].
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
+    /// Deliberate faults of the client.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub control: ControlArgs,
 }
 
 impl SweepArgs {
@@ -413,6 +423,7 @@ impl SweepArgs {
             metadata: list(self.metadata, file.metadata),
             name: self.name.or(file.name),
             output_dir: self.output_dir.or(file.output_dir),
+            control: self.control.over(file.control),
         }
     }
 }

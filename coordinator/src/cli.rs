@@ -3,6 +3,7 @@
 mod cluster;
 mod coldwarm;
 mod offer;
+mod stalls;
 mod withhold;
 
 use std::io::Write;
@@ -75,6 +76,7 @@ pub async fn main(cli: Cli) -> i32 {
         Command::Coldwarm(args) => coldwarm::main(*args).await,
         Command::Certs(args) => certs(&args),
         Command::Merge { run_dir } => merge(&run_dir),
+        Command::Stalls(args) => stalls::main(&args),
     }
 }
 

@@ -38,6 +38,7 @@ pub mod run;
 pub mod service;
 pub mod split;
 pub mod ssh;
+pub mod stall;
 pub mod stored;
 mod tokenizer;
 pub mod trace;

@@ -9,7 +9,10 @@ use tailcliff_proto::link::Route;
 use tailcliff_proto::link::args::{LinkArgs, LinkArgsError};
 use tailcliff_proto::outbox::SpoolConfig;
 
+use crate::check::CheckArgs;
 pub use crate::host::Server;
+use crate::rates::Rates;
+use crate::sensor::table::SensorsArgs;
 
 /// Measurements kept until acked, bytes: over 20 minutes of a node with 8 GPUs at 10 ms.
 pub const OUTBOX_BYTES: usize = 64 << 20;
@@ -18,8 +21,16 @@ pub const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Samples this host's GPUs for a tailcliff run.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "tailcliff-gpu-probe", version)]
+#[command(
+    name = "tailcliff-gpu-probe",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub struct Args {
+    /// A job other than sampling
+    #[command(subcommand)]
+    pub job: Option<Job>,
     /// Where the coordinator listens; the probe keeps dialling until it answers
     #[arg(
         long,
@@ -56,6 +67,15 @@ pub struct Args {
     pub link: LinkArgs,
 }
 
+/// Jobs that need no coordinator.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Job {
+    /// Find out what this host's GPUs can show: how often each signal changes, and what time it is an average over
+    Sensors(SensorsArgs),
+    /// Show what GPUs are here and in what state, test their memory bandwidth, and watch them for a while
+    Check(CheckArgs),
+}
+
 /// How the server's own processes are found.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct ServerArgs {
@@ -82,6 +102,8 @@ pub struct Config {
     pub name: String,
     /// Sampling interval, at least 1 ms.
     pub interval: Duration,
+    /// How often slow signals are read.
+    pub rates: Rates,
     /// NVML library, where the loader does not find it.
     pub nvml_path: Option<PathBuf>,
     /// Whose processes are sampled with the host.
@@ -99,6 +121,7 @@ impl Config {
             coordinator: coordinator.into(),
             name: host::facts(0).hostname,
             interval: INTERVAL,
+            rates: Rates::default(),
             nvml_path: None,
             server: None,
             spool: None,
@@ -120,6 +143,7 @@ impl TryFrom<Args> for Config {
         Ok(Self {
             name: args.name.unwrap_or(usual.name),
             interval: args.interval,
+            rates: usual.rates,
             nvml_path: args.nvml_path,
             server: args.server.into(),
             spool: SpoolConfig::from_flags(args.spool_dir, args.spool_mib),
@@ -129,7 +153,7 @@ impl TryFrom<Args> for Config {
     }
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     let wrong = || "not between 1ms and 10s: try 10ms".to_owned();
     let (number, unit_ms) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
         (Some(number), _) => (number, 1.0),

@@ -10,10 +10,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::host::HostTicks;
 use crate::nvml::NvmlSource;
-use crate::sampler::{self, Switch};
-use crate::source::{GpuSource, NoGpus};
+use crate::sampler::{self, Inputs, Switch};
 
 /// Batches that are kept at most: at two a second, hours.
 const MOST_BATCHES: usize = 100_000;
@@ -43,7 +41,7 @@ pub struct Recorded {
 }
 
 impl Recording {
-    /// Begins to sample as `config` says; without NVML its absence is recorded, and the host.
+    /// Begins to sample as `config` says; without NVML the host alone.
     ///
     /// # Errors
     /// When the thread cannot be made.
@@ -59,14 +57,15 @@ impl Recording {
             stop: stop.clone(),
             sampler: None,
         };
-        let source: Box<dyn GpuSource> = match NvmlSource::open(config.nvml_path.as_deref()) {
-            Ok(source) => Box::new(source),
+        let source = match NvmlSource::open(config.nvml_path.as_deref()) {
+            Ok(source) => Some(source),
             Err(absent) => {
                 recording.absent = absent.to_string();
-                Box::new(NoGpus)
+                None
             }
         };
-        recording.facts = source.facts();
+        recording.facts = source.as_ref().map(NvmlSource::facts).unwrap_or_default();
+        let inputs = Inputs::of(config, source);
         let switch = Arc::new(Switch::default());
         switch.on.store(true, Relaxed);
         let keep = move |batch| {
@@ -77,17 +76,14 @@ impl Recording {
             }
             Err(Box::new(batch))
         };
-        let sampler = sampler::spawn(
-            source,
-            HostTicks::new(config.server),
-            config.interval,
-            Box::new(keep),
-            switch,
-            say,
-            stop,
-        )?;
+        let sampler = sampler::spawn(inputs, Box::new(keep), switch, say, stop)?;
         recording.sampler = Some(sampler);
         Ok(recording)
+    }
+
+    /// Why there are no GPUs; empty when there are.
+    pub fn absent(&self) -> &str {
+        &self.absent
     }
 
     /// Ends it and gives what was recorded.

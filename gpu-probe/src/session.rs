@@ -7,8 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tailcliff_proto::beat::Beats;
-use tailcliff_proto::link::{ControlLink, LinkError, dial_telling, join};
+use tailcliff_proto::link::{ControlLink, LinkError};
 use tailcliff_proto::outbox::Outbox;
+use tailcliff_proto::reach::reach;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Say};
 use tailcliff_proto::{BUILD, PROTOCOL, host, pong};
 use tokio::sync::mpsc;
@@ -16,13 +17,10 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, OUTBOX_BYTES};
-use crate::host::HostTicks;
-use crate::sampler::{self, Switch};
-use crate::source::{GpuSource, NoGpus};
+use crate::nvml::NvmlSource;
+use crate::sampler::{self, Inputs, Switch};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A coordinator that took the connection answers hello in this time.
-const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
 /// At the end, how long the next ack is waited for while batches are not on the coordinator's disk.
 const LAST_ACKS: Duration = Duration::from_secs(5);
 
@@ -33,8 +31,8 @@ pub(crate) struct Session {
     switch: Arc<Switch>,
     troubles: mpsc::Receiver<String>,
     told: u64,
-    /// Missed ticks so far, and how many of them a person was told of.
-    missed: u64,
+    /// Ticks and missed ones at the last beat, and how many missed ones a person was told of.
+    seen: (u64, u64),
     told_missed: u64,
     /// When, after a break, nobody is sampled for any more.
     lapse: Option<Instant>,
@@ -50,7 +48,7 @@ impl Session {
     /// A session over `source`; without one it says why there are no GPU columns, and samples the host.
     pub(crate) fn new(
         config: Config,
-        source: Result<Box<dyn GpuSource>, String>,
+        source: Result<NvmlSource, String>,
         shutdown: CancellationToken,
     ) -> Result<Self, LinkError> {
         let incarnation = fastrand::u64(1..);
@@ -72,23 +70,13 @@ impl Session {
             host: Some(host::facts(0)),
             ..Default::default()
         };
-        // Without GPUs the host still has something to say.
-        let source = source.unwrap_or_else(|reason| {
-            hello.gpu_absent_reason = reason;
-            Box::new(NoGpus)
-        });
-        hello.gpus = source.facts();
+        let source = source.map_err(|reason| hello.gpu_absent_reason = reason).ok();
+        hello.gpus = source.as_ref().map(NvmlSource::facts).unwrap_or_default();
         let shipped = outbox.clone();
-        let thread = sampler::spawn(
-            source,
-            HostTicks::new(config.server),
-            config.interval,
-            Box::new(move |batch| shipped.push(batch).map(drop)),
-            switch.clone(),
-            say,
-            sampling.clone(),
-        );
-        let sampler = thread.map_err(|e| LinkError::Broken(format!("failed to start the sampler: {e}")))?;
+        let sink = Box::new(move |batch| shipped.push(batch).map(drop));
+        let inputs = Inputs::of(&config, source);
+        let sampler = sampler::spawn(inputs, sink, switch.clone(), say, sampling.clone())
+            .map_err(|e| LinkError::Broken(format!("failed to start the sampler: {e}")))?;
         Ok(Self {
             config,
             hello,
@@ -96,7 +84,7 @@ impl Session {
             switch,
             troubles,
             told: 0,
-            missed: 0,
+            seen: (0, 0),
             told_missed: 0,
             lapse: None,
             beats: Beats::default(),
@@ -146,7 +134,7 @@ impl Session {
     async fn finish(&mut self) {
         self.sampling.cancel();
         if let Some(thread) = self.sampler.take() {
-            // It hands on its last samples; a tick takes milliseconds.
+            // It hands on its last samples, and waits for no driver.
             let _ended = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         // What is not acked by then stays unsaid: the coordinator is gone, or as good as.
@@ -158,15 +146,9 @@ impl Session {
 
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
         let never = Instant::now();
-        let mut told = false;
         loop {
             let lapse = self.lapse;
-            let attempt = async {
-                let channel =
-                    dial_telling(&self.config.coordinator, &self.shutdown, self.config.tell).await?;
-                let joined = tokio::time::timeout(WELCOME_PATIENCE, join(channel, self.hello.clone())).await;
-                joined.unwrap_or_else(|_| Err(LinkError::Broken("no answer to hello".to_owned())))
-            };
+            let attempt = reach(&self.config.coordinator, &self.hello, &self.shutdown, self.config.tell);
             let link = tokio::select! {
                 link = attempt => link,
                 () = tokio::time::sleep_until(lapse.unwrap_or(never)), if lapse.is_some() => {
@@ -182,17 +164,8 @@ impl Session {
                     return Ok(Some(link));
                 }
                 Err(LinkError::Stopped) => return Ok(None),
-                Err(LinkError::Broken(_)) => {
-                    if !std::mem::replace(&mut told, true) {
-                        let address = &self.config.coordinator;
-                        let text =
-                            format!("{address} answers, but not as a coordinator would; is the port right?");
-                        (self.config.tell)(&text);
-                    }
-                }
                 Err(fatal) => return Err(fatal),
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -232,18 +205,20 @@ impl Session {
         say(link, Say::Heartbeat(self.beats.beat()));
         let dropped = self.switch.dropped_samples.load(Relaxed);
         if dropped != std::mem::replace(&mut self.told, dropped) {
-            notice(link, format!("{dropped} samples did not fit and were left out"));
+            notice(link, format!("{dropped} samples of GPUs and host did not fit and were left out"));
         }
-        let (ticks, missed) = (self.switch.ticks.swap(0, Relaxed), self.switch.missed.swap(0, Relaxed));
-        self.missed += missed;
+        let (all_ticks, all_missed) =
+            (self.switch.fast.ticks.load(Relaxed), self.switch.fast.missed.load(Relaxed));
+        let before = std::mem::replace(&mut self.seen, (all_ticks, all_missed));
+        let (ticks, missed) = (all_ticks - before.0, all_missed - before.1);
         // A tick or two a second is a busy host; a tenth of them is a probe slower than it was asked to be. Told once, and
         // again when it has doubled.
-        if missed * 10 > ticks + missed && self.missed >= 2 * self.told_missed {
-            self.told_missed = self.missed;
+        if missed * 10 > ticks + missed && all_missed >= 2 * self.told_missed {
+            self.told_missed = all_missed;
             let text = format!(
-                "{missed} of {} GPU sampling ticks were missed within a second ({} so far)",
+                "{missed} of {} sampling ticks were missed within a second ({} so far)",
                 ticks + missed,
-                self.missed
+                all_missed
             );
             notice(link, text);
         }

@@ -4,11 +4,13 @@
 pub mod arrivals;
 pub mod beat;
 pub mod clock;
+pub mod controls;
 pub mod histogram;
 pub mod host;
 pub mod link;
 pub mod outbox;
 pub mod pong;
+pub mod reach;
 mod redacted;
 pub mod secret;
 pub mod tokens;

@@ -137,8 +137,23 @@ fn cost(batch: &v1::Batch) -> usize {
     let records = batch.records.len() * size_of::<v1::RequestRecord>();
     let windows = batch.windows.len() * size_of::<v1::Window>();
     let gauges = batch.in_flight.len() * size_of::<v1::InFlightSample>();
+    size_of::<v1::Batch>() + batch.encoded_len() + records + windows + gauges + evidence_cost(batch)
+}
+
+/// The part of it that is readings of GPUs, of hosts, and of the senders themselves.
+fn evidence_cost(batch: &v1::Batch) -> usize {
     let samples = batch.gpu_samples.len() * size_of::<v1::GpuSample>();
-    size_of::<v1::Batch>() + batch.encoded_len() + records + windows + gauges + samples
+    let hosts = batch.host_samples.len() * size_of::<v1::HostSample>();
+    let kept = batch
+        .driver_samples
+        .iter()
+        .map(|of| size_of::<v1::DriverSamples>() + (of.raw_ns.len() + of.values.len()) * size_of::<u64>());
+    let gpm = batch.gpm_samples.len() * size_of::<v1::GpmSample>();
+    let sensors = batch.sensors.len() * size_of::<v1::SensorReport>();
+    let events = batch.gpu_events.len() * size_of::<v1::GpuEvent>();
+    let costs = batch.probe_costs.len() * size_of::<v1::ProbeCost>();
+    let lags = batch.loop_lags.len() * size_of::<v1::LoopLag>();
+    samples + hosts + kept.sum::<usize>() + gpm + sensors + events + costs + lags
 }
 
 impl Outbox {

@@ -112,17 +112,23 @@ fn kind(node: &Node) -> &'static str {
     }
 }
 
-/// (raw stamp, ns since the sample before it of the same GPU) in the order sampled.
+/// (raw stamp, ns since the sample before it of the same GPU) in the order sampled, of those that were read at the probe's
+/// interval: what is slow to read stands in samples of its own, between them.
 fn intervals(node: &Node) -> Vec<(i64, i64)> {
     let mut last = BTreeMap::new();
     let mut gaps = Vec::new();
     for batch in node.each_batch_with_samples() {
-        for sample in &batch.gpu_samples {
+        for sample in batch.gpu_samples.iter().filter(|sample| is_of_a_tick(sample)) {
             let before = last.insert(sample.gpu, sample.raw_ns);
             gaps.extend(before.map(|before| (sample.raw_ns, sample.raw_ns.saturating_sub(before))));
         }
     }
     gaps
+}
+
+/// Power and utilisation are read at a tick, and nowhere else.
+fn is_of_a_tick(sample: &v1::GpuSample) -> bool {
+    sample.power_instant_mw.or(sample.power_average_mw).or(sample.gpu_util_pct).is_some()
 }
 
 /// When GPUs were sampled on the coordinator's clock, with the interval before each sample, ns.

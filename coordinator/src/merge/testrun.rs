@@ -175,7 +175,7 @@ fn request(level: u32, n: u64, at: i64, start: i64, random: &mut fastrand::Rng) 
 }
 
 /// Cuts windows of 1 s by end and phase, as agents do.
-fn windows(records: &[v1::RequestRecord], start: i64) -> Vec<v1::Window> {
+pub(crate) fn windows(records: &[v1::RequestRecord], start: i64) -> Vec<v1::Window> {
     let mut cut: BTreeMap<(i64, i32), Vec<&v1::RequestRecord>> = BTreeMap::new();
     for record in records {
         cut.entry(((record.done_raw_ns - start) / S, record.phase)).or_default().push(record);

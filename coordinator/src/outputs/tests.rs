@@ -126,6 +126,27 @@ fn the_token_trace_tells_each_chunk_when_it_came() {
 }
 
 #[test]
+fn a_slow_reading_has_a_row_of_its_own_and_does_not_shorten_the_interval() {
+    let mut data = sample();
+    let probe = data.nodes.values_mut().find(|node| node.hello.name == "probe").unwrap();
+    let samples = &mut probe.batches[0].gpu_samples;
+    let energy = |s: &v1::GpuSample| v1::GpuSample {
+        raw_ns: s.raw_ns + 3_000_000,
+        energy_mj: Some(5_000),
+        ..Default::default()
+    };
+    let slow: Vec<_> = samples.iter().map(energy).collect();
+    samples.extend(slow);
+    samples.sort_by_key(|s| s.raw_ns);
+    let (dir, merged) = written(&data);
+    let rows = csv(&read(&dir, "gpu_trace.csv"));
+    assert_eq!(rows.len(), 401);
+    assert_eq!((rows[2][1].as_str(), column(&rows, "energy_j")[1].as_str()), ("", "5.000"));
+    let probe = merged.nodes.iter().find(|node| node.name == "probe").unwrap();
+    assert_eq!(probe.gpu_interval_ns, Some(10_000_000));
+}
+
+#[test]
 fn what_a_gpu_did_not_say_is_an_empty_cell() {
     let (dir, _) = written(&sample());
     let rows = csv(&read(&dir, "gpu_trace.csv"));

@@ -9,6 +9,8 @@ pub mod host;
 pub mod levels_csv;
 pub mod requests;
 pub mod samples;
+pub mod stall_plot;
+pub mod stalls;
 pub mod summary;
 pub mod terminal;
 pub mod text;

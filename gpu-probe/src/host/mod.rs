@@ -7,18 +7,18 @@ mod server;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::unistd::{SysconfVar, sysconf};
+use nvml_wrapper::Nvml;
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1;
 
-use crate::source::GpuSource;
+use crate::nvml::Found;
+use crate::nvml::processes::others;
+use crate::sampler::HostReader;
 use file::ProcFile;
 use server::Tracked;
-
-/// Time between two samples, ns: counters of the kernel move in ticks of 10 ms, and each reading takes part of a
-/// millisecond.
-const EVERY_NS: i64 = 100_000_000;
 
 /// How the server's processes are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,41 +170,19 @@ impl Cards {
     }
 }
 
-/// When this host is sampled beside its GPUs.
-#[derive(Debug)]
-pub(crate) struct HostTicks {
-    source: HostSource,
-    due_ns: i64,
-}
-
-impl HostTicks {
-    pub(crate) fn new(server: Option<Server>) -> Self {
-        Self { source: HostSource::new(server), due_ns: i64::MIN }
-    }
-
-    /// A sample, if one is due.
-    pub(crate) fn tick(&mut self, gpus: &mut dyn GpuSource) -> Option<v1::HostSample> {
-        let now = HostClock.monotonic();
-        if now < self.due_ns {
-            return None;
+/// Reads this host, and who else is on its GPUs, into what the sampling threads found.
+pub(crate) fn reader(server: Option<Server>, nvml: Option<Arc<Nvml>>) -> HostReader {
+    let mut source = HostSource::new(server);
+    Box::new(move |found: &mut Found| {
+        let mut sample = source.sample();
+        let pids = source.server_pids();
+        if let Some(all) = pids.zip(nvml.as_deref()).and_then(|(pids, nvml)| others(nvml, &pids)) {
+            sample.other_gpu_processes = Some(all.count);
+            sample.other_gpu_memory_bytes = all.memory_bytes;
         }
-        // On a grid; what was missed is left out.
-        self.due_ns = if self.due_ns == i64::MIN {
-            now + EVERY_NS
-        } else {
-            crate::sampler::next_deadline(self.due_ns, now, EVERY_NS)
-        };
-        let mut sample = self.source.sample();
-        if let Some(others) = self.source.server_pids().and_then(|pids| gpus.other_processes(&pids)) {
-            sample.other_gpu_processes = Some(others.count);
-            sample.other_gpu_memory_bytes = others.memory_bytes;
-        }
-        Some(sample)
-    }
-
-    pub(crate) fn troubles(&mut self) -> Vec<String> {
-        self.source.troubles()
-    }
+        found.batch.host_samples.push(sample);
+        found.troubles.extend(source.troubles());
+    })
 }
 
 #[cfg(test)]

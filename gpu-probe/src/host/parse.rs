@@ -69,11 +69,15 @@ pub(crate) struct Process {
     pub(crate) rss_pages: u64,
 }
 
-/// Reads /proc/PID/stat. The name in it may hold anything, also brackets, spaces and no UTF-8.
+/// Reads /proc/PID/stat; `None` also of a zombie. The name in it may hold anything, also brackets, spaces and no UTF-8.
 pub(crate) fn process(stat: &[u8]) -> Option<Process> {
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let rest = std::str::from_utf8(&stat[after_name..]).ok()?;
     let words: Vec<&str> = rest.split_whitespace().collect();
+    // One that has ended, and that nobody has asked how, takes nothing any more.
+    if matches!(words.first(), Some(&("Z" | "X" | "x"))) {
+        return None;
+    }
     // proc(5) numbers the fields from 1; the state, the third, is the first after the name.
     let field = |number: usize| words.get(number - 3)?.parse::<u64>().ok();
     Some(Process {
@@ -155,6 +159,8 @@ mod tests {
             (None, None, None)
         );
         assert_eq!(process(b"1 (init) S"), None);
+        let zombie = String::from_utf8_lossy(PROCESS).replace(") S ", ") Z ");
+        assert_eq!(process(zombie.as_bytes()), None);
         assert_eq!(read_bytes(""), None);
         assert_eq!(cpu_ticks(&format!("cpu {0} {0} 1 1", u64::MAX)), None, "no sum that wraps");
     }

@@ -15,8 +15,9 @@ use super::parse::{self, Process};
 const LOOK_EVERY_NS: i64 = 1_000_000_000;
 /// … and so seldom that looking takes at most one part in this many of a core.
 const LOOK_SHARE: i64 = 200;
-/// More processes than a server has; the rest are left out, and that is said.
-const MOST: usize = 4_096;
+/// More processes than a server has; the rest are left out, and that is said. Each takes two of the files that this process
+/// may have open.
+const MOST: usize = 256;
 
 /// What the server's processes took, together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,7 +137,10 @@ impl Tracked {
     /// Finds the processes anew.
     fn look(&mut self) -> Option<String> {
         let processes = processes(&self.proc);
+        let known: Vec<u32> = self.roots.iter().map(|(pid, _)| *pid).collect();
         let found = match self.server {
+            // Whose sockets are whose is dear to find out; its children are not.
+            _ if !known.is_empty() && self.roots.iter().all(|root| is_same(*root, &processes)) => Ok(known),
             Server::Pid(pid) if processes.contains_key(&pid) => Ok(vec![pid]),
             Server::Pid(pid) => {
                 Err(format!("the server's process {pid} is not there: nothing of it is sampled"))
@@ -151,12 +155,13 @@ impl Tracked {
             Err(words) => (Vec::new(), words),
         };
         let mut tree = descendants(&roots, &processes);
-        let words = if tree.len() > MOST { format!("{words}; of more than {MOST} processes") } else { words };
-        tree.truncate(MOST);
-        let is_kept = |pid: &u32, watched: &Watched| {
-            tree.contains(pid) && processes.get(pid).is_some_and(|now| now.started == watched.started)
+        let words = if tree.len() > MOST {
+            format!("{words}; with its children it is more than {MOST}, of which so many are sampled")
+        } else {
+            words
         };
-        self.open.retain(|pid, watched| is_kept(pid, watched));
+        tree.truncate(MOST);
+        self.open.retain(|pid, watched| tree.contains(pid) && is_same((*pid, watched.started), &processes));
         for pid in tree {
             let Some(process) = processes.get(&pid) else { continue };
             let path = self.proc.join(pid.to_string());
@@ -248,22 +253,28 @@ fn processes(proc: &Path) -> BTreeMap<u32, Process> {
     pids.filter_map(|pid| Some((pid, read(pid)?))).collect()
 }
 
+fn is_same((pid, started): (u32, u64), processes: &BTreeMap<u32, Process>) -> bool {
+    processes.get(&pid).is_some_and(|process| process.started == started)
+}
+
 fn name(proc: &Path, pid: u32) -> String {
     let name = fs::read(proc.join(pid.to_string()).join("comm")).unwrap_or_default();
     String::from_utf8_lossy(&name).trim().to_owned()
 }
 
-/// `roots` and all whose parents lead to one of them. A circle, which a reused pid can make, ends.
+/// `roots` and all whose parents lead to one of them, the nearest first. A circle, which a reused pid can make, ends.
 fn descendants(roots: &[u32], processes: &BTreeMap<u32, Process>) -> Vec<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for (&pid, process) in processes {
         children.entry(process.parent).or_default().push(pid);
     }
-    let (mut seen, mut left) = (BTreeSet::new(), roots.to_vec());
-    while let Some(pid) = left.pop() {
-        if seen.insert(pid) {
-            left.extend(children.get(&pid).into_iter().flatten());
-        }
+    let (mut all, mut seen) = (roots.to_vec(), roots.iter().copied().collect::<BTreeSet<u32>>());
+    let mut next = 0;
+    while let Some(pid) = all.get(next) {
+        let born = children.get(pid).into_iter().flatten().copied();
+        let new: Vec<u32> = born.filter(|pid| seen.insert(*pid)).collect();
+        all.extend(new);
+        next += 1;
     }
-    seen.into_iter().collect()
+    all
 }

@@ -87,6 +87,19 @@ fn a_server_is_summed_over_its_children_and_absent_when_it_is_gone() {
 }
 
 #[test]
+fn a_server_of_ever_so_many_processes_is_sampled_in_part_and_keeps_its_root() {
+    let tree = Tree::new();
+    // The root has the highest number of all.
+    tree.process(1000, 1, 50, 3);
+    (300..600).for_each(|pid| tree.process(pid, 1000, 51, 1));
+    let mut source = tree.source(Some(Server::Pid(1000)));
+    source.sample();
+    let pids = source.server_pids().unwrap();
+    assert!(pids.len() == 256 && pids.contains(&1000), "{pids:?}");
+    assert!(source.troubles()[0].contains("more than 256"));
+}
+
+#[test]
 fn what_one_process_does_not_tell_the_sum_does_not_either() {
     let tree = Tree::new();
     tree.process(10, 1, 50, 3);
@@ -105,9 +118,15 @@ fn the_port_leads_to_the_process_and_to_the_one_after_it() {
     let mut source = tree.source(Some(Server::Port(8000)));
     source.sample();
     assert_eq!(source.server_pids(), Some(vec![10, 11]));
+    // A child that came later.
+    tree.process(12, 11, 52, 4);
+    source.server.as_mut().unwrap().look_next_time();
+    source.sample();
+    assert_eq!(source.server_pids(), Some(vec![10, 11, 12]));
     // Started anew: another pid, another socket.
     tree.remove(10);
     tree.remove(11);
+    tree.remove(12);
     tree.process(20, 1, 90, 7);
     tree.listens(20, 8000, 888);
     fs::write(tree.0.path().join("proc/20/comm"), "vllm").unwrap();

@@ -8,7 +8,14 @@ use nvml_wrapper::device::Device;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 
-use crate::source::OtherProcesses;
+/// Who else is on the GPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OtherProcesses {
+    /// How many.
+    pub(crate) count: u32,
+    /// GPU memory that they hold, bytes; `None` when the driver does not tell it of each.
+    pub(crate) memory_bytes: Option<u64>,
+}
 
 /// GPU memory of each process on one GPU, bytes; `None` of a process where the driver does not tell it.
 pub(crate) type OnGpu = BTreeMap<u32, Option<u64>>;

@@ -22,6 +22,46 @@ fn room_for(batches: usize, bytes: usize) -> usize {
     batches * (cost(&batch(bytes)) + 16)
 }
 
+#[test]
+fn evidence_of_every_kind_has_its_cost() {
+    let empty = cost(&v1::Batch::default());
+    let more = |batch: v1::Batch| cost(&batch) - empty;
+    let stamped = v1::DriverSamples { raw_ns: vec![1; 500], values: vec![1.0; 500], ..Default::default() };
+    assert!(more(v1::Batch { driver_samples: vec![stamped], ..Default::default() }) >= 1_000 * 8);
+    let words = v1::SensorReport { note: "x".repeat(500), ..Default::default() };
+    let words = v1::Batch { sensors: vec![words], ..Default::default() };
+    assert!(more(words) >= size_of::<v1::SensorReport>() + 500);
+    let batches = [
+        (
+            v1::Batch { gpu_samples: vec![Default::default(); 9], ..Default::default() },
+            size_of::<v1::GpuSample>(),
+        ),
+        (
+            v1::Batch { gpm_samples: vec![Default::default(); 9], ..Default::default() },
+            size_of::<v1::GpmSample>(),
+        ),
+        (
+            v1::Batch { host_samples: vec![Default::default(); 9], ..Default::default() },
+            size_of::<v1::HostSample>(),
+        ),
+        (
+            v1::Batch { gpu_events: vec![Default::default(); 9], ..Default::default() },
+            size_of::<v1::GpuEvent>(),
+        ),
+        (
+            v1::Batch { probe_costs: vec![Default::default(); 9], ..Default::default() },
+            size_of::<v1::ProbeCost>(),
+        ),
+        (
+            v1::Batch { loop_lags: vec![Default::default(); 9], ..Default::default() },
+            size_of::<v1::LoopLag>(),
+        ),
+    ];
+    for (batch, each) in batches {
+        assert!(more(batch.clone()) >= 9 * each, "{batch:?}");
+    }
+}
+
 /// With a spool of `mib` in `dir`.
 fn spooling(limit: usize, dir: &Path, mib: u64) -> (Outbox, mpsc::Receiver<String>) {
     let (tell, told) = mpsc::channel(16);

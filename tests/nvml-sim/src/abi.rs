@@ -7,23 +7,23 @@ use std::ffi::{c_char, c_int, c_longlong, c_uint, c_ulonglong, c_void};
 use std::path::PathBuf;
 
 use crate::board::{
-    Boards, Code, GPU_IS_LOST, INSUFFICIENT_SIZE, INVALID_ARGUMENT, MEMORY_BYTES, Moment, NOT_SUPPORTED,
-    SUCCESS, UNINITIALIZED, boards, init, shutdown,
+    Boards, Code, GPU_IS_LOST, INSUFFICIENT_SIZE, INVALID_ARGUMENT, MEMORY_BYTES, Moment, NO_PERMISSION,
+    NOT_FOUND, NOT_SUPPORTED, SUCCESS, TIMEOUT, UNINITIALIZED, boards, init, pause, shutdown,
 };
 use crate::script::{Call, Levels};
 
-type Device = *mut c_void;
+pub(crate) type Device = *mut c_void;
 
 const DRIVER: &str = "SIMULATED-0.1";
 const NAME: &str = "SIMULATED GPU";
 
-const CLOCK_SM: c_uint = 1;
-const CLOCK_MEM: c_uint = 2;
+pub(crate) const CLOCK_SM: c_uint = 1;
+pub(crate) const CLOCK_MEM: c_uint = 2;
 const TEMPERATURE_GPU: c_uint = 0;
 const FIELD_ENERGY: c_uint = 83;
 const FIELD_POWER_AVERAGE: c_uint = 185;
 const FIELD_POWER_INSTANT: c_uint = 186;
-const VALUE_UNSIGNED_INT: c_uint = 1;
+pub(crate) const VALUE_UNSIGNED_INT: c_uint = 1;
 const VALUE_UNSIGNED_LONG_LONG: c_uint = 3;
 
 #[repr(C)]
@@ -42,10 +42,11 @@ struct MemoryV2 {
 }
 
 /// `nvmlValue_t`: eight bytes, of which the widest integer is all that is written here.
+#[derive(Clone, Copy)]
 #[repr(C)]
-union Value {
-    unsigned: c_uint,
-    long: c_ulonglong,
+pub(crate) union Value {
+    pub(crate) unsigned: c_uint,
+    pub(crate) long: c_ulonglong,
 }
 
 #[repr(C)]
@@ -59,7 +60,7 @@ struct FieldValue {
     value: Value,
 }
 
-fn code(done: Result<(), Code>) -> Code {
+pub(crate) fn code(done: Result<(), Code>) -> Code {
     done.err().unwrap_or(SUCCESS)
 }
 
@@ -67,7 +68,7 @@ fn code(done: Result<(), Code>) -> Code {
 ///
 /// # Safety
 /// `to` is null or valid for a write of `T`, as NVML asks of its callers.
-unsafe fn put<T>(to: *mut T, value: T) -> Result<(), Code> {
+pub(crate) unsafe fn put<T>(to: *mut T, value: T) -> Result<(), Code> {
     if to.is_null() {
         return Err(INVALID_ARGUMENT);
     }
@@ -80,7 +81,7 @@ unsafe fn put<T>(to: *mut T, value: T) -> Result<(), Code> {
 ///
 /// # Safety
 /// `to` is null or valid for `length` bytes.
-unsafe fn put_text(text: &str, to: *mut c_char, length: c_uint) -> Result<(), Code> {
+pub(crate) unsafe fn put_text(text: &str, to: *mut c_char, length: c_uint) -> Result<(), Code> {
     if to.is_null() {
         return Err(INVALID_ARGUMENT);
     }
@@ -99,28 +100,29 @@ unsafe fn put_text(text: &str, to: *mut c_char, length: c_uint) -> Result<(), Co
 ///
 /// # Safety
 /// `to` is null or valid for a write of `T`.
-unsafe fn answer<T>(device: Device, to: *mut T, call: Call, read: impl FnOnce(Moment<'_>) -> T) -> Code {
-    let got = boards().and_then(|boards| {
-        boards.read(index(device)?, |now| {
-            now.needs(call)?;
-            Ok(read(now))
-        })
-    });
+pub(crate) unsafe fn answer<T>(
+    device: Device,
+    to: *mut T,
+    call: Call,
+    read: impl FnOnce(Moment<'_>) -> T,
+) -> Code {
+    let got = boards().and_then(|boards| boards.read(index(device)?, call, |now| Ok(read(now))));
     // SAFETY: passed on from our own contract.
     code(got.and_then(|value| unsafe { put(to, value) }))
 }
 
-fn index(device: Device) -> Result<u32, Code> {
-    (device as usize).checked_sub(1).and_then(|i| u32::try_from(i).ok()).ok_or(INVALID_ARGUMENT)
+pub(crate) fn index(device: Device) -> Result<u32, Code> {
+    // Above these bits a handle says which MIG instance of the GPU it is.
+    (device as usize & 0xffff).checked_sub(1).and_then(|i| u32::try_from(i).ok()).ok_or(INVALID_ARGUMENT)
 }
 
-fn known(device: Device) -> Result<(u32, std::sync::Arc<Boards>), Code> {
+pub(crate) fn known(device: Device) -> Result<(u32, std::sync::Arc<Boards>), Code> {
     let (index, boards) = (index(device)?, boards()?);
     if index < boards.count() { Ok((index, boards)) } else { Err(INVALID_ARGUMENT) }
 }
 
 /// The file that this code was loaded from, by the kernel's list of mappings.
-fn own_file() -> Option<PathBuf> {
+pub(crate) fn own_file() -> Option<PathBuf> {
     let here = nvmlInit_v2 as *const () as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     maps.lines().find_map(|line| {
@@ -148,6 +150,9 @@ extern "C" fn nvmlErrorString(code: Code) -> *const c_char {
         INVALID_ARGUMENT => c"Invalid Argument",
         NOT_SUPPORTED => c"Not Supported",
         INSUFFICIENT_SIZE => c"Insufficient Size",
+        NO_PERMISSION => c"Insufficient Permissions",
+        NOT_FOUND => c"Not Found",
+        TIMEOUT => c"Timeout",
         GPU_IS_LOST => c"GPU is lost",
         _ => c"Unknown Error",
     };
@@ -169,7 +174,16 @@ unsafe extern "C" fn nvmlDeviceGetCount_v2(to: *mut c_uint) -> Code {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, to: *mut Device) -> Code {
     let handle = boards().and_then(|boards| {
-        if index < boards.count() { Ok((index as usize + 1) as Device) } else { Err(INVALID_ARGUMENT) }
+        if index >= boards.count() {
+            return Err(INVALID_ARGUMENT);
+        }
+        let extras = &boards.script().extras;
+        pause(extras.takes_ns(Call::Handle, boards.now_ns()));
+        match extras.error(Call::Handle, boards.now_ns()) {
+            Some(code) => Err(code),
+            None if boards.script().is_lost(index, boards.now_ns()) => Err(GPU_IS_LOST),
+            None => Ok((index as usize + 1) as Device),
+        }
     });
     // SAFETY: the caller's pointer, as NVML asks.
     code(handle.and_then(|handle| unsafe { put(to, handle) }))
@@ -177,8 +191,12 @@ unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, to: *mut Devic
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetName(device: Device, to: *mut c_char, length: c_uint) -> Code {
+    let name = |boards: &Boards| match &boards.script().card.name {
+        Some(name) => format!("SIMULATED {name}"),
+        None => NAME.to_owned(),
+    };
     // SAFETY: the caller's buffer, as NVML asks.
-    code(known(device).and_then(|_| unsafe { put_text(NAME, to, length) }))
+    code(known(device).and_then(|(_, boards)| unsafe { put_text(&name(&boards), to, length) }))
 }
 
 #[unsafe(no_mangle)]
@@ -191,20 +209,20 @@ unsafe extern "C" fn nvmlDeviceGetUUID(device: Device, to: *mut c_char, length: 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: Device, to: *mut c_uint) -> Code {
     // SAFETY: the caller's pointer, as NVML asks.
-    unsafe { answer(device, to, Call::PowerUsage, |now| now.script.average_mw(now.gpu, now.at_ns)) }
+    unsafe { answer(device, to, Call::PowerUsage, |now| now.script.shown_average_mw(now.gpu, now.at_ns)) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(device: Device, to: *mut c_ulonglong) -> Code {
     // SAFETY: the caller's pointer, as NVML asks.
-    unsafe { answer(device, to, Call::Energy, |now| now.script.energy_mj(now.gpu, now.at_ns)) }
+    unsafe { answer(device, to, Call::Energy, |now| now.script.shown_energy_mj(now.gpu, now.at_ns)) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetUtilizationRates(device: Device, to: *mut Utilization) -> Code {
     let read = |levels: Levels| Utilization { gpu: levels.util, memory: levels.mem_util };
     // SAFETY: the caller's pointer, as NVML asks.
-    unsafe { answer(device, to, Call::Utilization, |now| read(now.levels())) }
+    unsafe { answer(device, to, Call::Utilization, |now| read(now.script.shown_util(now.gpu, now.at_ns))) }
 }
 
 #[unsafe(no_mangle)]
@@ -257,8 +275,7 @@ unsafe extern "C" fn nvmlDeviceGetFieldValues(device: Device, count: c_int, valu
     // SAFETY: not null, and the caller gives `count` initialised structs, as NVML asks.
     let fields = unsafe { std::slice::from_raw_parts_mut(values, count) };
     code(boards().and_then(|boards| {
-        boards.read(index(device)?, |now| {
-            now.needs(Call::FieldValues)?;
+        boards.read(index(device)?, Call::FieldValues, |now| {
             fields.iter_mut().for_each(|field| field.answer(&now));
             Ok(())
         })
@@ -269,15 +286,15 @@ impl FieldValue {
     fn answer(&mut self, now: &Moment<'_>) {
         let (call, value_type, value) = match self.field {
             FIELD_POWER_INSTANT => {
-                let unsigned = now.levels().power_w.saturating_mul(1000);
+                let unsigned = now.script.shown_instant_mw(now.gpu, now.at_ns);
                 (Call::PowerInstant, VALUE_UNSIGNED_INT, Value { unsigned })
             }
             FIELD_POWER_AVERAGE => {
-                let unsigned = now.script.average_mw(now.gpu, now.at_ns);
+                let unsigned = now.script.shown_average_mw(now.gpu, now.at_ns);
                 (Call::PowerAverage, VALUE_UNSIGNED_INT, Value { unsigned })
             }
             FIELD_ENERGY => {
-                let long = now.script.energy_mj(now.gpu, now.at_ns);
+                let long = now.script.shown_energy_mj(now.gpu, now.at_ns);
                 (Call::EnergyField, VALUE_UNSIGNED_LONG_LONG, Value { long })
             }
             _ => {
@@ -285,6 +302,7 @@ impl FieldValue {
                 return;
             }
         };
+        pause(now.script.extras.takes_ns(call, now.at_ns));
         self.code = code(now.needs(call));
         self.value_type = value_type;
         self.value = value;

@@ -15,6 +15,9 @@ pub(crate) const UNINITIALIZED: Code = 1;
 pub(crate) const INVALID_ARGUMENT: Code = 2;
 pub(crate) const NOT_SUPPORTED: Code = 3;
 pub(crate) const INSUFFICIENT_SIZE: Code = 7;
+pub(crate) const NO_PERMISSION: Code = 4;
+pub(crate) const NOT_FOUND: Code = 6;
+pub(crate) const TIMEOUT: Code = 10;
 pub(crate) const GPU_IS_LOST: Code = 15;
 
 /// Memory of every board, bytes.
@@ -31,6 +34,8 @@ struct Initialised {
 pub(crate) struct Boards {
     script: Script,
     origin_raw_ns: i64,
+    /// The origin on the wall clock: the driver stamps its own samples with that.
+    origin_wall_us: i64,
 }
 
 /// One GPU at one moment.
@@ -38,6 +43,7 @@ pub(crate) struct Moment<'a> {
     pub(crate) script: &'a Script,
     pub(crate) gpu: u32,
     pub(crate) at_ns: i64,
+    pub(crate) origin_wall_us: i64,
 }
 
 fn state() -> MutexGuard<'static, Option<Initialised>> {
@@ -51,7 +57,7 @@ pub(crate) fn init(library: Option<PathBuf>) -> Result<(), Code> {
         initialised.times += 1;
         return Ok(());
     }
-    let script = read_script(library).map_err(|why| {
+    let mut script = read_script(library).map_err(|why| {
         // The C ABI has no other way to say it.
         #[allow(clippy::print_stderr)]
         {
@@ -62,8 +68,10 @@ pub(crate) fn init(library: Option<PathBuf>) -> Result<(), Code> {
     if let Some(code) = script.init_error {
         return Err(code);
     }
-    let origin_raw_ns = script.origin_raw_ns.unwrap_or_else(raw_now);
-    *state = Some(Initialised { times: 1, boards: Arc::new(Boards { script, origin_raw_ns }) });
+    let origin_raw_ns = *script.origin_raw_ns.get_or_insert_with(raw_now);
+    let origin_wall_us = (clock(ClockId::CLOCK_REALTIME) - raw_now() + origin_raw_ns) / 1_000;
+    let boards = Boards { script, origin_raw_ns, origin_wall_us };
+    *state = Some(Initialised { times: 1, boards: Arc::new(boards) });
     Ok(())
 }
 
@@ -93,28 +101,41 @@ pub(crate) fn boards() -> Result<Arc<Boards>, Code> {
 }
 
 impl Boards {
+    pub(crate) fn script(&self) -> &Script {
+        &self.script
+    }
+
     pub(crate) fn count(&self) -> u32 {
         self.script.gpus
+    }
+
+    /// Time since the origin, ns.
+    pub(crate) fn now_ns(&self) -> i64 {
+        raw_now() - self.origin_raw_ns
     }
 
     /// Reads one GPU now: the time is taken after the scripted delay, as a slow call reads late.
     ///
     /// # Errors
-    /// `GPU_IS_LOST` once the script has it lost; `INVALID_ARGUMENT` when there is no such GPU.
+    /// `GPU_IS_LOST` once the script has it lost; `INVALID_ARGUMENT` when there is no such GPU; what the script says
+    /// of this call.
     pub(crate) fn read<T>(
         &self,
         gpu: u32,
+        call: Call,
         read: impl FnOnce(Moment<'_>) -> Result<T, Code>,
     ) -> Result<T, Code> {
         if gpu >= self.script.gpus {
             return Err(INVALID_ARGUMENT);
         }
-        std::thread::sleep(Duration::from_nanos(self.script.call_takes_ns.unsigned_abs()));
-        let at_ns = raw_now() - self.origin_raw_ns;
+        pause(self.script.call_takes_ns + self.script.extras.takes_ns(call, self.now_ns()));
+        let at_ns = self.now_ns();
         if self.script.is_lost(gpu, at_ns) {
             return Err(GPU_IS_LOST);
         }
-        read(Moment { script: &self.script, gpu, at_ns })
+        let now = Moment { script: &self.script, gpu, at_ns, origin_wall_us: self.origin_wall_us };
+        now.needs(call)?;
+        read(now)
     }
 }
 
@@ -124,12 +145,30 @@ impl Moment<'_> {
     }
 
     /// # Errors
-    /// `NOT_SUPPORTED` when the script switches the call off.
+    /// `NOT_SUPPORTED` when the script switches the call off, or MIG does; the error that is scripted for it.
     pub(crate) fn needs(&self, call: Call) -> Result<(), Code> {
-        if self.script.supports(call) { Ok(()) } else { Err(NOT_SUPPORTED) }
+        let split = self.script.extras.mig(self.gpu).is_some() && NOT_OF_MIG.contains(&call);
+        if split || !self.script.supports(call) {
+            return Err(NOT_SUPPORTED);
+        }
+        self.script.extras.error(call, self.at_ns).map_or(Ok(()), Err)
+    }
+}
+
+/// What a card that is split into MIG instances does not tell of itself.
+const NOT_OF_MIG: [Call; 4] = [Call::Utilization, Call::UtilSamples, Call::MemUtilSamples, Call::GpmSample];
+
+/// Sleeps, as a slow call does.
+pub(crate) fn pause(ns: i64) {
+    if ns > 0 {
+        std::thread::sleep(Duration::from_nanos(ns.unsigned_abs()));
     }
 }
 
 fn raw_now() -> i64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC_RAW).map_or(0, |t| t.tv_sec() * 1_000_000_000 + t.tv_nsec())
+    clock(ClockId::CLOCK_MONOTONIC_RAW)
+}
+
+fn clock(id: ClockId) -> i64 {
+    clock_gettime(id).map_or(0, |t| t.tv_sec() * 1_000_000_000 + t.tv_nsec())
 }

@@ -8,14 +8,23 @@
 //! | `phase 500ms power_w=300 util=97 …` | holds these values so long; what is unsaid stays as in the phase before |
 //! | `once` | the last phase is held for ever; otherwise the phases repeat |
 //! | `unsupported power_instant energy` | these calls answer "not supported" (see [`Call`]) |
-//! | `lost 1 2s` | GPU 1 has fallen off the bus from this time on |
+//! | `lost 1 2s` | GPU 1 has fallen off the bus from this time on; `lost 1 2s until 5s`: till it is there again |
 //! | `call_takes 2ms` | each call sleeps so long |
 //! | `init_error 9` | `nvmlInit_v2` fails with this code (9: driver not loaded) |
+//! | `follow FILE` | power, utilisations, SM clock and throttle bits are as another process says there (see `follow.rs`) |
+//! | `sensor power_instant period=100ms window=25ms` | how this is updated and averaged (see [`crate::sensor`]) |
 //! | `origin_raw_ns 123` | `CLOCK_MONOTONIC_RAW` at which the first phase starts; the first init when unsaid |
+//!
+//! More statements stand in `extras.rs`; what a board is and what the stand-in of CUDA does, in `card.rs`.
 //!
 //! Values of a phase: `power_w`, `util`, `mem_util` (%), `sm_mhz`, `mem_mhz`, `used_mib`, `temp_c`, `throttle` (bits).
 
 use std::str::FromStr;
+
+use crate::card::Card;
+use crate::extras::Extras;
+use crate::follow::Follow;
+use crate::sensor::Sensors;
 
 /// Played when no script is named: one GPU, a second of idling and a second of work in turn.
 pub const DEFAULT: &str = "\
@@ -73,9 +82,23 @@ pub enum Call {
     Memory,
     Temperature,
     Throttle,
+    Handle,
+    PowerSamples,
+    UtilSamples,
+    MemUtilSamples,
+    GpmSupport,
+    GpmSample,
+    GpmMetrics,
+    Events,
+    MigMode,
+    Processes,
+    PowerLimit,
+    Link,
+    MaxClock,
+    Identity,
 }
 
-const CALLS: [(&str, Call); 12] = [
+const CALLS: [(&str, Call); 26] = [
     ("field_values", Call::FieldValues),
     ("power_instant", Call::PowerInstant),
     ("power_average", Call::PowerAverage),
@@ -88,7 +111,27 @@ const CALLS: [(&str, Call); 12] = [
     ("memory", Call::Memory),
     ("temperature", Call::Temperature),
     ("throttle", Call::Throttle),
+    ("handle", Call::Handle),
+    ("power_samples", Call::PowerSamples),
+    ("util_samples", Call::UtilSamples),
+    ("mem_util_samples", Call::MemUtilSamples),
+    ("gpm_support", Call::GpmSupport),
+    ("gpm_sample", Call::GpmSample),
+    ("gpm_metrics", Call::GpmMetrics),
+    ("events", Call::Events),
+    ("mig_mode", Call::MigMode),
+    ("processes", Call::Processes),
+    ("power_limit", Call::PowerLimit),
+    ("link", Call::Link),
+    ("max_clock", Call::MaxClock),
+    ("identity", Call::Identity),
 ];
+
+/// The call of a name.
+pub(crate) fn named_call(name: &str) -> Result<Call, String> {
+    let known = CALLS.iter().find(|(known, _)| *known == name);
+    known.map(|(_, call)| *call).ok_or_else(|| format!("unknown call {name}"))
+}
 
 /// A script, read. Times are ns since its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,12 +139,16 @@ pub struct Script {
     pub(crate) gpus: u32,
     pub(crate) call_takes_ns: i64,
     pub(crate) init_error: Option<u32>,
+    pub(crate) card: Card,
     pub(crate) origin_raw_ns: Option<i64>,
+    pub(crate) follow: Option<Follow>,
+    pub(crate) sensors: Sensors,
     step_w: u32,
     phases: Vec<(i64, Levels)>,
     once: bool,
     unsupported: Vec<Call>,
-    lost: Vec<(u32, i64)>,
+    lost: Vec<(u32, i64, i64)>,
+    pub(crate) extras: Extras,
 }
 
 impl FromStr for Script {
@@ -112,12 +159,16 @@ impl FromStr for Script {
             gpus: 1,
             call_takes_ns: 0,
             init_error: None,
+            card: Card::default(),
             origin_raw_ns: None,
+            follow: None,
+            sensors: Sensors::default(),
             step_w: 0,
             phases: Vec::new(),
             once: false,
             unsupported: Vec::new(),
             lost: Vec::new(),
+            extras: Extras::default(),
         };
         for (i, line) in text.lines().enumerate() {
             let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
@@ -140,18 +191,26 @@ impl Script {
             ["once"] => self.once = true,
             ["unsupported", calls @ ..] => {
                 for name in calls {
-                    let known = CALLS.iter().find(|(known, _)| known == name);
-                    self.unsupported.push(known.ok_or_else(|| format!("unknown call {name}"))?.1);
+                    self.unsupported.push(named_call(name)?);
                 }
             }
-            ["lost", gpu, time] => {
-                self.lost.push((number(gpu).ok_or("lost takes a GPU and a time")?, duration(time)?));
+            ["lost", gpu, from, until @ ..] => {
+                let to = match until {
+                    [] => i64::MAX,
+                    ["until", to] => duration(to)?,
+                    _ => return Err("lost takes a GPU, a time, and maybe `until TIME`".to_owned()),
+                };
+                self.lost.push((number(gpu).ok_or("lost takes a GPU and a time")?, duration(from)?, to));
             }
             ["call_takes", time] => self.call_takes_ns = duration(time)?,
             ["init_error", code] => self.init_error = Some(number(code).ok_or("init_error takes a code")?),
+            ["follow", path @ ..] if !path.is_empty() => self.follow = Some(Follow::new(&path.join(" "))),
+            ["sensor", name, values @ ..] => self.sensors.take(name, values)?,
             ["origin_raw_ns", ns] => {
                 self.origin_raw_ns = Some(ns.parse().map_err(|_| "origin_raw_ns takes ns")?);
             }
+            _ if self.extras.take(words)? => {}
+            _ if self.card.take(words)? => {}
             _ => return Err(format!("unknown statement {words:?}")),
         }
         Ok(())
@@ -177,7 +236,7 @@ impl Script {
     }
 
     pub(crate) fn is_lost(&self, gpu: u32, at_ns: i64) -> bool {
-        self.lost.iter().any(|&(lost, from)| lost == gpu && at_ns >= from)
+        self.lost.iter().any(|&(lost, from, to)| lost == gpu && (from..to).contains(&at_ns))
     }
 
     /// What a GPU shows at a time; before the origin, the first phase.
@@ -191,6 +250,9 @@ impl Script {
             }
             left -= length;
         }
+        if let Some(follow) = &self.follow {
+            shown = follow.levels(self.raw(at_ns), shown);
+        }
         Levels { power_w: shown.power_w.saturating_add(gpu.saturating_mul(self.step_w)), ..shown }
     }
 
@@ -201,8 +263,17 @@ impl Script {
 
     /// Mean power over the second before a time, mW: what NVML calls average.
     pub fn average_mw(&self, gpu: u32, at_ns: i64) -> u32 {
-        let second = self.integral(gpu, at_ns) - self.integral(gpu, at_ns - NS as i64);
-        u32::try_from(second / NS).unwrap_or(u32::MAX)
+        self.mean_mw(gpu, at_ns - NS as i64, at_ns)
+    }
+
+    /// Mean power over a span of time, mW.
+    pub(crate) fn mean_mw(&self, gpu: u32, from_ns: i64, to_ns: i64) -> u32 {
+        let spent = self.integral(gpu, to_ns) - self.integral(gpu, from_ns);
+        u32::try_from(spent / i128::from((to_ns - from_ns).max(1))).unwrap_or(u32::MAX)
+    }
+
+    fn raw(&self, at_ns: i64) -> i64 {
+        self.origin_raw_ns.unwrap_or(0).saturating_add(at_ns)
     }
 
     fn period(&self) -> i64 {
@@ -217,6 +288,11 @@ impl Script {
     fn integral(&self, gpu: u32, at_ns: i64) -> i128 {
         let mw =
             |levels: Levels| 1000 * (i128::from(levels.power_w) + i128::from(gpu) * i128::from(self.step_w));
+        if let Some(follow) = &self.follow {
+            let idle_w = self.phases.first().map_or(0, |(_, levels)| levels.power_w);
+            let followed = follow.integral(self.raw(0), self.raw(at_ns), idle_w);
+            return 1000 * (followed + i128::from(at_ns) * i128::from(gpu) * i128::from(self.step_w));
+        }
         if at_ns < 0 {
             return i128::from(at_ns) * self.phases.first().map_or(0, |(_, levels)| mw(*levels));
         }
@@ -250,7 +326,7 @@ impl Levels {
     }
 }
 
-fn number(text: &str) -> Option<u32> {
+pub(crate) fn number(text: &str) -> Option<u32> {
     match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),
@@ -258,7 +334,7 @@ fn number(text: &str) -> Option<u32> {
 }
 
 /// Up to a day, so that sums of phases cannot overflow.
-fn duration(text: &str) -> Result<i64, String> {
+pub(crate) fn duration(text: &str) -> Result<i64, String> {
     let units = [("us", 1e3), ("ms", 1e6), ("s", 1e9)];
     let read = units.iter().find_map(|(unit, ns)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * ns));
     read.filter(|ns| (0.0..=86_400e9).contains(ns))

@@ -12,13 +12,16 @@ mod coldwarm;
 mod death;
 mod faults;
 mod fleet;
+mod host;
 mod network;
 mod open;
+mod probe;
 mod results;
 mod scale;
 mod scene;
 mod secure;
 mod ssh;
+mod stalls;
 
 use scene::{PACED, SHORT, Scene, count, levels};
 

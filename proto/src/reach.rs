@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use tailcliff_proto::link::{ControlLink, LinkError, Route, dial_telling, join};
-use tailcliff_proto::v1;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::link::{ControlLink, LinkError, Route, dial_telling, join};
+use crate::v1;
 
 /// A coordinator that took the connection answers hello in this time.
 const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
@@ -16,8 +17,11 @@ const PLACE_PAUSE: Duration = Duration::from_secs(1);
 /// Between two hellos that came to nothing.
 const REJOIN_PAUSE: Duration = Duration::from_millis(200);
 
-/// Dials and says hello until welcomed; fails when refused, told to stop, or the address makes no sense.
-pub(crate) async fn reach(
+/// Dials and says hello until welcomed; what a person should know goes to `tell`.
+///
+/// # Errors
+/// When refused, told to stop, or the address makes no sense; when the place stays taken.
+pub async fn reach(
     route: &Route,
     hello: &v1::Hello,
     shutdown: &CancellationToken,

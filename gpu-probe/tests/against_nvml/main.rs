@@ -2,18 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use library::library;
 use tailcliff_gpu_probe::nvml::NvmlSource;
-use tailcliff_gpu_probe::source::GpuSource;
 
-/// A copy of the stand-in with a script of its own, so that tests in one process do not share one.
-fn library(dir: &Path, script: &str) -> PathBuf {
-    let copy = dir.join(nvml_sim::LIBRARY);
-    std::fs::copy(nvml_sim::library_path().unwrap(), &copy).unwrap();
-    std::fs::write(dir.join(format!("{}.script", nvml_sim::LIBRARY)), script).unwrap();
-    copy
-}
+mod bad_cards;
+mod library;
+mod recorded;
+mod threads;
 
 #[test]
 fn what_the_script_says_is_what_is_sampled() {
@@ -44,29 +41,9 @@ fn what_a_card_does_not_support_is_absent_and_noted_never_zero() {
     let mut source = NvmlSource::open(Some(&library(dir.path(), script))).unwrap();
     let notes = source.facts()[0].notes.join("\n");
     assert!(notes.contains("instant power") && notes.contains("utilisation"), "{notes}");
-    let sample = source.sample()[0];
+    let sample = source.sample().remove(0);
     assert_eq!((sample.power_instant_mw, sample.gpu_util_pct, sample.mem_util_pct), (None, None, None));
     assert_eq!(sample.power_average_mw.map(|mw| mw > 0), Some(true));
-}
-
-#[test]
-fn a_gpu_that_falls_off_the_bus_is_told_once_and_the_others_go_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let script = "gpus 2\nlost 1 300ms\nonce\nphase 1s power_w=100\n";
-    let mut source = NvmlSource::open(Some(&library(dir.path(), script))).unwrap();
-    let mut told = Vec::new();
-    for _ in 0..100 {
-        let samples = source.sample();
-        told.extend(source.troubles());
-        if samples.len() == 1 {
-            assert_eq!(samples[0].gpu, 0);
-            assert_eq!(told.len(), 1, "{told:?}");
-            assert!(source.sample().len() == 1 && source.troubles().is_empty());
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    panic!("GPU 1 was never lost");
 }
 
 #[test]

@@ -1,0 +1,40 @@
+//! How often each slow signal is read. A fast one is read at the probe's interval.
+
+use std::time::Duration;
+
+/// Intervals of what takes milliseconds to read; each is slowed where reading takes more than a share of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// The energy counter: 3 ms a call on an H100, which steps each 100 ms.
+    pub energy: Duration,
+    /// The driver's own power samples, of which it keeps seconds.
+    pub power_samples: Duration,
+    /// The same of utilisation.
+    pub util_samples: Duration,
+    /// Performance counters; pairs closer than 100 ms are not valid.
+    pub gpm: Duration,
+    /// Memory, memory clock, temperature.
+    pub levels: Duration,
+    /// XID errors.
+    pub xids: Duration,
+    /// Lost cards are tried again.
+    pub lost: Duration,
+    /// What /proc tells of the host.
+    pub host: Duration,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        let ms = Duration::from_millis;
+        Self {
+            energy: ms(50),
+            power_samples: ms(250),
+            util_samples: ms(500),
+            gpm: ms(200),
+            levels: ms(250),
+            xids: ms(100),
+            lost: ms(3_000),
+            host: ms(100),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `tailcliff-gpu-probe sensors`: watches this host's GPUs for a while and prints what each of their signals can show.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tailcliff_proto::v1;
+
+use super::trace::TraceWriter;
+use super::{Watch, name, notes};
+use crate::config::{self, Config};
+use crate::record::{Recorded, Recording};
+
+/// What a person types after `sensors`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SensorsArgs {
+    /// How long to watch, s. Power has to move meanwhile, with pulses of many lengths, for windows to be found: run a load
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub seconds: u64,
+    /// Sampling interval: 10ms, 1s
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = config::interval)]
+    pub interval: Duration,
+    /// NVML library, where the loader does not find it
+    #[arg(long, value_name = "FILE")]
+    pub nvml_path: Option<PathBuf>,
+    /// Also keep what was read, as lines of text that can be played again
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+}
+
+/// Why there is no table.
+#[derive(Debug, thiserror::Error)]
+pub enum SensorsError {
+    /// No GPU can be read; says what was tried.
+    #[error("{0}; is the driver installed? --nvml-path names its library")]
+    Absent(String),
+    /// No thread can be made.
+    #[error("failed to start sampling")]
+    Start(#[source] io::Error),
+    /// The recording cannot be written.
+    #[error("failed to write the recording {0}: {1}")]
+    Record(PathBuf, #[source] io::Error),
+    /// The table cannot be written.
+    #[error("failed to print the table")]
+    Print(#[from] io::Error),
+}
+
+/// Watches as long as is asked, then prints.
+///
+/// # Errors
+/// When there is no NVML, or something cannot be written.
+pub fn run(args: &SensorsArgs, out: &mut impl Write) -> Result<(), SensorsError> {
+    // Before a minute is spent on watching.
+    let created = args.record.as_ref().map(|path| (path, File::create(path)));
+    let config =
+        Config { interval: args.interval, nvml_path: args.nvml_path.clone(), ..Config::new(String::new()) };
+    let recording = Recording::start(&config).map_err(SensorsError::Start)?;
+    if !recording.absent().is_empty() {
+        return Err(SensorsError::Absent(recording.absent().to_owned()));
+    }
+    std::thread::sleep(Duration::from_secs(args.seconds));
+    let recorded = recording.stop();
+    if let Some((path, file)) = created {
+        let written = file.and_then(|file| keep(&recorded, args, file));
+        written.map_err(|error| SensorsError::Record(path.clone(), error))?;
+    }
+    Ok(print(&recorded, args.seconds, out)?)
+}
+
+fn keep(recorded: &Recorded, args: &SensorsArgs, file: File) -> io::Result<()> {
+    let cards = recorded.gpus.iter().map(|gpu| format!("GPU {}\n", title(gpu)));
+    let how = format!("read each {} ms for {} s", args.interval.as_secs_f64() * 1e3, args.seconds);
+    let mut writer = TraceWriter::new(BufWriter::new(file), &(cards.collect::<String>() + &how))?;
+    recorded.batches.iter().try_for_each(|batch| writer.add(batch))?;
+    writer.end()
+}
+
+fn title(gpu: &v1::GpuFacts) -> String {
+    let simulated = if gpu.simulated { "; SIMULATED" } else { "" };
+    format!("{}: {}, driver {}{simulated}", gpu.index, gpu.name, gpu.driver)
+}
+
+/// Prints what was recorded, in a table for each GPU.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub fn print(recorded: &Recorded, seconds: u64, out: &mut impl Write) -> io::Result<()> {
+    let mut watch = Watch::default();
+    recorded.batches.iter().for_each(|batch| watch.see(batch));
+    let mut reports = watch.reports(true);
+    reports.sort_by_key(|report| report.signal);
+    for gpu in &recorded.gpus {
+        writeln!(out, "GPU {}: sensors, watched for {seconds} s", title(gpu))?;
+        writeln!(
+            out,
+            "{:<26} {:>22} {:>16} {:>8} {:>8} {:>8} {:<13} note",
+            "signal", "period [5-95 %]", "window", "delay", "read", "updates", "found by"
+        )?;
+        for report in reports.iter().filter(|report| report.gpu == gpu.index) {
+            writeln!(out, "{}", row(report))?;
+        }
+        gpu.notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))?;
+    }
+    writeln!(
+        out,
+        "Windows are found only while power moves, by pulses of many lengths; a read is of what is read together."
+    )
+}
+
+fn row(report: &v1::SensorReport) -> String {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let time = |ns: i64| notes::time(ns as f64);
+    let period = report.period_ns.map(|period| {
+        let ends = report.period_low_ns.zip(report.period_high_ns);
+        let ends = ends.map(|(low, high)| format!(" [{:.0}-{:.0}]", low as f64 / 1e6, high as f64 / 1e6));
+        time(period) + &ends.unwrap_or_default()
+    });
+    let window = report.window_ns.map(|ns| match report.window_bar_ns {
+        Some(bar) => notes::with_bar(ns as f64, bar as f64),
+        None => time(ns),
+    });
+    let read = (report.read_ns > 0).then(|| format!("{} µs", report.read_ns / 1_000));
+    format!(
+        "{:<26} {:>22} {:>16} {:>8} {:>8} {:>8} {:<13} {}",
+        name(report.signal()),
+        or_none(period),
+        or_none(window),
+        or_none(report.delay_ns.map(time)),
+        or_none(read),
+        report.updates,
+        report.method.replace('_', " "),
+        if report.refused.is_empty() { &report.note } else { &report.refused },
+    )
+}

@@ -1,0 +1,10 @@
+//! A copy of the stand-in library with a script of its own, so that tests in one process do not share one.
+
+use std::path::{Path, PathBuf};
+
+pub(crate) fn library(dir: &Path, script: &str) -> PathBuf {
+    let copy = dir.join(nvml_sim::LIBRARY);
+    std::fs::copy(nvml_sim::library_path().unwrap(), &copy).unwrap();
+    std::fs::write(dir.join(format!("{}.script", nvml_sim::LIBRARY)), script).unwrap();
+    copy
+}
