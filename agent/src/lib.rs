@@ -29,6 +29,7 @@ mod reply;
 pub mod schedule;
 mod session;
 mod shard;
+pub mod single;
 mod socket;
 pub mod sse;
 pub mod stub;

@@ -1,5 +1,6 @@
 //! The command line as typed, and the plan file, which has the same names.
 
+pub mod coldwarm;
 pub mod control;
 pub mod fleet;
 pub mod k8s;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use self::coldwarm::ColdwarmArgs;
 use self::control::ControlArgs;
 use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
@@ -51,6 +53,8 @@ pub enum Command {
     K8s(K8sCommand),
     /// Measure what this host's own client adds and how much it can drive, against a stub with a fixed schedule.
     Calibrate(CalibrateArgs),
+    /// Restart a server and time it to its first token, cold and warm: what a restart costs, and why.
+    Coldwarm(Box<ColdwarmArgs>),
     /// Make certificates with which coordinator and nodes know each other.
     Certs(CertsArgs),
     /// The stub of calibrate and the bench.

@@ -1,6 +1,7 @@
 //! From a parsed command line to an exit code: the three jobs, their signals, and what they print.
 
 mod cluster;
+mod coldwarm;
 mod offer;
 mod stalls;
 mod withhold;
@@ -72,6 +73,7 @@ pub async fn main(cli: Cli) -> i32 {
             Ok(()) => EXIT_OK,
             Err(error) => fail(&error.to_string(), EXIT_BROKEN),
         },
+        Command::Coldwarm(args) => coldwarm::main(*args).await,
         Command::Certs(args) => certs(&args),
         Command::Merge { run_dir } => merge(&run_dir),
         Command::Stalls(args) => stalls::main(&args),

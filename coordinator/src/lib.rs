@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod certs;
 pub mod cli;
 pub mod clock;
+pub mod coldwarm;
 pub mod config;
 pub mod dashboard;
 pub mod dataset;

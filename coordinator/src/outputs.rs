@@ -67,7 +67,7 @@ fn fill(name: &str, out: &mut BufWriter<File>, data: &RunData, merged: &Merged) 
     }
 }
 
-fn json(out: &mut impl Write, value: &serde_json::Value) -> io::Result<()> {
+pub(crate) fn json(out: &mut impl Write, value: &serde_json::Value) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
 }
@@ -82,7 +82,7 @@ fn remove_stale(path: &Path) -> Result<(), OutputError> {
     }
 }
 
-fn write(
+pub(crate) fn write(
     dir: &Path,
     name: &str,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,

@@ -29,6 +29,14 @@ pub enum Server {
     Port(u16),
 }
 
+/// The server's processes as they are now, without their descendants.
+///
+/// # Errors
+/// In words, why none is found.
+pub fn processes_of(server: Server) -> Result<Vec<u32>, String> {
+    Tracked::new(server, Path::new("/proc")).find()
+}
+
 /// Reads this host.
 #[derive(Debug)]
 pub struct HostSource {

@@ -36,6 +36,8 @@ pub(crate) struct Tracked {
     open: BTreeMap<u32, Watched>,
     roots: Vec<(u32, u64)>,
     next_look_ns: i64,
+    /// Who listened, when nothing was found.
+    known: BTreeSet<u64>,
     /// What was last said of it, so that nothing is said twice in a row.
     said: String,
 }
@@ -55,8 +57,19 @@ impl Tracked {
             open: BTreeMap::new(),
             roots: Vec::new(),
             next_look_ns: i64::MIN,
+            known: BTreeSet::new(),
             said: String::new(),
         }
+    }
+
+    /// Finds them once: those that the others descend from.
+    ///
+    /// # Errors
+    /// In words, why there are none.
+    pub(crate) fn find(mut self) -> Result<Vec<u32>, String> {
+        let words = self.look().unwrap_or_default();
+        let roots: Vec<u32> = self.roots.iter().map(|(pid, _)| *pid).collect();
+        if roots.is_empty() { Err(words) } else { Ok(roots) }
     }
 
     /// As if the time for it had come.
@@ -73,7 +86,7 @@ impl Tracked {
     /// server has changed.
     pub(crate) fn sample(&mut self, raw_ns: i64) -> (Usage, Option<String>) {
         let mut said = None;
-        if raw_ns >= self.next_look_ns || self.has_ended() {
+        if raw_ns >= self.next_look_ns || self.has_ended() || self.has_begun() {
             let before = HostClock.now();
             said = self.look();
             let took = HostClock.now() - before;
@@ -91,6 +104,19 @@ impl Tracked {
             self.roots.clear();
         }
         ended
+    }
+
+    /// Nothing was found, and now somebody listens whom the last look did not know: looking at one table costs little, so
+    /// that a server is found as it comes.
+    fn has_begun(&mut self) -> bool {
+        let Server::Port(port) = self.server else { return false };
+        if !self.roots.is_empty() {
+            return false;
+        }
+        let inodes = self.listeners(port);
+        let is_news = !inodes.is_empty() && inodes != self.known;
+        self.known = inodes;
+        is_news
     }
 
     fn usage(&mut self) -> Usage {
@@ -115,7 +141,8 @@ impl Tracked {
         let found = match self.server {
             // Whose sockets are whose is dear to find out; its children are not.
             _ if !known.is_empty() && self.roots.iter().all(|root| is_same(*root, &processes)) => Ok(known),
-            Server::Pid(pid) if processes.contains_key(&pid) => Ok(vec![pid]),
+            // Once it was seen, another process may have its number.
+            Server::Pid(pid) if self.said.is_empty() && processes.contains_key(&pid) => Ok(vec![pid]),
             Server::Pid(pid) => {
                 Err(format!("the server's process {pid} is not there: nothing of it is sampled"))
             }
@@ -159,12 +186,7 @@ impl Tracked {
 
     /// The processes that listen on a port; those whose parent does too are found through it.
     fn listening(&self, port: u16, processes: &BTreeMap<u32, Process>) -> Result<Vec<u32>, String> {
-        // Own entries of this process's network namespace.
-        let table = |name: &str| {
-            let text = fs::read_to_string(self.proc.join("net").join(name)).unwrap_or_default();
-            parse::listeners(&text, port)
-        };
-        let inodes: BTreeSet<u64> = table("tcp").into_iter().chain(table("tcp6")).collect();
+        let inodes = self.listeners(port);
         if inodes.is_empty() {
             return Err(format!(
                 "nobody listens on port {port} here: a server in a container needs --server-pid instead"
@@ -185,6 +207,15 @@ impl Tracked {
         let is_root =
             |pid: &u32| !processes.get(pid).is_some_and(|process| holders.contains(&process.parent));
         Ok(holders.iter().copied().filter(is_root).collect())
+    }
+
+    /// Sockets that listen on a port, by inode: own entries of this process's network namespace.
+    fn listeners(&self, port: u16) -> BTreeSet<u64> {
+        let table = |name: &str| {
+            let text = fs::read_to_string(self.proc.join("net").join(name)).unwrap_or_default();
+            parse::listeners(&text, port)
+        };
+        table("tcp").into_iter().chain(table("tcp6")).collect()
     }
 
     fn holds(&self, pid: u32, inodes: &BTreeSet<u64>) -> bool {

@@ -46,6 +46,9 @@ pub struct Args {
     /// Paced: between tokens, ms.
     #[arg(long, default_value_t = 10.0)]
     pub paced_itl_ms: f64,
+    /// The server's first request is taken so much later, ms: what is made ready only then.
+    #[arg(long, default_value_t = 0.0)]
+    pub first_penalty_ms: f64,
     /// Most tokens of prompt and reply together.
     #[arg(long, default_value_t = Config::default().max_model_len)]
     pub max_model_len: u64,
@@ -118,6 +121,7 @@ impl Args {
             cause_log: self.cause_log.clone(),
             gpu_log: self.gpu_log.clone(),
             keep_truth: 0,
+            first_penalty_ns: ns("--first-penalty-ms", self.first_penalty_ms)?,
         })
     }
 

@@ -46,6 +46,8 @@ pub struct Config {
     pub gpu_log: Option<PathBuf>,
     /// How many truth records `serve` keeps and returns.
     pub keep_truth: usize,
+    /// By how much the server's first request is taken later, ns.
+    pub first_penalty_ns: i64,
 }
 
 impl Default for Config {
@@ -62,6 +64,7 @@ impl Default for Config {
             cause_log: None,
             gpu_log: None,
             keep_truth: 0,
+            first_penalty_ns: 0,
         }
     }
 }
@@ -81,6 +84,7 @@ impl std::fmt::Debug for Config {
             .field("cause_log", &self.cause_log)
             .field("gpu_log", &self.gpu_log)
             .field("keep_truth", &self.keep_truth)
+            .field("first_penalty_ns", &self.first_penalty_ns)
             .finish()
     }
 }

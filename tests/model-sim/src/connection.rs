@@ -120,7 +120,8 @@ impl Connection {
         let record = TruthRecord::new(self.id, self.accepted_ns, arrived_ns);
         let mut logged = Logged { record, truth: self.server.truth.clone() };
         logged.record.request_id.clone_from(&request.request_id);
-        match self.admit(kind, request, &mut logged.record) {
+        let taken_ns = self.server.made_ready(arrived_ns).await;
+        match self.admit(kind, request, taken_ns, &mut logged.record) {
             Ok(admitted) => self.answer(admitted, &mut logged.record, reader, write).await,
             Err((status, body)) => {
                 logged.record.status = Some(status);
@@ -136,6 +137,7 @@ impl Connection {
         &self,
         kind: Kind,
         request: &Request,
+        taken_ns: i64,
         record: &mut TruthRecord,
     ) -> Result<Admitted, (u16, String)> {
         let server = &self.server;
@@ -161,8 +163,8 @@ impl Connection {
             name: request.request_id.clone(),
             causes: faults.0.iter().filter_map(Fault::cause).collect(),
         };
-        let source = server.mill.enter(record.arrived_ns, entry).map_err(|e| refusal(refused(e)))?;
-        record.enqueued_ns = Some(record.arrived_ns);
+        let source = server.mill.enter(taken_ns, entry).map_err(|e| refusal(refused(e)))?;
+        record.enqueued_ns = Some(taken_ns);
         Ok(Admitted { ask, faults, finish, source })
     }
 

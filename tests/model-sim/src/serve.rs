@@ -1,7 +1,7 @@
 //! The server: what its connections share, and accepting them until it is told to stop.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -57,8 +57,16 @@ pub async fn serve(
     let _stop_on_drop = stop.clone().drop_guard();
     let rng = Mutex::new(fastrand::Rng::with_seed(config.seed));
     let started_ns = clock::raw_ns();
-    let server =
-        Arc::new(Server { config, mill, timer, truth, started_ns, rng, requests: AtomicU64::new(0) });
+    let server = Arc::new(Server {
+        config,
+        mill,
+        timer,
+        truth,
+        started_ns,
+        rng,
+        requests: AtomicU64::new(0),
+        had_first: AtomicBool::new(false),
+    });
     server.schedule_causes();
     let ended = server.run(listener, &stop).await;
     drop(server);
@@ -76,9 +84,20 @@ pub(crate) struct Server {
     started_ns: i64,
     rng: Mutex<fastrand::Rng>,
     requests: AtomicU64,
+    had_first: AtomicBool,
 }
 
 impl Server {
+    /// When a request that arrived then is taken: the first one waits for what is made ready only now.
+    pub(crate) async fn made_ready(&self, arrived_ns: i64) -> i64 {
+        let penalty_ns = self.config.first_penalty_ns;
+        if penalty_ns == 0 || self.loading() || self.had_first.swap(true, Ordering::Relaxed) {
+            return arrived_ns;
+        }
+        self.timer.sleep_until(arrived_ns + penalty_ns).await;
+        arrived_ns + penalty_ns
+    }
+
     async fn run(
         self: &Arc<Self>,
         listener: TcpListener,

@@ -8,6 +8,7 @@
 
 mod clock;
 mod cluster;
+mod coldwarm;
 mod death;
 mod faults;
 mod fleet;
