@@ -162,7 +162,30 @@ pub(crate) fn cards(data: &RunData, timeline: &Timeline, gaps: &[Gap]) -> BTreeM
         };
         card.energy_age_ns = report(Signal::Energy).and_then(age).filter(|ns| *ns > 0);
     }
-    cards
+    join_restarted(data, cards)
+}
+
+/// A probe that was started again reads the same GPU as before: what both saw is one card's, so that an idle band from before
+/// holds after. (In a simulation another host's card may have the same identity.)
+fn join_restarted(
+    data: &RunData,
+    cards: BTreeMap<(Incarnation, u32), Card>,
+) -> BTreeMap<(Incarnation, u32), Card> {
+    let identity = |of: Incarnation, gpu: u32| {
+        let hello = &data.nodes.get(&of)?.hello;
+        let facts = hello.gpus.iter().find(|facts| facts.index == gpu && !facts.uuid.is_empty())?;
+        Some((hello.host.as_ref()?.hostname.as_str(), facts.uuid.as_str()))
+    };
+    let mut joined = BTreeMap::<(Incarnation, u32), Card>::new();
+    let mut first = BTreeMap::new();
+    for ((of, gpu), card) in cards {
+        let same = identity(of, gpu).map(|who| *first.entry(who).or_insert((of, gpu)));
+        match same.and_then(|key| joined.get_mut(&key)) {
+            Some(before) => before.join(card),
+            None => drop(joined.insert((of, gpu), card)),
+        }
+    }
+    joined
 }
 
 fn reach(shows: Shows, report: Option<&v1::SensorReport>) -> Reach {
@@ -241,6 +264,20 @@ fn take(
 }
 
 impl Card {
+    fn join(&mut self, other: Self) {
+        for (shows, theirs) in other.series {
+            match self.series.get_mut(&shows) {
+                Some(ours) => ours.join(theirs),
+                None => drop(self.series.insert(shows, theirs)),
+            }
+        }
+        self.energy.extend(other.energy);
+        self.energy.sort_unstable();
+        self.energy_age_ns = self.energy_age_ns.max(other.energy_age_ns);
+        self.lost_ns = self.lost_ns.or(other.lost_ns);
+        self.bound_ns = self.bound_ns.max(other.bound_ns);
+    }
+
     fn note(&mut self, shows: Shows, reading: Reading, near: &Union) {
         let reach = Reach { oldest_ns: 0, newest_ns: 0, measured: false };
         let new = || Series { reach, near: Vec::new(), spread: Vec::new(), stride: 1, seen: 0 };
@@ -264,6 +301,17 @@ impl Card {
 }
 
 impl Series {
+    fn join(&mut self, other: Self) {
+        self.near.extend(other.near);
+        self.near.sort_by_key(|reading| reading.at_ns);
+        self.spread.extend(other.spread);
+        // What was measured beats what was assumed; of two alike the wider.
+        let rank = |reach: &Reach| (reach.measured, reach.oldest_ns);
+        if rank(&other.reach) > rank(&self.reach) {
+            self.reach = other.reach;
+        }
+    }
+
     /// Values of readings that speak of nothing outside [from, to].
     pub(crate) fn within(&self, from: i64, to: i64) -> Vec<f64> {
         let first = self.near.partition_point(|reading| reading.at_ns < from);

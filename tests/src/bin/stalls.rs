@@ -29,6 +29,9 @@ struct Args {
     /// Play nothing: judge what was kept again
     #[arg(long, requires = "keep")]
     again: bool,
+    /// The probe is killed before this injection (from 0), and another one started
+    #[arg(long)]
+    probe_dies_before: Option<usize>,
     /// More statements for the simulated GPU, which has an H100's sensors; apart by `;`
     #[arg(long, default_value = "")]
     card: String,
@@ -54,7 +57,7 @@ fn main() -> anyhow::Result<()> {
 fn one(binary: &Path, dir: &Path, seed: u64, args: &Args, matrix: &mut Matrix) -> anyhow::Result<()> {
     let named = |kind: &Kind| args.kinds.is_empty() || args.kinds.iter().any(|name| name == kind.name());
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(named).collect();
-    let plan = Plan::random(seed, &kinds, args.times);
+    let plan = Plan { probe_dies_before: args.probe_dies_before, ..Plan::random(seed, &kinds, args.times) };
     let ran = match args.again {
         true => Ran::load(dir)?,
         false => {

@@ -16,32 +16,46 @@ pub struct Matrix {
     counts: BTreeMap<(Kind, Verdict), u32>,
     /// Stalls that nobody made: the machine was busy. They are judged too, but their truth is unknown.
     pub unmade: u32,
+    /// Stalls of a known cause that the busy machine added to; not judged here either.
+    pub disturbed: u32,
     /// Injections of which no row tells.
     pub missed: Vec<String>,
     /// Rows that are wrong, each in words.
     pub wrong: Vec<String>,
     /// How many of these were confident.
     pub confident_wrong: u32,
+    /// Injections that were told, and of how many of them most rows are right: rows of one are not independent.
+    pub told: (u32, u32),
 }
 
 impl Matrix {
     /// Adds a run's rows.
     pub fn add(&mut self, label: &str, rows: &[Row], known: &Known) {
-        let mut told = vec![false; known.injected().len()];
+        // Rows of each injection, and how many of them are right.
+        let mut told = vec![(0, 0); known.injected().len()];
         for row in rows {
             let truth = known.of(row);
             let Some((injection, kind)) = truth.and_then(|t| Some((t.injection?, t.kind?))) else {
                 self.unmade += 1;
                 continue;
             };
-            told[injection] = true;
+            if truth.is_some_and(|truth| truth.disturbed) {
+                self.disturbed += 1;
+                continue;
+            }
+            told[injection].0 += 1;
+            told[injection].1 += u32::from(is_right(kind, row));
             *self.counts.entry((kind, row.verdict)).or_default() += 1;
             if !is_right(kind, row) && row.verdict != Verdict::CantTell {
                 self.wrong.push(format!("{label}: {} is {}", kind.name(), row.cells.join(",")));
                 self.confident_wrong += u32::from(row.confidence >= CONFIDENT);
             }
         }
-        for (one, _) in known.injected().iter().zip(told).filter(|(one, told)| !told && known.was_felt(one)) {
+        let heard = || told.iter().filter(|(rows, _)| *rows > 0);
+        self.told.0 += heard().count() as u32;
+        self.told.1 += heard().filter(|(rows, right)| 2 * right > *rows).count() as u32;
+        let unheard = known.injected().iter().zip(&told).filter(|(_, (rows, _))| *rows == 0);
+        for (one, _) in unheard.filter(|(one, _)| known.was_felt(one)) {
             let ms = (one.to_ns - one.from_ns) / 1_000_000;
             self.missed.push(format!("{label}: {} of {ms} ms", one.kind.name()));
         }
@@ -89,12 +103,16 @@ impl Display for Matrix {
         }
         writeln!(
             out,
-            "{} rows of a known cause: {:.1} % right, {:.1} % can't tell, {} confident and wrong; {} rows that nobody made",
+            "{} rows of a known cause: {:.1} % right, {:.1} % can't tell, {} confident and wrong; {} rows that nobody made, {} disturbed; \
+             of {} injections {} have most of their rows right",
             self.rows(),
             100.0 * self.right(),
             100.0 * self.cant_tell(),
             self.confident_wrong,
-            self.unmade
+            self.unmade,
+            self.disturbed,
+            self.told.0,
+            self.told.1
         )?;
         self.wrong.iter().try_for_each(|line| writeln!(out, "wrong: {line}"))?;
         self.missed.iter().try_for_each(|line| writeln!(out, "missed: {line}"))

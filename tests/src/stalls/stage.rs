@@ -170,7 +170,9 @@ impl<'a> Stage<'a> {
     }
 
     fn probe(&mut self, card: &Card) -> io::Result<()> {
-        let follows = crate::follow_script(&self.dir.join("gpu.log"));
+        // One origin for all processes that read the card: its energy counter outlives them.
+        let origin = format!("origin_raw_ns {}\n", HostClock.now());
+        let follows = crate::follow_script(&self.dir.join("gpu.log")) + &origin;
         let script = match card {
             Card::Follows(more) => format!("{follows}{more}\n"),
             Card::Other => "phase 1s power_w=75 util=0 mem_util=0 sm_mhz=1980 throttle=0\nonce\n".to_owned(),

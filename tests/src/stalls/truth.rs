@@ -16,6 +16,10 @@ use crate::truth_check::{self, Traced};
 const SERVERS_SHARE: f64 = 0.7;
 /// A queue in which a request waited so long must be told, ns.
 const FELT_NS: i64 = 300_000_000;
+/// A client that sees a stall of the server longer by this has been starved, ns.
+const LATE_NS: i64 = 40_000_000;
+/// A server that stands still so long in a stall that is not its own has been starved, ns.
+const STARVED_NS: i64 = 80_000_000;
 /// How far a cause and its stall may lie apart, ns: the machine is busy.
 const NEAR_NS: i64 = 60_000_000;
 
@@ -82,6 +86,9 @@ pub struct Truth {
     pub true_ms: f64,
     /// What the GPU drew meanwhile, J.
     pub energy_j: f64,
+    /// The machine was too busy: the client was late too, the server wrote what followed late and in one go, or stood still
+    /// in what others caused.
+    pub disturbed: bool,
 }
 
 impl Known {
@@ -178,8 +185,29 @@ impl Known {
             to_ns: to,
             servers_ms: servers_ns as f64 / 1e6,
             energy_j: self.energy.joules(from, to),
+            disturbed: match is_servers {
+                true => to - from - servers_ns > LATE_NS || catches_up(served, i),
+                false => i.is_some_and(|i| longest_within(served, i, from, to) > STARVED_NS),
+            },
         }
     }
+}
+
+/// The server wrote the tokens after its gap much faster than it does: it wakes late and catches up, which is what a proxy
+/// that held them would look like.
+fn catches_up(served: &TruthRecord, i: Option<usize>) -> bool {
+    let mut usual: Vec<i64> = served.emissions.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    usual.sort_unstable();
+    let Some(usual) = usual.get(usual.len() / 2) else { return false };
+    let after = served.emissions.get(i.map_or(0, |i| i + 1)..).unwrap_or_default();
+    after.first_chunk::<4>().is_some_and(|next| next[3] - next[0] < 3 * usual / 2)
+}
+
+/// The server's own longest gap among the tokens that it wrote in [from, to], ns.
+fn longest_within(served: &TruthRecord, i: usize, from: i64, to: i64) -> i64 {
+    let within = served.emissions.iter().skip(i).filter(|at| (from..=to).contains(at));
+    let stamps: Vec<i64> = within.copied().collect();
+    stamps.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
 }
 
 /// The server's own gap before its token `i + 1`, ns.
