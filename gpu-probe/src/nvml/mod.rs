@@ -1,5 +1,5 @@
-//! GPUs through NVML: what they are, and two readers over them. [`quick::Quick`] makes the readings that take microseconds,
-//! [`deep::Deep`] those that take milliseconds; each has a thread of its own, and no lock is common to them but the
+//! GPUs through NVML: what they are, and two readers over them. `quick` makes the readings that take microseconds,
+//! `deep` those that take milliseconds; each has a thread of its own, and no lock is common to them but the
 //! driver's.
 
 use std::path::{Path, PathBuf};
