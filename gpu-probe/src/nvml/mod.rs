@@ -168,8 +168,7 @@ impl Card {
         }
         let _has_gpm = self.answers.ask(Reading::Gpm, || gpm::has(device));
         let _listens = self.answers.ask(Reading::Xids, || xid::listen(nvml, device).map(drop));
-        // What was only tried is no news.
-        let _tried = self.answers.news();
+        self.answers.forget_failures();
         self.facts.notes = self.answers.notes();
         self.facts.notes.extend(mig_note(device));
     }
