@@ -38,6 +38,8 @@ pub struct Attempt {
     pub request_id: String,
     /// The JSON body.
     pub body: Bytes,
+    /// A deliberate pause between the send and the first look at the reply, over HTTP/1.1.
+    pub control_pause: Option<Duration>,
 }
 
 /// One stream slot with its own connection.
@@ -189,6 +191,7 @@ impl Client {
             return Err(Failure::new(ErrorKind::Connect, "failed to keep a connection"));
         };
         let mut reply = Reply::new(&self.target, timeline, &mut self.deltas, reused, self.times_code);
+        reply.pause_for(attempt.control_pause);
         let post = Outgoing::Post { request_id: &attempt.request_id, body: &attempt.body };
         let keep = connection.exchange(&self.target, post, &mut reply).await?;
         if let Some(failure) = reply.take_verdict() {
@@ -225,6 +228,8 @@ fn begin_record(attempt: &Attempt) -> v1::RequestRecord {
     }
 }
 
+#[cfg(test)]
+mod control_tests;
 #[cfg(test)]
 mod secure_tests;
 #[cfg(test)]

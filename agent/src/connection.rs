@@ -249,6 +249,7 @@ impl Http1 {
         let written = self.write(body).await;
         if written.is_ok() {
             reply.has_sent(self.stream.socket().stamps().sent_at());
+            reply.pause().await;
         }
         loop {
             if reply.is_over() {

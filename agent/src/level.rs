@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Bodies;
+use crate::controls::Controls;
 use crate::corpus::Corpus;
 use crate::host_check;
 use crate::pacer;
@@ -81,6 +82,8 @@ pub(crate) fn arm(
     let load = Load::parse(share, order.level).map_err(|e| e.to_string())?;
     let target = order.target.as_ref().ok_or("the order has no target")?;
     let target = Arc::new(Target::parse(target).map_err(|e| e.to_string())?);
+    let controls =
+        Controls::parse(order.controls.as_ref(), &load, target.http2()).map_err(|e| e.to_string())?;
     let workload = order.workload.clone().unwrap_or_default();
     let times = times(&load, corpus.as_deref())?;
     let bodies = Arc::new(Bodies::new(&target, &workload, corpus).map_err(|e| e.to_string())?);
@@ -105,9 +108,12 @@ pub(crate) fn arm(
         let gauges = Arc::new(Gauges::default());
         let work = Work {
             level: order.level,
+            shard: number,
             incarnation,
             part: part(&load, bound, &times, number, shards),
             retry: load.retry,
+            controls,
+            block: controls.block(order.level, number, shards, &load),
             fresh_connections: load.fresh_connections,
             warmup_ns: load.warmup_ns,
             target: target.clone(),
@@ -120,8 +126,8 @@ pub(crate) fn arm(
         };
         let (start, started) = oneshot::channel();
         let (prepared, ready) = oneshot::channel();
-        let report = shard::spawn(number as usize, work, prepared, started)
-            .map_err(|e| format!("failed to start a shard: {e}"))?;
+        let report =
+            shard::spawn(work, prepared, started).map_err(|e| format!("failed to start a shard: {e}"))?;
         armed.gauges.push(gauges);
         armed.ready.push(ready);
         armed.starts.push(start);
@@ -421,6 +427,7 @@ fn sum_up(
         dropped_token_traces: reports.iter().map(|r| r.dropped_traces).sum(),
         dropped_records: reports.iter().map(|r| r.dropped_records).sum(),
         dropped_windows: reports.iter().map(|r| r.dropped_windows).sum(),
+        dropped_loop_lags: reports.iter().map(|r| r.dropped_loop_lags).sum(),
         health: Some(health),
         given_up: String::new(),
         held: bound.map(|_| pooled(|r| &r.held.waits)),

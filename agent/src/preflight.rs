@@ -171,6 +171,7 @@ async fn ask(
 
 fn attempt(body: Bytes) -> Attempt {
     Attempt {
+        control_pause: None,
         level: 0,
         stream: 0,
         request: 0,

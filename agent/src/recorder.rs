@@ -75,9 +75,11 @@ impl Recorder {
         }
     }
 
-    /// Takes in one ended request.
+    /// Takes in one ended request. One that we paused on purpose is a record, but in no histogram.
     pub(crate) fn record(&mut self, record: v1::RequestRecord) {
-        self.count(&record);
+        if !record.is_control() {
+            self.count(&record);
+        }
         self.bytes += record.encoded_len() + 8;
         self.records.push(record);
         if self.bytes >= self.outbox.batch_bytes() {

@@ -64,6 +64,7 @@ pub(crate) struct Reply<'a> {
     handled_until: RawNs,
     was_over: bool,
     is_plain: bool,
+    control_pause: Option<Duration>,
 }
 
 impl<'a> Reply<'a> {
@@ -88,6 +89,7 @@ impl<'a> Reply<'a> {
             handled_until: 0,
             was_over: false,
             is_plain: false,
+            control_pause: None,
         }
     }
 
@@ -123,6 +125,20 @@ impl<'a> Reply<'a> {
         if let Some(at) = at {
             self.timeline.on(at, Event::Sent);
         }
+    }
+
+    /// Nobody shall look at the reply for so long after the send.
+    pub(crate) fn pause_for(&mut self, control: Option<Duration>) {
+        self.control_pause = control;
+    }
+
+    /// That pause: what comes meanwhile stays in the socket, where the kernel stamps it.
+    pub(crate) async fn pause(&mut self) {
+        let Some(length) = self.control_pause else { return };
+        let from = HostClock.now();
+        self.timeline.pauses(from);
+        tokio::time::sleep(length).await;
+        self.timeline.has_paused(HostClock.now() - from);
     }
 
     /// Now, where the time of our own code is taken.

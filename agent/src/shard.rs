@@ -2,6 +2,7 @@
 //! another shard but counters that only it writes.
 
 mod closed;
+mod lag;
 mod open;
 mod timer;
 
@@ -25,11 +26,13 @@ use crate::body::{Bodies, Prepared};
 use crate::cancel::Cancel;
 use crate::client::{Attempt, Client};
 use crate::connection;
+use crate::controls::{Block, Controls};
 use crate::delta::Kept;
 use crate::recorder::Recorder;
 use crate::schedule::{Retry, Slot};
 use crate::target::Target;
 use crate::trace::{Port, Trace};
+use lag::Watch;
 use timer::Timer;
 
 pub(crate) use open::Part as OpenPart;
@@ -38,9 +41,14 @@ pub(crate) use open::Part as OpenPart;
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) level: u32,
+    /// Number of the shard.
+    pub(crate) shard: u32,
     pub(crate) incarnation: u64,
     pub(crate) part: Part,
     pub(crate) retry: Retry,
+    pub(crate) controls: Controls,
+    /// Of this shard's loop.
+    pub(crate) block: Option<Block>,
     pub(crate) fresh_connections: bool,
     /// Left out of what the shard says of itself, as of every figure.
     pub(crate) warmup_ns: i64,
@@ -111,6 +119,7 @@ pub(crate) struct Report {
     pub(crate) dropped_traces: u64,
     pub(crate) dropped_records: u64,
     pub(crate) dropped_windows: u64,
+    pub(crate) dropped_loop_lags: u64,
     pub(crate) cpu_ns: i64,
     /// From the shard's start to its last ended request.
     pub(crate) wall_ns: i64,
@@ -123,7 +132,6 @@ pub(crate) struct Report {
 }
 
 const FLUSH: Duration = Duration::from_millis(500);
-const LAG_TICK_NS: i64 = 10_000_000;
 
 /// Starts the thread; it makes what each stream sends first, says `ready`, waits for `start` and reports when its slots
 /// are over.
@@ -131,7 +139,6 @@ const LAG_TICK_NS: i64 = 10_000_000;
 /// # Errors
 /// When the thread or its runtime cannot be made.
 pub(crate) fn spawn(
-    number: usize,
     mut work: Work,
     ready: oneshot::Sender<()>,
     start: oneshot::Receiver<RawNs>,
@@ -142,7 +149,7 @@ pub(crate) fn spawn(
         Timer::new()?
     };
     let (out, report) = oneshot::channel();
-    std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+    std::thread::Builder::new().name(format!("shard-{}", work.shard)).spawn(move || {
         let tasks = tokio::task::LocalSet::new();
         let ended = tasks.block_on(&runtime, async {
             let first = work.prepare(timer);
@@ -154,7 +161,7 @@ pub(crate) fn spawn(
                 start = start => start.ok()?,
                 () = work.cancel.cancelled() => return None,
             };
-            Some(drive(number, work, first, start).await)
+            Some(drive(work, first, start).await)
         });
         if let Some(report) = ended {
             // The level may have been given up.
@@ -251,11 +258,12 @@ impl Work {
             intended_raw_ns: due.intended,
             request_id: format!("{:x}-{level}-{stream}-{request}{again}", self.incarnation),
             body,
+            control_pause: self.controls.pause(stream, request),
         }
     }
 }
 
-async fn drive(number: usize, mut work: Work, first: First, start: RawNs) -> Report {
+async fn drive(mut work: Work, first: First, start: RawNs) -> Report {
     let (cpu_before, began, streams) = (thread_cpu_ns(), HostClock.now(), first.streams());
     let recorder = RefCell::new(Recorder::new(work.level, start, work.outbox.clone()));
     let trace = work.trace.take().map(|port| RefCell::new(port.open(start)));
@@ -269,10 +277,13 @@ async fn drive(number: usize, mut work: Work, first: First, start: RawNs) -> Rep
         trace,
         dry: Cell::default(),
     });
-    let lag = Rc::new(RefCell::new(LatencyHistogram::default()));
+    let (level, number, outbox) = (shared.work.level, shared.work.shard, shared.work.outbox.clone());
+    let watch = Watch::new(level, number, start + shared.work.warmup_ns, HostClock.now());
+    let watch = Rc::new(RefCell::new(watch));
     let beats = [
-        tokio::task::spawn_local(flush_each_beat(shared.clone())),
-        tokio::task::spawn_local(watch_scheduler(shared.clone(), lag.clone())),
+        tokio::task::spawn_local(flush_each_beat(shared.clone(), watch.clone())),
+        tokio::task::spawn_local(lag::watch(shared.clone(), watch.clone())),
+        tokio::task::spawn_local(stand_still(start, shared.work.block)),
         tokio::task::spawn_local(give_up_with_the_level(shared.work.cancel.clone(), shared.cancel.clone())),
     ];
     let held = match first {
@@ -283,20 +294,22 @@ async fn drive(number: usize, mut work: Work, first: First, start: RawNs) -> Rep
         First::Open(timer, prepared) => open::drive(&shared, timer, prepared).await,
     };
     beats.iter().for_each(tokio::task::JoinHandle::abort);
-    let empty = Recorder::new(shared.work.level, start, shared.work.outbox.clone());
+    let dropped_loop_lags = watch.borrow_mut().end(HostClock.now(), &outbox);
+    let empty = Recorder::new(level, start, outbox);
     let mut recorder = shared.recorder.replace(empty);
     recorder.finish().await;
     Report {
-        number: number as u32,
+        number,
         streams,
         dry: shared.dry.get(),
         dropped_traces: recorder.dropped_traces,
         dropped_records: recorder.dropped_records,
         dropped_windows: recorder.dropped_windows,
+        dropped_loop_lags,
         cpu_ns: thread_cpu_ns() - cpu_before,
         wall_ns: HostClock.now() - began,
         send_lag: shared.send_lag.take(),
-        scheduler_lag: lag.take(),
+        scheduler_lag: std::mem::take(&mut watch.borrow_mut().histogram),
         socket_wait: shared.socket_wait.take(),
         held,
     }
@@ -333,7 +346,7 @@ impl Shared {
             self.trace(|trace| trace.issued(due.phase));
             let mut record = client.request(work.attempt(&mut due, attempt), &self.cancel).await;
             work.gauges.ended(record.outcome());
-            (record.attempt, record.held_ns) = (attempt, due.held_ns);
+            (record.shard, record.attempt, record.held_ns) = (work.shard, attempt, due.held_ns);
             due.prepared.about.mark(&mut record);
             let said = work.bodies.wants_answers().then(|| client.take_text());
             if let Some(said) = said.as_ref().filter(|_| record.token_source() != TokenSource::Usage) {
@@ -364,8 +377,9 @@ impl Shared {
 
     /// The one place through which every ended try goes.
     fn took(&self, record: v1::RequestRecord) {
-        // As every figure, without the warm-up: all streams start at once there, as they never do again.
-        if record.phase() != Phase::Warmup {
+        // As every figure, without the warm-up: all streams start at once there, as they never do again; and without what
+        // waited on purpose.
+        if record.phase() != Phase::Warmup && !record.is_control() {
             self.note_own_lag(&record);
         }
         self.work.gauges.output_tokens.fetch_add(record.output_tokens.unwrap_or(0), Relaxed);
@@ -403,26 +417,21 @@ impl Shared {
     }
 }
 
-async fn flush_each_beat(shared: Rc<Shared>) {
+async fn flush_each_beat(shared: Rc<Shared>, watch: Rc<RefCell<Watch>>) {
     loop {
         tokio::time::sleep(FLUSH).await;
+        watch.borrow_mut().hand_on(&shared.work.outbox);
         shared.recorder.borrow_mut().flush();
         shared.trace(Trace::hand_over);
     }
 }
 
-/// How late this runtime gets to what is due: one timer each 10 ms, which itself ticks in milliseconds.
-async fn watch_scheduler(shared: Rc<Shared>, lag: Rc<RefCell<LatencyHistogram>>) {
-    let from = shared.start + shared.work.warmup_ns;
-    loop {
-        let due = HostClock.now() + LAG_TICK_NS;
-        tokio::time::sleep(Duration::from_nanos(LAG_TICK_NS.unsigned_abs())).await;
-        let lag_ns = (HostClock.now() - due).max(0);
-        shared.trace(|trace| trace.lag(due, lag_ns));
-        if due >= from {
-            lag.borrow_mut().record(lag_ns);
-        }
-    }
+/// The control whose truth is known: nothing of this shard runs for that time.
+async fn stand_still(start: RawNs, block: Option<Block>) {
+    let Some(Block { at_ns, length }) = block else { return };
+    let ahead = start.saturating_add(at_ns).saturating_sub(HostClock.now()).max(0);
+    tokio::time::sleep(Duration::from_nanos(ahead.unsigned_abs())).await;
+    std::thread::sleep(length);
 }
 
 fn thread_cpu_ns() -> i64 {

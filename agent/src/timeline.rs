@@ -161,6 +161,16 @@ impl Timeline {
         self.record.socket_wait_sum_ns = waits.map(|(_, sum)| ns(sum));
     }
 
+    /// A deliberate pause begins.
+    pub(crate) fn pauses(&mut self, from: RawNs) {
+        self.record.control_pause_raw_ns = Some(from);
+    }
+
+    /// It lasted so long, ns.
+    pub(crate) fn has_paused(&mut self, ns: i64) {
+        self.record.control_pause_ns = ns;
+    }
+
     /// Our own code took so long to write the request, ns.
     pub(crate) fn encoded(&mut self, ns: i64) {
         self.record.encode_ns = Some(ns.max(0));
@@ -178,6 +188,10 @@ impl Timeline {
         self.on(self.latest, Event::Cancelled);
         self.count_tokens();
         self.date_newest();
+        if let Some(from) = self.record.control_pause_raw_ns.filter(|_| self.record.control_pause_ns == 0) {
+            // Given up in mid-pause.
+            self.record.control_pause_ns = self.record.done_raw_ns.saturating_sub(from).max(0);
+        }
         self.record.arrivals = self.arrivals.into_bytes();
         if !self.record.arrivals.is_empty() {
             self.record.socket_waits = self.socket_waits.into_bytes();

@@ -93,7 +93,8 @@ impl Trace {
         }
         // A failed request has no stages to compare: it is counted.
         // A retry counts from the first try's intended send: its stages would blame us for the tries before it.
-        if record.outcome == Outcome::Completed as i32 && record.attempt == 0 {
+        // One that we paused on purpose has no stages of a server to show.
+        if record.outcome == Outcome::Completed as i32 && record.attempt == 0 && !record.is_control() {
             self.samples.push(Stamps::of(record));
             if self.samples.len() >= BATCH {
                 self.hand_over();
@@ -188,6 +189,18 @@ mod tests {
         let counts = TraceCounts { issued: 1, completed: 1, output_tokens: 7, ..Default::default() };
         assert_eq!((batch.counts, batch.samples.len(), batch.lags_ns), (counts, 1, vec![20]));
         assert_eq!(batch.shard, Some(3));
+    }
+
+    #[test]
+    fn one_that_was_paused_on_purpose_is_counted_and_has_no_stages() {
+        let (port, inbox) = port(4);
+        let mut trace = port.open(0);
+        let record = record(Phase::Measured, Outcome::Completed);
+        trace.add(&RequestRecord { control_pause_raw_ns: Some(1), control_pause_ns: 2, ..record.clone() });
+        trace.add(&record);
+        drop(trace);
+        let batch = inbox.recv().unwrap();
+        assert_eq!((batch.counts.completed, batch.samples.len()), (2, 1));
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! The command line as typed, and the plan file, which has the same names.
 
+pub mod coldwarm;
+pub mod control;
 pub mod fleet;
 pub mod k8s;
 pub mod results;
+pub mod server;
 pub mod ssh;
+pub mod stalls;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,12 +15,15 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use self::coldwarm::ColdwarmArgs;
+use self::control::ControlArgs;
 use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
 use self::results::{FetchArgs, ServeArgs};
 use self::ssh::SshArgs;
+use self::stalls::StallsArgs;
 use crate::axis::Rate;
-use crate::local::StubArgs;
+use crate::local::{ServerArgs, StubArgs};
 
 pub mod certs;
 
@@ -46,6 +53,8 @@ pub enum Command {
     K8s(K8sCommand),
     /// Measure what this host's own client adds and how much it can drive, against a stub with a fixed schedule.
     Calibrate(CalibrateArgs),
+    /// Restart a server and time it to its first token, cold and warm: what a restart costs, and why.
+    Coldwarm(Box<ColdwarmArgs>),
     /// Make certificates with which coordinator and nodes know each other.
     Certs(CertsArgs),
     /// The stub of calibrate and the bench.
@@ -56,6 +65,8 @@ pub enum Command {
         /// Directory of the run.
         run_dir: PathBuf,
     },
+    /// Judge the stalls of a stored run again, with other thresholds; the run stays as it is.
+    Stalls(StallsArgs),
 }
 
 /// `tailcliff run`.
@@ -70,6 +81,9 @@ pub struct RunArgs {
     /// GPU sampling interval of the embedded probe.
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = gpu_interval)]
     pub gpu_interval: Span,
+    /// Whose processes the embedded probe samples [default: what listens on the port of --url, if that is on this host].
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// Threads that make load [default: the cores less one].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub shards: Option<u32>,
@@ -333,6 +347,10 @@ pub struct SweepArgs {
     /// Where to write [default: runs/UTC-NAME].
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
+    /// Deliberate faults of the client.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub control: ControlArgs,
 }
 
 impl SweepArgs {
@@ -405,6 +423,7 @@ impl SweepArgs {
             metadata: list(self.metadata, file.metadata),
             name: self.name.or(file.name),
             output_dir: self.output_dir.or(file.output_dir),
+            control: self.control.over(file.control),
         }
     }
 }

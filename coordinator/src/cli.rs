@@ -1,7 +1,9 @@
 //! From a parsed command line to an exit code: the three jobs, their signals, and what they print.
 
 mod cluster;
+mod coldwarm;
 mod offer;
+mod stalls;
 mod withhold;
 
 use std::io::Write;
@@ -15,6 +17,7 @@ use self::offer::Offer;
 pub(crate) use self::offer::WAITING;
 use crate::args::certs::CertsArgs;
 use crate::args::results::ServeArgs;
+use crate::args::server::server_of;
 use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
 use crate::calibrate::{self, CalibrateError};
 use crate::capacity;
@@ -70,15 +73,18 @@ pub async fn main(cli: Cli) -> i32 {
             Ok(()) => EXIT_OK,
             Err(error) => fail(&error.to_string(), EXIT_BROKEN),
         },
+        Command::Coldwarm(args) => coldwarm::main(*args).await,
         Command::Certs(args) => certs(&args),
         Command::Merge { run_dir } => merge(&run_dir),
+        Command::Stalls(args) => stalls::main(&args),
     }
 }
 
 async fn run(args: RunArgs) -> i32 {
-    let embedded = Embedded {
+    let mut embedded = Embedded {
         gpu_interval_ns: args.gpu_interval.0,
         nvml_path: args.nvml_path,
+        server: None,
         with_probe: true,
         shards: args.shards,
     };
@@ -90,6 +96,7 @@ async fn run(args: RunArgs) -> i32 {
     if let Err(error) = config.check_agents() {
         return fail(&error.to_string(), EXIT_USAGE);
     }
+    embedded.server = server_of(args.server, &config.plan.base_url);
     config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
     let door = match Door::of_this_process() {
         Ok(door) => door,

@@ -1,6 +1,7 @@
 //! From what was typed to what is meant: flags and plan file validated into one [`Config`]. Secrets stay out of the
 //! [`Plan`], which is stored.
 
+mod control;
 mod open;
 mod replay;
 
@@ -167,6 +168,7 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         gpu_interval_ns: None,
         cliff: cliff(args)?,
         trace: args.verbose >= TRACE_FROM,
+        control: args.control.plan(),
         metadata: metadata(&args.metadata)?,
         // What is drawn from what follows once the rest makes sense.
         ..Plan::default()
@@ -186,6 +188,7 @@ fn check(plan: &Plan) -> Result<(), ConfigError> {
         return Err(bad("--endpoint", format!("{:?} is not a path: it must start with /", plan.path)));
     }
     open::check(plan)?;
+    control::check(plan)?;
     if plan.request_rate.is_empty() {
         check_levels(&plan.concurrency)?;
     }

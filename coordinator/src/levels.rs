@@ -125,6 +125,8 @@ pub struct Outside {
     pub dropped_windows: u64,
     /// Samples of what is in flight that the agent left out.
     pub dropped_in_flight: u64,
+    /// Lags of agents' event loops that were not told: the shortest ones, or those without room.
+    pub dropped_loop_lags: u64,
     /// Requests of an agent without a clock track: in the distributions, in no throughput.
     pub unaligned: u64,
     /// Completed requests of the measured phase that neither a server's count nor a proxy gave tokens for.
@@ -188,6 +190,9 @@ pub struct Level {
     pub held: Option<Held>,
     /// Second and later tries among the requests of the measured phase.
     pub retried: u64,
+    /// Those among them that the client paused on purpose: in the counts and the throughput, as the server worked on them,
+    /// and in no latency.
+    pub control_requests: u64,
     /// Common start on the coordinator's clock, ns.
     pub start_ref_ns: i64,
     /// Requests intended in the measured phase. The phase of an unreported one is unknown; all count here.

@@ -10,7 +10,11 @@ pub use tailcliff_agent::calibration;
 pub use tailcliff_agent::failure::ErrorKind;
 pub use tailcliff_agent::plain_reqwest;
 pub use tailcliff_agent::preflight::REQUEST_ID as PREFLIGHT_ID;
+pub use tailcliff_agent::single::{Answer, Single};
 pub use tailcliff_agent::stub::{Args as StubArgs, Served, Truth, serve as serve_stub};
+pub use tailcliff_gpu_probe::config::{Server, ServerArgs};
+pub use tailcliff_gpu_probe::host::processes_of;
+pub use tailcliff_gpu_probe::record::{Recorded, Recording};
 use tailcliff_proto::link::Route;
 use tailcliff_proto::v1::NodeKind;
 use tokio::sync::mpsc;
@@ -23,6 +27,8 @@ pub struct Embedded {
     pub gpu_interval_ns: i64,
     /// NVML library, where the loader does not find it.
     pub nvml_path: Option<PathBuf>,
+    /// Whose processes that probe samples.
+    pub server: Option<Server>,
     /// With a GPU probe.
     pub with_probe: bool,
     /// Threads that make load; `None` for the cores less one.
@@ -46,6 +52,7 @@ pub fn start(
     let probe = tailcliff_gpu_probe::config::Config {
         interval: Duration::from_nanos(embedded.gpu_interval_ns.unsigned_abs()),
         nvml_path: embedded.nvml_path.clone(),
+        server: embedded.server,
         ..tailcliff_gpu_probe::config::Config::new(coordinator.clone())
     };
     let (of_agent, of_probe) = (shutdown.clone(), shutdown.clone());
@@ -56,6 +63,24 @@ pub fn start(
         threads.push(thread(NodeKind::GpuProbe, failures, probe)?);
     }
     Ok(threads)
+}
+
+/// Samples host and GPUs into this process's memory.
+///
+/// # Errors
+/// When the thread cannot be made.
+pub fn record(
+    server: Option<Server>,
+    nvml_path: Option<PathBuf>,
+    gpu_interval_ns: i64,
+) -> io::Result<Recording> {
+    Recording::start(&tailcliff_gpu_probe::config::Config {
+        interval: Duration::from_nanos(gpu_interval_ns.unsigned_abs()),
+        nvml_path,
+        server,
+        // Nobody is dialled.
+        ..tailcliff_gpu_probe::config::Config::new(String::new())
+    })
 }
 
 /// Cores less one, which the coordinator and the clock need.

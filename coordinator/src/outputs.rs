@@ -6,16 +6,18 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::merge::{Merged, merge};
-use crate::report::{environment, hlog, levels_csv, requests, samples, summary};
+use crate::report::{environment, hlog, host, levels_csv, requests, samples, stalls, summary};
 use crate::stored::RunData;
 
 /// The file that is written last: where it is, the others are.
 pub const LAST: &str = "summary.json";
 /// Every file, in the order written.
-pub const FILES: [&str; 7] = [
+pub const FILES: [&str; 9] = [
     "requests.csv",
     "token_trace.csv",
     "gpu_trace.csv",
+    "host_trace.csv",
+    "stalls.csv",
     "histograms.hlog",
     "environment.json",
     "levels.csv",
@@ -56,6 +58,8 @@ fn fill(name: &str, out: &mut BufWriter<File>, data: &RunData, merged: &Merged) 
         "requests.csv" => requests::write_requests(out, data, &merged.timeline),
         "token_trace.csv" => requests::write_trace(out, data, &merged.timeline),
         "gpu_trace.csv" => samples::write(out, data, &merged.timeline),
+        "stalls.csv" => stalls::write(out, &merged.stalls, data),
+        "host_trace.csv" => host::write(out, data, &merged.timeline),
         "histograms.hlog" => hlog::write(out, merged),
         "environment.json" => json(out, &environment::environment(data)),
         "levels.csv" => levels_csv::write(out, merged),
@@ -63,7 +67,7 @@ fn fill(name: &str, out: &mut BufWriter<File>, data: &RunData, merged: &Merged) 
     }
 }
 
-fn json(out: &mut impl Write, value: &serde_json::Value) -> io::Result<()> {
+pub(crate) fn json(out: &mut impl Write, value: &serde_json::Value) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
 }
@@ -78,7 +82,7 @@ fn remove_stale(path: &Path) -> Result<(), OutputError> {
     }
 }
 
-fn write(
+pub(crate) fn write(
     dir: &Path,
     name: &str,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,

@@ -1,6 +1,7 @@
 //! What a run is asked to do, validated: the one form that flags and a plan file both become.
 
 use serde::{Deserialize, Serialize};
+use tailcliff_proto::v1;
 
 use crate::axis::{Load, Rate};
 
@@ -95,6 +96,9 @@ pub struct Plan {
     /// Trace mode: agents tell the stages of requests and the lag of each thread.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub trace: bool,
+    /// Deliberate faults of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control: Option<ControlPlan>,
     /// Facts given by the user (`--metadata k=v`).
     pub metadata: Vec<(String, String)>,
 }
@@ -114,6 +118,25 @@ impl Plan {
     /// The dataset's file, if there is one.
     pub fn file(&self) -> Option<&FileFacts> {
         self.dataset.as_ref().and_then(|dataset| dataset.file.as_ref())
+    }
+}
+
+/// Deliberate faults of the client, whose truth is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ControlPlan {
+    /// Between the send of a chosen request and the first look at its reply, ns.
+    pub pause_ns: Option<i64>,
+    /// One request in so many is chosen.
+    pub every: u32,
+    /// One event loop of each agent stands still for so long in each level, ns.
+    pub block_ns: Option<i64>,
+}
+
+impl From<&ControlPlan> for v1::Controls {
+    fn from(plan: &ControlPlan) -> Self {
+        let (pause_ns, block_ns) = (plan.pause_ns.unwrap_or(0), plan.block_ns.unwrap_or(0));
+        Self { pause_ns, every: plan.every, block_ns }
     }
 }
 

@@ -232,7 +232,7 @@ impl Run {
             workload: Some(self.workload_of(drive)),
             load: Some(*share),
             trace: self.plan.trace,
-            controls: None,
+            controls: self.plan.control.as_ref().map(v1::Controls::from),
         };
         Command::Send(of, Order::Arm(order))
     }

@@ -183,7 +183,13 @@ fn entries_reach_the_server_each_once_and_the_files_say_so() {
     assert!(summary["warnings"].to_string().contains("broken lines of d.jsonl left out: 1"));
     assert!(!environment["missing"].to_string().contains("prompt_label"), "each entry has a label");
     let requests = read("requests.csv");
-    assert!(requests.lines().next().unwrap().ends_with(",label,entry,session,turn,asked_tokens,input_len"));
+    assert!(
+        requests
+            .lines()
+            .next()
+            .unwrap()
+            .ends_with(",label,entry,session,turn,asked_tokens,input_len,shard,control_pause_ms")
+    );
     assert_eq!(requests.lines().filter(|row| row.contains(",refusal,")).count(), 12);
 }
 

@@ -9,6 +9,8 @@ use tailcliff_proto::link::Route;
 use tailcliff_proto::link::args::{LinkArgs, LinkArgsError};
 use tailcliff_proto::outbox::SpoolConfig;
 
+use crate::check::CheckArgs;
+pub use crate::host::Server;
 use crate::rates::Rates;
 use crate::sensor::table::SensorsArgs;
 
@@ -57,6 +59,9 @@ pub struct Args {
     /// Most that these may take on disk, MiB; 0 for none
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
     pub spool_mib: u32,
+    /// Whose processes are sampled
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// How the coordinator is trusted
     #[command(flatten)]
     pub link: LinkArgs,
@@ -67,6 +72,25 @@ pub struct Args {
 pub enum Job {
     /// Find out what this host's GPUs can show: how often each signal changes, and what time it is an average over
     Sensors(SensorsArgs),
+    /// Show what GPUs are here and in what state, test their memory bandwidth, and watch them for a while
+    Check(CheckArgs),
+}
+
+/// How the server's own processes are found.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct ServerArgs {
+    /// Process of the model server on this host: CPU, memory, page faults and disk reads of it and its children are sampled
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub server_pid: Option<u32>,
+    /// Port on this host that the model server listens on, to find its process by, also after a restart
+    #[arg(long, value_name = "PORT", conflicts_with = "server_pid", value_parser = clap::value_parser!(u16).range(1..))]
+    pub server_port: Option<u16>,
+}
+
+impl From<ServerArgs> for Option<Server> {
+    fn from(args: ServerArgs) -> Self {
+        args.server_pid.map(Server::Pid).or(args.server_port.map(Server::Port))
+    }
 }
 
 /// What the probe goes by.
@@ -82,6 +106,8 @@ pub struct Config {
     pub rates: Rates,
     /// NVML library, where the loader does not find it.
     pub nvml_path: Option<PathBuf>,
+    /// Whose processes are sampled with the host.
+    pub server: Option<Server>,
     /// Where samples go that memory has no room for.
     pub spool: Option<SpoolConfig>,
     /// Where lines for a person go: how dialling fares.
@@ -97,6 +123,7 @@ impl Config {
             interval: INTERVAL,
             rates: Rates::default(),
             nvml_path: None,
+            server: None,
             spool: None,
             tell: |_| {},
         }
@@ -118,6 +145,7 @@ impl TryFrom<Args> for Config {
             interval: args.interval,
             rates: usual.rates,
             nvml_path: args.nvml_path,
+            server: args.server.into(),
             spool: SpoolConfig::from_flags(args.spool_dir, args.spool_mib),
             coordinator: usual.coordinator,
             tell: usual.tell,

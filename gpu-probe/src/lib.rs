@@ -5,7 +5,10 @@ use std::io;
 use tailcliff_proto::link::LinkError;
 use tokio_util::sync::CancellationToken;
 
+pub mod check;
 pub mod config;
+mod cuda;
+pub mod host;
 pub mod nvml;
 mod print;
 pub mod rates;

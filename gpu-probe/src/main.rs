@@ -1,17 +1,25 @@
-//! `tailcliff-gpu-probe`: samples GPUs for a coordinator, or prints them.
+//! `tailcliff-gpu-probe`: samples GPUs for a coordinator, prints them, or checks them.
 
-use std::io::Write;
+use std::io::{Write, stdout};
 
 use clap::Parser;
+use tailcliff_gpu_probe::check::{self, CheckError};
 use tailcliff_gpu_probe::config::{Args, Config, Job};
 use tailcliff_gpu_probe::sensor::table;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// What a shell expects of who ended by Ctrl-C.
+const INTERRUPTED: i32 = 130;
+
 fn main() {
     let args = Args::parse();
-    if let Some(Job::Sensors(args)) = args.job {
-        return ended(table::run(&args, &mut std::io::stdout()).map_err(Into::into));
+    match args.job {
+        Some(Job::Check(args)) => {
+            return ended(until_signal(|stop| async { Ok(check::serve(args, stop).await?) }));
+        }
+        Some(Job::Sensors(args)) => return ended(table::run(&args, &mut stdout()).map_err(Into::into)),
+        None => {}
     }
     let print_seconds = args.print_seconds;
     let config = match Config::try_from(args) {
@@ -22,17 +30,16 @@ fn main() {
         }
     };
     ended(match print_seconds {
-        Some(seconds) => {
-            tailcliff_gpu_probe::print(&config, seconds, &mut std::io::stdout()).map_err(Into::into)
-        }
-        None => serve(config),
+        Some(seconds) => tailcliff_gpu_probe::print(&config, seconds, &mut stdout()).map_err(Into::into),
+        None => until_signal(|stop| async { Ok(tailcliff_gpu_probe::run(config, stop).await?) }),
     });
 }
 
 fn ended(how: anyhow::Result<()>) {
     if let Err(error) = how {
         tell(&format!("{error:#}"));
-        std::process::exit(1);
+        let interrupted = matches!(error.downcast_ref(), Some(CheckError::Interrupted));
+        std::process::exit(if interrupted { INTERRUPTED } else { 1 });
     }
 }
 
@@ -40,7 +47,10 @@ fn tell(line: &str) {
     let _closed = writeln!(std::io::stderr(), "tailcliff-gpu-probe: {line}");
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
+/// Runs `job`, which is asked to end by the first signal; a second one ends it as it is.
+fn until_signal<F: Future<Output = anyhow::Result<()>>>(
+    job: impl FnOnce(CancellationToken) -> F,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
@@ -49,7 +59,9 @@ fn serve(config: Config) -> anyhow::Result<()> {
         tokio::spawn(async move {
             tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
             stop.cancel();
+            tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+            std::process::exit(INTERRUPTED);
         });
-        Ok(tailcliff_gpu_probe::run(config, shutdown).await?)
+        job(shutdown).await
     })
 }

@@ -30,7 +30,7 @@ pub fn print(config: &Config, seconds: u64, out: &mut impl Write) -> Result<(), 
         writeln!(out, "# GPU {}: {} (driver {}){}", gpu.index, gpu.name, gpu.driver, notes(&gpu))?;
     }
     writeln!(out, "{COLUMNS}")?;
-    let Some(inputs) = Inputs::of(config, Some(source)) else { return Ok(()) };
+    let inputs = Inputs::of(config, Some(source));
     let switch = Arc::new(Switch::default());
     switch.on.store(true, Relaxed);
     let stop = CancellationToken::new();

@@ -46,7 +46,7 @@ impl Recording {
     /// # Errors
     /// When the thread cannot be made.
     pub fn start(config: &Config) -> io::Result<Self> {
-        let (say, troubles) = mpsc::channel(16);
+        let (say, troubles) = mpsc::channel(64);
         let stop = CancellationToken::new();
         let batches = Arc::new(Mutex::new(Vec::new()));
         let mut recording = Self {
@@ -65,7 +65,7 @@ impl Recording {
             }
         };
         recording.facts = source.as_ref().map(NvmlSource::facts).unwrap_or_default();
-        let Some(inputs) = Inputs::of(config, source) else { return Ok(recording) };
+        let inputs = Inputs::of(config, source);
         let switch = Arc::new(Switch::default());
         switch.on.store(true, Relaxed);
         let keep = move |batch| {

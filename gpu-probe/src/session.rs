@@ -45,7 +45,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A session over `source`; without one it stays connected and says why there are no GPU columns.
+    /// A session over `source`; without one it says why there are no GPU columns, and samples the host.
     pub(crate) fn new(
         config: Config,
         source: Result<NvmlSource, String>,
@@ -54,7 +54,7 @@ impl Session {
         let incarnation = fastrand::u64(1..);
         let outbox = Outbox::new(incarnation, OUTBOX_BYTES);
         let (switch, sampling) = (Arc::new(Switch::default()), shutdown.child_token());
-        let (say, troubles) = mpsc::channel(16);
+        let (say, troubles) = mpsc::channel(64);
         let spooled = config.spool.clone().map_or(Ok(()), |spool| outbox.spool(spool, say.clone()));
         if let Err(error) = spooled {
             (config.tell)(&format!(
@@ -74,10 +74,8 @@ impl Session {
         hello.gpus = source.as_ref().map(NvmlSource::facts).unwrap_or_default();
         let shipped = outbox.clone();
         let sink = Box::new(move |batch| shipped.push(batch).map(drop));
-        let threads = Inputs::of(&config, source)
-            .map(|inputs| sampler::spawn(inputs, sink, switch.clone(), say, sampling.clone()));
-        let sampler = threads
-            .transpose()
+        let inputs = Inputs::of(&config, source);
+        let sampler = sampler::spawn(inputs, sink, switch.clone(), say, sampling.clone())
             .map_err(|e| LinkError::Broken(format!("failed to start the sampler: {e}")))?;
         Ok(Self {
             config,
@@ -93,7 +91,7 @@ impl Session {
             shutdown,
             _stop_sampling: sampling.clone().drop_guard(),
             sampling,
-            sampler,
+            sampler: Some(sampler),
         })
     }
 
@@ -218,7 +216,7 @@ impl Session {
         if missed * 10 > ticks + missed && all_missed >= 2 * self.told_missed {
             self.told_missed = all_missed;
             let text = format!(
-                "{missed} of {} GPU sampling ticks were missed within a second ({} so far)",
+                "{missed} of {} sampling ticks were missed within a second ({} so far)",
                 ticks + missed,
                 all_missed
             );

@@ -4,6 +4,7 @@
 pub mod arrivals;
 pub mod beat;
 pub mod clock;
+pub mod controls;
 pub mod histogram;
 pub mod host;
 pub mod link;

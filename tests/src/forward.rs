@@ -16,10 +16,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use crate::roles::Role;
 
+mod fault;
 mod order;
 mod pipe;
 mod way;
 
+pub use fault::{Held, Which};
 pub use order::Order;
 pub use way::Way;
 
@@ -47,6 +49,7 @@ struct State {
     generation: u64,
     connections: usize,
     accepted: u64,
+    flows: fault::Flows,
     stopped: bool,
 }
 
@@ -63,6 +66,11 @@ impl Shared {
     fn mode(&self, generation: u64) -> Option<Mode> {
         let state = self.state();
         (!state.stopped && state.generation == generation).then_some(state.mode)
+    }
+
+    /// Before when bytes that came at `now` may not leave, whatever the way takes.
+    fn due(&self, connection: u64, up: bool, now: i64) -> i64 {
+        if up { now } else { self.state().flows.due(connection, now) }
     }
 
     fn way(&self, up: bool) -> Way {
@@ -88,7 +96,7 @@ impl Forwarder {
         Self::start_ports(2, host, to, up, down)
     }
 
-    /// The same without the clock: what a firewall does that lets one port pass.
+    /// The same without the clock: what a firewall does that lets one port pass; or before a server.
     ///
     /// # Errors
     /// As [`Forwarder::start`].
@@ -97,8 +105,16 @@ impl Forwarder {
     }
 
     fn start_ports(ports: u16, host: IpAddr, to: SocketAddr, up: Way, down: Way) -> io::Result<Self> {
-        let state =
-            State { mode: Mode::Pass, up, down, generation: 0, connections: 0, accepted: 0, stopped: false };
+        let state = State {
+            mode: Mode::Pass,
+            up,
+            down,
+            generation: 0,
+            connections: 0,
+            accepted: 0,
+            flows: fault::Flows::default(),
+            stopped: false,
+        };
         let shared = Arc::new(Shared(Mutex::new(state)));
         let address = SocketAddr::new(host, to.port());
         let mut forwarder = Self { shared, address, listening: Vec::new() };
@@ -199,19 +215,23 @@ fn accept(listener: &TcpListener, to: SocketAddr, shared: &Arc<Shared>) {
         return;
     }
     let Ok((near, _)) = listener.accept() else { return };
-    let generation = {
+    let (generation, number) = {
         let mut state = shared.state();
         state.accepted += 1;
         if state.mode == Mode::Cut || state.connections >= MOST_CONNECTIONS {
             return;
         }
         state.connections += 1;
-        state.generation
+        let number = state.accepted;
+        state.flows.add(number);
+        (state.generation, number)
     };
     let shared = Arc::clone(shared);
     std::thread::spawn(move || {
-        let _ended = pipe::forward(near, to, &shared, generation);
-        shared.state().connections -= 1;
+        let _ended = pipe::forward(near, to, &shared, generation, number);
+        let mut state = shared.state();
+        state.connections -= 1;
+        state.flows.remove(number);
     });
 }
 

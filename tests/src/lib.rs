@@ -8,6 +8,7 @@ pub mod light;
 pub mod memory;
 pub mod plain_reqwest;
 pub mod roles;
+pub mod stalls;
 pub mod truth_check;
 
 mod lines;
@@ -36,4 +37,10 @@ pub fn demo_knee(
     let levels: Vec<usize> = levels.iter().map(|&level| level as usize).collect();
     let (prompt, output) = (u64::from(prompt_tokens), u64::from(output_tokens));
     Ok(model_sim::implied_knee(&params, &levels, prompt, output, gain_share).unwrap_or(levels.len() - 1))
+}
+
+/// A script for the simulated GPU: it follows the simulated server whose `--gpu-log` is at `log`, and is idle before.
+pub fn follow_script(log: &std::path::Path) -> String {
+    let idle = "power_w=75 util=0 mem_util=0 sm_mhz=1980 mem_mhz=2619 used_mib=40000 temp_c=45 throttle=0";
+    format!("phase 1s {idle}\nonce\nfollow {}\n", log.display())
 }

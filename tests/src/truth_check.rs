@@ -53,10 +53,12 @@ struct Ttft {
     first_of_stream: bool,
 }
 
-#[derive(Default)]
-struct Traced {
+/// What `token_trace.csv` says of a request.
+#[derive(Debug, Default)]
+pub(crate) struct Traced {
     sent_ns: i64,
-    arrivals_ns: Vec<(i64, i64)>,
+    /// Of each token chunk, and how far it may be off.
+    pub(crate) arrivals_ns: Vec<(i64, i64)>,
 }
 
 /// Compares `token_trace.csv` and `requests.csv` of a run with a truth log; `started_ref_ns` is where the trace's time
@@ -150,7 +152,8 @@ pub fn gaps_ms(run_dir: &Path) -> io::Result<BTreeMap<String, Vec<f64>>> {
     Ok(traced.into_iter().map(|(id, seen)| (id, gaps(seen))).collect())
 }
 
-fn read_trace(path: &Path, started_ref_ns: i64) -> io::Result<BTreeMap<String, Traced>> {
+/// Reads a trace, by request id, onto the clock that `started_ref_ns` is of.
+pub(crate) fn read_trace(path: &Path, started_ref_ns: i64) -> io::Result<BTreeMap<String, Traced>> {
     let table = Table::read(path)?;
     let (t, event) = (table.column("t_s")?, table.column("event")?);
     let (id, unc) = (table.column("request_id")?, table.column("unc_us")?);

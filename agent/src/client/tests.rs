@@ -22,6 +22,7 @@ pub(super) fn attempt() -> Attempt {
         intended_raw_ns: HostClock.now(),
         request_id: "run-1-2-3".to_owned(),
         body: Bytes::from_static(b"{\"model\":\"m\"}"),
+        control_pause: None,
     }
 }
 

@@ -133,8 +133,13 @@ impl Bench<'_> {
         let mut config = Config::from_args(sweep, None)?;
         config.plan.probes = 0;
         config.check_agents()?;
-        let embedded =
-            Embedded { gpu_interval_ns: 0, nvml_path: None, with_probe: false, shards: self.args.shards };
+        let embedded = Embedded {
+            gpu_interval_ns: 0,
+            nvml_path: None,
+            server: None,
+            with_probe: false,
+            shards: self.args.shards,
+        };
         let setup = Setup {
             door: crate::door::Door::of_this_process().map_err(crate::drive::RunError::Start)?,
             wait_ns: 30_000_000_000,

@@ -198,9 +198,11 @@ impl Certificate {
         let counts = [
             (level.measured.unreported, "requests unreported"),
             (level.retried, "of the released are retries"),
+            (level.control_requests, "of the released were paused on purpose: in throughput, in no latency"),
             (outside.dropped_records, "records dropped by agents"),
             (outside.dropped_windows, "windows of histograms dropped by agents"),
             (outside.dropped_in_flight, "in-flight samples dropped by agents"),
+            (outside.dropped_loop_lags, "lags of event loops not told by agents"),
             (outside.dropped_traces, "token traces left out"),
             (outside.bad_windows, "windows unreadable"),
             (outside.bad_traces, "token traces unreadable"),

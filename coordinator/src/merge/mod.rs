@@ -22,6 +22,8 @@ mod tests;
 #[cfg(test)]
 mod tests_clock;
 #[cfg(test)]
+mod tests_controls;
+#[cfg(test)]
 mod tests_open;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +35,8 @@ use crate::clock::{BOUND_MAX_NS, Checked};
 use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
+use crate::plan::Plan;
+use crate::stall::{self, Stalls};
 use crate::stored::{LevelLog, RunData, RunEnd, RunHeader};
 use crate::trace::Trace;
 use crate::untold::untold;
@@ -77,6 +81,8 @@ pub struct Merged {
     pub untold: Vec<&'static str>,
     /// Agents' names and hosts' own ceilings, as `tailcliff calibrate` found them.
     pub calibrations: Vec<(String, v1::HostFacts)>,
+    /// Where streams paused, and why.
+    pub stalls: Stalls,
     /// Every node's clock track.
     pub timeline: Timeline,
 }
@@ -111,6 +117,7 @@ pub fn merge(data: &RunData) -> Merged {
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
         bins: Vec::new(),
+        stalls: stall::stalls(data, &timeline, &levels, stall::Rule::default()),
         levels,
         stray,
         warnings: Vec::new(),
@@ -120,6 +127,7 @@ pub fn merge(data: &RunData) -> Merged {
     };
     merged.bins = bins::bins(&merged.levels, &merged.nodes, merged.gpu_to_token);
     merged.warnings = warnings(&merged);
+    merged.warnings.extend(merged.stalls.warnings.iter().cloned());
     merged.warnings.extend(dataset::warnings(data));
     merged
 }
@@ -152,6 +160,7 @@ fn merge_level(
     outside.dropped_records = told(|done| done.dropped_records);
     outside.dropped_windows = told(|done| done.dropped_windows);
     outside.dropped_in_flight = told(|done| done.dropped_in_flight);
+    outside.dropped_loop_lags = told(|done| done.dropped_loop_lags);
     // The records' own marks and the agents' sums count the same traces; a dropped record takes its mark with it.
     outside.dropped_traces = outside.dropped_traces.max(told(|done| done.dropped_token_traces));
     tally.bounds_ns.sort_unstable();
@@ -167,6 +176,7 @@ fn merge_level(
         rates: window.and_then(|w| open::rates(&data.header.plan, log, w, &tally.points)),
         held: open::held(log),
         retried: tally.retried,
+        control_requests: tally.controls,
         start_ref_ns: log.start_ref_ns,
         measured,
         all_phases,
@@ -188,8 +198,9 @@ fn merge_level(
         ..Level::default()
     };
     level.certificate = certify(&level, log, window.and_then(|w| nodes::resolution(beats, w)), &name);
-    if tally.windows_completed != tally.measured.completed {
-        let (windows, records) = (tally.windows_completed, tally.measured.completed);
+    let (windows, records) =
+        (tally.windows_completed, tally.measured.completed.saturating_sub(tally.controls_completed));
+    if windows != records {
         let text = format!("percentiles speak of {windows} completed requests, the records of {records}");
         level.certificate.notes.push(text);
     }
@@ -288,11 +299,35 @@ fn warnings(merged: &Merged) -> Vec<String> {
              ({channel}, worst {us:.1} µs)"
         ));
     }
+    controls(&merged.header.plan, &merged.levels).into_iter().for_each(&mut warn);
     merged.bins.iter().filter_map(Bin::warning).for_each(&mut warn);
     for node in &merged.nodes {
         node_warnings(node, merged.header.started_ref_ns, &mut warn);
     }
     all
+}
+
+/// What the client did to itself, as it was told to.
+fn controls(plan: &Plan, levels: &[Level]) -> Vec<String> {
+    let Some(control) = &plan.control else { return Vec::new() };
+    let long = |ns: i64| duration(ns.max(0).unsigned_abs());
+    let paused: u64 = levels.iter().map(|level| level.control_requests).sum();
+    let pause = control.pause_ns.map(|ns| {
+        format!(
+            "controls: one request in {} is paused on purpose, for {} after its send: {paused} of the measured requests, which \
+             are in the counts and the throughput, and in no latency figure",
+            control.every,
+            long(ns)
+        )
+    });
+    let block = control.block_ns.map(|ns| {
+        format!(
+            "controls: one event loop of each agent stands still on purpose, for {} in the middle of each level: the latencies \
+             of what it drove then are the client's",
+            long(ns)
+        )
+    });
+    pause.into_iter().chain(block).collect()
 }
 
 fn node_warnings(node: &NodeSummary, started_ref_ns: i64, warn: &mut dyn FnMut(String)) {
@@ -327,8 +362,9 @@ fn node_warnings(node: &NodeSummary, started_ref_ns: i64, warn: &mut dyn FnMut(S
     }
     if let Some(lost) = &node.lost_in_spool {
         warn(format!(
-            "{who} could not read all of its spool: {} records, {} windows, {} in-flight and {} GPU samples are lost",
-            lost.records, lost.windows, lost.in_flight, lost.gpu_samples
+            "{who} could not read all of its spool: {} records, {} windows, {} in-flight and {} GPU samples and {} \
+             other readings of GPUs and host are lost",
+            lost.records, lost.windows, lost.in_flight, lost.gpu_samples, lost.evidence
         ));
     }
     if node.simulated_gpu {

@@ -46,6 +46,9 @@ pub(crate) struct Tally {
     pub(crate) measured: Counts,
     /// Second and later tries among them.
     pub(crate) retried: u64,
+    /// Those among them that were paused on purpose; of these the completed.
+    pub(crate) controls: u64,
+    pub(crate) controls_completed: u64,
     /// Records of every phase, by agent.
     pub(crate) by_agent: BTreeMap<Incarnation, Counts>,
     /// When each of them was issued, raw ns.
@@ -104,6 +107,7 @@ impl Tally {
         if measured {
             count(&mut self.measured, outcome);
             self.retried += u64::from(record.attempt > 0);
+            self.controls += u64::from(record.is_control());
             self.measured_record(record, outcome);
         }
         self.host_limit(record);
@@ -145,6 +149,19 @@ impl Tally {
         if outcome != Outcome::Completed {
             return;
         }
+        if record.is_control() {
+            self.controls_completed += 1;
+        } else {
+            self.exact(record);
+        }
+        self.input_tokens = self.input_tokens.saturating_add(record.prompt_tokens.unwrap_or(0));
+        self.output_tokens = self.output_tokens.saturating_add(record.output_tokens.unwrap_or(0));
+        self.outside.without_tokens += u64::from(record.output_tokens.is_none());
+        let proxy = record.output_tokens.is_some() && record.token_source != TokenSource::Usage as i32;
+        self.outside.proxy_tokens += u64::from(proxy);
+    }
+
+    fn exact(&mut self, record: &v1::RequestRecord) {
         let exact = &mut self.latencies;
         record::e2e_ns(record).into_iter().for_each(|ns| exact.e2e.add_exact(ns, 1));
         record::ttft_ns(record).into_iter().for_each(|ns| exact.ttft.add_exact(ns, 1));
@@ -152,11 +169,6 @@ impl Tally {
         if let Some((ns, gaps)) = record::gaps(record) {
             exact.itl.add_exact(ns, gaps);
         }
-        self.input_tokens = self.input_tokens.saturating_add(record.prompt_tokens.unwrap_or(0));
-        self.output_tokens = self.output_tokens.saturating_add(record.output_tokens.unwrap_or(0));
-        self.outside.without_tokens += u64::from(record.output_tokens.is_none());
-        let proxy = record.output_tokens.is_some() && record.token_source != TokenSource::Usage as i32;
-        self.outside.proxy_tokens += u64::from(proxy);
     }
 
     fn window(&mut self, window: &v1::Window) {

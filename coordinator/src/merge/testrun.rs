@@ -175,7 +175,7 @@ fn request(level: u32, n: u64, at: i64, start: i64, random: &mut fastrand::Rng) 
 }
 
 /// Cuts windows of 1 s by end and phase, as agents do.
-fn windows(records: &[v1::RequestRecord], start: i64) -> Vec<v1::Window> {
+pub(crate) fn windows(records: &[v1::RequestRecord], start: i64) -> Vec<v1::Window> {
     let mut cut: BTreeMap<(i64, i32), Vec<&v1::RequestRecord>> = BTreeMap::new();
     for record in records {
         cut.entry(((record.done_raw_ns - start) / S, record.phase)).or_default().push(record);
@@ -250,7 +250,17 @@ pub(crate) fn add_probe(data: &mut RunData) -> Incarnation {
         energy_mj: Some(1_234_567),
         ..Default::default()
     };
-    let batch = v1::Batch { gpu_samples: (0..200).map(sample).collect(), ..Default::default() };
+    let host = |i: i64| v1::HostSample {
+        raw_ns: ORIGIN + offset(of) + 3 * S + i * 100 * MS,
+        disk_read_bytes: Some(4096 * i.unsigned_abs()),
+        cpu_busy_ns: Some(i * 150 * MS),
+        ..Default::default()
+    };
+    let batch = v1::Batch {
+        gpu_samples: (0..200).map(sample).collect(),
+        host_samples: (0..20).map(host).collect(),
+        ..Default::default()
+    };
     push(data, of, batch);
     of
 }

@@ -161,6 +161,24 @@ fn what_a_gpu_did_not_say_is_an_empty_cell() {
 }
 
 #[test]
+fn the_host_is_on_the_same_timeline_and_what_it_did_not_say_is_an_empty_cell() {
+    let (dir, _) = written(&sample());
+    let rows = csv(&read(&dir, "host_trace.csv"));
+    assert_eq!(rows.len(), 21);
+    assert_eq!(column(&rows, "disk_read_bytes")[..3], ["0", "4096", "8192"].map(str::to_owned));
+    assert_eq!(column(&rows, "cpu_busy_s")[2], "0.300000000");
+    for absent in ["page_cache_bytes", "server_cpu_s", "other_gpu_processes"] {
+        assert!(column(&rows, absent).iter().all(String::is_empty), "{absent}");
+    }
+    let gpu = csv(&read(&dir, "gpu_trace.csv"));
+    let t_s = |rows: &[Vec<String>], i: usize| column(rows, "t_s")[i].parse::<f64>().unwrap();
+    assert!((t_s(&rows, 1) - t_s(&gpu, 10)).abs() < 1e-6, "both read the same clock at the same moment");
+    assert!(column(&rows, "unc_us").iter().all(|us| us.parse::<f64>().unwrap() > 0.0));
+    let (dir, _) = written(&testrun::run(1, 1, &[1]));
+    assert_eq!(read(&dir, "host_trace.csv").lines().count(), 1, "a header alone without a probe");
+}
+
+#[test]
 fn the_summary_says_null_for_what_is_unknown() {
     let mut data = sample();
     let all = data.nodes.values_mut().flat_map(|n| &mut n.batches);
@@ -298,7 +316,7 @@ fn a_directory_that_cannot_be_written_is_one_clear_error() {
     let missing = dir.path().join("gone");
     let error = write_all(&missing, &sample()).unwrap_err().to_string();
     assert!(error.starts_with("failed to write ") && error.contains("requests.csv"), "{error}");
-    // In the way of the fourth file's partial: works for root too, which no mode bits stop.
+    // In the way of a later file's partial: works for root too, which no mode bits stop.
     write_all(dir.path(), &sample()).unwrap();
     fs::create_dir(dir.path().join("histograms.hlog.partial")).unwrap();
     let error = write_all(dir.path(), &testrun::run(22, 1, &[1])).unwrap_err();

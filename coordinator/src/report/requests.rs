@@ -16,11 +16,12 @@ use super::text::{cell, micros, millis, quoted, seconds};
 /// Columns of `requests.csv`. `t_s` is the intended send; it and the other times are empty when the agent has no clock
 /// track; durations come from the agent's own clock and are always there. From `label` on, what was asked: `entry` and
 /// `turn` count from 0, `session` is the dataset's own name for it, `input_len` is in the plan's unit.
+/// Then which event loop of the agent drove it, and how long it was paused on purpose, if it was.
 pub const REQUEST_COLUMNS: &str = "t_s,unc_us,agent,level,concurrency,stream,request,request_id,phase,outcome,\
     error_kind,error_detail,http_status,reused_connection,issued_s,connected_s,sent_s,headers_s,first_chunk_s,\
     first_token_s,last_token_s,done_s,ttft_ms,tpot_ms,e2el_ms,longest_gap_ms,prompt_tokens,output_tokens,\
     token_source,content_chunks,text_len,trace,finish_reason,last_chunk_s,socket_wait_max_ms,socket_wait_ms,\
-    request_rate,attempt,held_ms,label,entry,session,turn,asked_tokens,input_len";
+    request_rate,attempt,held_ms,label,entry,session,turn,asked_tokens,input_len,shard,control_pause_ms";
 
 /// Columns of `token_trace.csv`: `text_len` is the request's characters so far; `socket_wait_us` is how long a chunk's bytes
 /// had lain in the client's socket when they were read, empty where the kernel dated none of them.
@@ -120,7 +121,9 @@ fn write_request(
     write!(out, "{},{},{},", cell(rate), record.attempt, cell(record.held_ns.map(millis)))?;
     write!(out, "{},{},", quoted(&record.label), cell(record.entry))?;
     write!(out, "{},{},", quoted(&record.session), cell(record.turn))?;
-    writeln!(out, "{},{}", cell(record.asked_tokens), cell(record.input_len))
+    write!(out, "{},{},", cell(record.asked_tokens), cell(record.input_len))?;
+    let paused = record.is_control().then(|| millis(record.control_pause_ns));
+    writeln!(out, "{},{}", record.shard, cell(paused))
 }
 
 fn phase(record: &v1::RequestRecord) -> &'static str {

@@ -12,10 +12,10 @@ use crate::levels::{Level, Metric};
 use crate::merge::Merged;
 use crate::merge::nodes::NodeSummary;
 use crate::merge::window::Rate;
-use crate::plan::Plan;
+use crate::plan::{ControlPlan, Plan};
 
 use super::text::{json_ms, json_us, number};
-use super::{clocks, trace};
+use super::{clocks, stalls, trace};
 
 /// Percentiles given of each distribution, and their keys; p50 is vLLM's "median".
 const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 99.0)];
@@ -37,6 +37,7 @@ pub fn summary(merged: &Merged) -> Value {
             "model": header.plan.model,
             "streaming": header.plan.streaming,
             "load": load(&header.plan),
+            "controls": header.plan.control.as_ref().map(controls),
             "dataset": header.plan.dataset.as_ref().map(|d| &d.name),
             "dataset_entries": file.map(|f| f.entries),
             "dataset_skipped_lines": file.map(|f| f.broken_lines + f.unfit_lines),
@@ -55,6 +56,7 @@ pub fn summary(merged: &Merged) -> Value {
         "gpu_to_token": alignment(merged),
         "causality": clocks::causality(&merged.causality),
         "time_bins": merged.bins.iter().map(clocks::bin).collect::<Vec<_>>(),
+        "stalls": stalls::summary(&merged.stalls, header.started_ref_ns),
         "warnings": merged.warnings,
     })
 }
@@ -75,6 +77,16 @@ fn load(plan: &Plan) -> Value {
     })
 }
 
+/// What the client did to itself on purpose.
+fn controls(control: &ControlPlan) -> Value {
+    let ms = |ns: Option<i64>| json_ms(ns.map(|ns| ns as f64));
+    json!({
+        "pause_ms": ms(control.pause_ns),
+        "pause_one_in": control.pause_ns.map(|_| control.every),
+        "block_ms": ms(control.block_ns),
+    })
+}
+
 /// One level; every level has the same keys in the same order.
 pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     let mut out = Map::new();
@@ -92,6 +104,7 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     put("incomplete", json!(counts.incomplete));
     put("unreported", json!(counts.unreported));
     put("retried", json!(level.retried));
+    put("control_requests", json!(level.control_requests));
     held(&mut put, level);
     put("error_rate", number(counts.error_rate(), 6));
     let throughput = level.throughput.as_ref();
@@ -205,6 +218,7 @@ fn outside(level: &Level) -> Value {
         "dropped_records": o.dropped_records,
         "dropped_windows": o.dropped_windows,
         "dropped_in_flight_samples": o.dropped_in_flight,
+        "dropped_loop_lags": o.dropped_loop_lags,
         "unaligned_requests": o.unaligned,
         "without_tokens": o.without_tokens,
         "proxy_tokens": o.proxy_tokens,
@@ -302,6 +316,7 @@ fn node(node: &NodeSummary, started_ref_ns: i64) -> Value {
                 "windows": lost.windows,
                 "in_flight_samples": lost.in_flight,
                 "gpu_samples": lost.gpu_samples,
+                "other_readings": lost.evidence,
             })),
             "median_bound_us": json_us(node.median_bound_ns),
             "worst_bound_us": json_us(node.worst_bound_ns),

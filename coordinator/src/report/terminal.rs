@@ -11,9 +11,12 @@ use crate::merge::{Merged, last_tries};
 
 use super::clocks::{self, time};
 use super::curve;
+use super::stalls;
 
 /// A run narrower than this reads as if it had this width.
 const NARROWEST: usize = 40;
+/// Stalls named, the longest of each episode.
+const STALLS: usize = 5;
 /// Charts stand side by side from this width on.
 const SIDE_BY_SIDE: usize = 100;
 /// A chart wider than this is no clearer.
@@ -86,6 +89,9 @@ pub fn render(merged: &Merged, width: usize) -> String {
     }
     for level in &merged.levels {
         remarks(level, width, &mut out);
+    }
+    for line in stalls::lines(&merged.stalls, merged.header.started_ref_ns, STALLS) {
+        out.push_str(&wrap("", &printable(&line), width));
     }
     // Of many nodes with the same trouble the first are named here, and all in the summary.
     let mut thin = Thin::default();

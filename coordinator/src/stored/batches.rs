@@ -27,6 +27,8 @@ pub struct Filed {
     levels: (u32, u32),
     records: u32,
     has_samples: bool,
+    has_evidence: bool,
+    has_host_samples: bool,
     /// What it stands in for, of which the node's spool kept no more than the count.
     lost: Option<v1::LostParts>,
 }
@@ -59,12 +61,15 @@ impl Filed {
     pub fn new(place: Place, batch: &v1::Batch) -> Self {
         let records = batch.records.iter().map(|r| r.level);
         let others = batch.windows.iter().map(|w| w.level).chain(batch.in_flight.iter().map(|s| s.level));
+        let others = others.chain(batch.loop_lags.iter().map(|l| l.level));
         let span = |(first, last): (u32, u32), level: u32| (first.min(level), last.max(level));
         Self {
             place,
             levels: records.chain(others).fold((u32::MAX, 0), span),
             records: u32::try_from(batch.records.len()).unwrap_or(u32::MAX),
             has_samples: !batch.gpu_samples.is_empty(),
+            has_evidence: has_evidence(batch),
+            has_host_samples: !batch.host_samples.is_empty(),
             lost: batch.lost,
         }
     }
@@ -84,6 +89,16 @@ impl Node {
     /// Every batch that has GPU samples.
     pub fn each_batch_with_samples(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
         self.each_of(|filed| filed.has_samples).filter(|batch| !batch.gpu_samples.is_empty())
+    }
+
+    /// Every batch that says something of GPUs or of the server's host.
+    pub fn each_batch_with_evidence(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        self.each_of(|filed| filed.has_evidence).filter(|batch| has_evidence(batch))
+    }
+
+    /// Every batch that has samples of the host.
+    pub fn each_batch_with_host_samples(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        self.each_of(|filed| filed.has_host_samples).filter(|batch| !batch.host_samples.is_empty())
     }
 
     fn each_of(&self, wanted: impl Fn(&Filed) -> bool) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
@@ -120,4 +135,14 @@ impl Node {
         self.batches = self.each_batch().map(Cow::into_owned).collect();
         self.filed = Vec::new();
     }
+}
+
+fn has_evidence(batch: &v1::Batch) -> bool {
+    !(batch.gpu_samples.is_empty()
+        && batch.sensors.is_empty()
+        && batch.host_samples.is_empty()
+        && batch.driver_samples.is_empty()
+        && batch.gpm_samples.is_empty()
+        && batch.probe_costs.is_empty()
+        && batch.gpu_events.is_empty())
 }

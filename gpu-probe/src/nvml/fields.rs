@@ -125,7 +125,7 @@ pub(crate) fn levels(
 }
 
 /// All bits, also those that this build has no name for.
-fn throttle_bits(device: &Device<'_>) -> Result<u64, NvmlError> {
+pub(crate) fn throttle_bits(device: &Device<'_>) -> Result<u64, NvmlError> {
     match device.current_throttle_reasons_strict() {
         Ok(reasons) => Ok(reasons.bits()),
         Err(NvmlError::IncorrectBits(Bits::U64(bits))) => Ok(bits),

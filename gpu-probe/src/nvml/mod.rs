@@ -17,13 +17,15 @@ mod fields;
 mod found;
 mod gpm;
 mod presence;
+pub(crate) mod processes;
 pub(crate) mod quick;
 mod xid;
 
 use answers::{Answers, Loss, Reading};
-pub(crate) use fields::Extent;
-pub(crate) use found::{Found, append, readings};
+pub(crate) use fields::{Extent, throttle_bits};
+pub(crate) use found::{Found, append};
 pub(crate) use presence::Presence;
+pub(crate) use processes::{OnGpu, on_gpu};
 
 /// Names tried when none is given.
 const LIBRARIES: [&str; 4] = [
@@ -42,7 +44,7 @@ pub struct NvmlAbsent(String);
 /// Every GPU that one NVML library knows.
 #[derive(Debug)]
 pub struct NvmlSource {
-    nvml: Arc<Nvml>,
+    pub(crate) nvml: Arc<Nvml>,
     cards: Vec<Card>,
 }
 
@@ -67,23 +69,7 @@ impl NvmlSource {
     /// # Errors
     /// When no library loads or none initialises: what was tried, and why each failed.
     pub fn open(path: Option<&Path>) -> Result<Self, NvmlAbsent> {
-        let names = match path {
-            Some(path) => vec![path.to_owned()],
-            None => LIBRARIES.iter().map(PathBuf::from).collect(),
-        };
-        let mut tried = Vec::new();
-        for name in names {
-            let error = match Nvml::builder().lib_path(name.as_os_str()).init() {
-                Ok(nvml) => return Self::of(nvml),
-                Err(NvmlError::LibloadingError(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            let name = name.display().to_string();
-            // The loader's own words begin with the file's name.
-            let why = error.strip_prefix(&format!("{name}: ")).unwrap_or(&error).to_owned();
-            tried.push((name, why));
-        }
-        Err(NvmlAbsent(reasons(&tried)))
+        Self::of(load(path)?)
     }
 
     fn of(nvml: Nvml) -> Result<Self, NvmlAbsent> {
@@ -120,6 +106,27 @@ impl NvmlSource {
         let known = self.cards.into_iter().map(|card| (card.facts.index, card.answers)).collect();
         Cards { nvml: self.nvml, known, presence }
     }
+}
+
+/// The library at `path`, or where drivers put it, initialised.
+pub(crate) fn load(path: Option<&Path>) -> Result<Nvml, NvmlAbsent> {
+    let names = match path {
+        Some(path) => vec![path.to_owned()],
+        None => LIBRARIES.iter().map(PathBuf::from).collect(),
+    };
+    let mut tried = Vec::new();
+    for name in names {
+        let error = match Nvml::builder().lib_path(name.as_os_str()).init() {
+            Ok(nvml) => return Ok(nvml),
+            Err(NvmlError::LibloadingError(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let name = name.display().to_string();
+        // The loader's own words begin with the file's name.
+        let why = error.strip_prefix(&format!("{name}: ")).unwrap_or(&error).to_owned();
+        tried.push((name, why));
+    }
+    Err(NvmlAbsent(reasons(&tried)))
 }
 
 /// What was tried, and why each failed; a reason that several share is said once.

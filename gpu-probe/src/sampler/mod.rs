@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::host;
 use crate::nvml::{Found, NvmlSource};
 use crate::rates::Rates;
 
@@ -24,11 +25,13 @@ mod hand_on;
 mod pace;
 mod slow;
 
+pub(crate) use pace::next_deadline;
+
 /// How long the end may have to wait, ns.
 const LONGEST_SLEEP_NS: i64 = 100_000_000;
 
 /// What reads the host, beside the cards.
-pub(crate) type HostReader = Box<dyn FnMut() -> v1::HostSample + Send>;
+pub(crate) type HostReader = Box<dyn FnMut(&mut Found) + Send>;
 /// Where batches of samples go; what it has no room for comes back.
 pub(crate) type Sink = Box<dyn FnMut(v1::Batch) -> Result<(), Box<v1::Batch>> + Send>;
 
@@ -58,17 +61,11 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// As configured; `None` when there is nothing to read.
-    pub(crate) fn of(config: &Config, source: Option<NvmlSource>) -> Option<Self> {
-        let host = host_reader(config);
-        let reads = source.is_some() || host.is_some();
-        reads.then_some(Self { source, host, interval: config.interval, rates: config.rates })
+    /// As configured: the host, whether it has GPUs or not.
+    pub(crate) fn of(config: &Config, source: Option<NvmlSource>) -> Self {
+        let host = Some(host::reader(config.server, source.as_ref().map(|source| source.nvml.clone())));
+        Self { source, host, interval: config.interval, rates: config.rates }
     }
-}
-
-/// Reads the host that this probe runs on, whether it has GPUs or not.
-fn host_reader(_config: &Config) -> Option<HostReader> {
-    None
 }
 
 /// What the threads have in common.
@@ -164,7 +161,7 @@ fn thread_cpu_ns() -> i64 {
     read.map_or(0, |t| t.tv_sec() * 1_000_000_000 + t.tv_nsec())
 }
 
-fn sleep_until(monotonic_ns: i64) {
+pub(crate) fn sleep_until(monotonic_ns: i64) {
     let until = TimeSpec::new(monotonic_ns / 1_000_000_000, monotonic_ns % 1_000_000_000);
     // Woken early by a signal: one sample is early, and its stamp says so.
     let _interrupted = clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &until);

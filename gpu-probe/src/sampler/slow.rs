@@ -37,7 +37,7 @@ pub(super) fn run(
         let began = HostClock.now();
         match next.what {
             Task::Cards(group) => deep.iter_mut().for_each(|deep| deep.read(group, &mut found)),
-            Task::Host => found.batch.host_samples.extend(host.as_mut().map(|read| read())),
+            Task::Host => host.iter_mut().for_each(|read| read(&mut found)),
         }
         let (missed, slowed) = next.done(HostClock.now() - began, HostClock.monotonic());
         found.troubles.extend(slowed.map(|slowed| words(next.what, slowed)));

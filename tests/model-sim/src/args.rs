@@ -46,6 +46,9 @@ pub struct Args {
     /// Paced: between tokens, ms.
     #[arg(long, default_value_t = 10.0)]
     pub paced_itl_ms: f64,
+    /// The server's first request is taken so much later, ms: what is made ready only then.
+    #[arg(long, default_value_t = 0.0)]
+    pub first_penalty_ms: f64,
     /// Most tokens of prompt and reply together.
     #[arg(long, default_value_t = Config::default().max_model_len)]
     pub max_model_len: u64,
@@ -57,7 +60,9 @@ pub struct Args {
     pub seed: u64,
     /// A fault, `kind[:field=value,…]`, with `p=0.1` or `every=10` to hit only some requests; may be repeated. Kinds:
     /// pause (token, ms), stall (token), drop (token, reset), status (code), truncate (token), stream_error (token),
-    /// no_done, chunk (tokens), reasoning (tokens), close, late_headers, loading (ms).
+    /// no_done, chunk (tokens), reasoning (tokens), close, late_headers, loading (ms); and for the engine as a whole, from
+    /// that token of the request on or `at_ms=5000` after the start: idle_pause (token, ms), extra_compute (token, ms),
+    /// preempt (token, ms), throttle (token, ms, factor, bits).
     #[arg(long)]
     pub fault: Vec<FaultRule>,
     /// Name of an environment variable that holds the bearer token to demand.
@@ -66,6 +71,13 @@ pub struct Args {
     /// Write one line of JSON for every request: what truly happened when.
     #[arg(long)]
     pub truth_log: Option<PathBuf>,
+    /// Engine: write one line of JSON for every fault that took hold of the engine as a whole.
+    #[arg(long)]
+    pub cause_log: Option<PathBuf>,
+    /// Engine: write what a GPU under it would show (all made up) at each change: raw ns, W, %, SM MHz, memory %, throttle
+    /// bits.
+    #[arg(long)]
+    pub gpu_log: Option<PathBuf>,
 }
 
 /// Where the times of tokens come from.
@@ -106,7 +118,10 @@ impl Args {
             max_model_len: self.max_model_len,
             eos_mean_tokens: self.eos_mean_tokens,
             truth_log: self.truth_log.clone(),
+            cause_log: self.cause_log.clone(),
+            gpu_log: self.gpu_log.clone(),
             keep_truth: 0,
+            first_penalty_ns: ns("--first-penalty-ms", self.first_penalty_ms)?,
         })
     }
 

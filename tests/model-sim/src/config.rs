@@ -39,8 +39,15 @@ pub struct Config {
     pub eos_mean_tokens: Option<u64>,
     /// The truth log's file, created anew.
     pub truth_log: Option<PathBuf>,
+    /// The log of the engine's causes, created anew: a [`crate::CauseRecord`] a line.
+    pub cause_log: Option<PathBuf>,
+    /// The log of what a GPU under this engine would show, created anew: `raw_ns power_w util sm_mhz mem_util throttle`
+    /// at each change.
+    pub gpu_log: Option<PathBuf>,
     /// How many truth records `serve` keeps and returns.
     pub keep_truth: usize,
+    /// By how much the server's first request is taken later, ns.
+    pub first_penalty_ns: i64,
 }
 
 impl Default for Config {
@@ -54,7 +61,10 @@ impl Default for Config {
             max_model_len: 32_768,
             eos_mean_tokens: None,
             truth_log: None,
+            cause_log: None,
+            gpu_log: None,
             keep_truth: 0,
+            first_penalty_ns: 0,
         }
     }
 }
@@ -71,7 +81,10 @@ impl std::fmt::Debug for Config {
             .field("max_model_len", &self.max_model_len)
             .field("eos_mean_tokens", &self.eos_mean_tokens)
             .field("truth_log", &self.truth_log)
+            .field("cause_log", &self.cause_log)
+            .field("gpu_log", &self.gpu_log)
             .field("keep_truth", &self.keep_truth)
+            .field("first_penalty_ns", &self.first_penalty_ns)
             .finish()
     }
 }

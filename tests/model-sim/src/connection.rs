@@ -10,9 +10,10 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::api::{self, ApiError, Ask, Frames, Kind};
 use crate::clock;
-use crate::engine::Refused;
-use crate::fault::Faults;
+use crate::engine::{self, Refused};
+use crate::fault::{Fault, Faults};
 use crate::http::{ReadError, Reader, Request, response};
+use crate::live::Entry;
 use crate::reply::{After, Reply};
 use crate::serve::Server;
 use crate::tokens::Source;
@@ -97,7 +98,13 @@ impl Connection {
             ("GET", "/health") => (200, String::new()),
             ("GET", "/v1/models") if !server.authorised(request) => (401, UNAUTHORISED.into()),
             ("GET", "/v1/models") => (200, api::models(&server.config, clock::unix_seconds())),
-            (_, "/health" | "/v1/models") => (405, r#"{"detail":"Method Not Allowed"}"#.into()),
+            ("POST", "/sim/fault") => match server.inject(&request.body) {
+                Ok(()) => (200, "{}".into()),
+                Err(error) => (error.status, error.body()),
+            },
+            (_, "/health" | "/v1/models" | "/sim/fault") => {
+                (405, r#"{"detail":"Method Not Allowed"}"#.into())
+            }
             _ => (404, r#"{"detail":"Not Found"}"#.into()),
         }
     }
@@ -113,7 +120,8 @@ impl Connection {
         let record = TruthRecord::new(self.id, self.accepted_ns, arrived_ns);
         let mut logged = Logged { record, truth: self.server.truth.clone() };
         logged.record.request_id.clone_from(&request.request_id);
-        match self.admit(kind, request, &mut logged.record) {
+        let taken_ns = self.server.made_ready(arrived_ns).await;
+        match self.admit(kind, request, taken_ns, &mut logged.record) {
             Ok(admitted) => self.answer(admitted, &mut logged.record, reader, write).await,
             Err((status, body)) => {
                 logged.record.status = Some(status);
@@ -129,6 +137,7 @@ impl Connection {
         &self,
         kind: Kind,
         request: &Request,
+        taken_ns: i64,
         record: &mut TruthRecord,
     ) -> Result<Admitted, (u16, String)> {
         let server = &self.server;
@@ -148,9 +157,14 @@ impl Connection {
             return Err(refusal(ApiError::of_status(status, "refused, as it was asked to")));
         }
         let (output_tokens, finish) = server.length(&ask);
-        let source =
-            server.mill.enter(record.arrived_ns, &ask, output_tokens).map_err(|e| refusal(refused(e)))?;
-        record.enqueued_ns = Some(record.arrived_ns);
+        let whole = engine::Request::new(0, ask.prompt_tokens, ask.max_tokens);
+        let entry = Entry {
+            request: engine::Request { output_tokens, ..whole },
+            name: request.request_id.clone(),
+            causes: faults.0.iter().filter_map(Fault::cause).collect(),
+        };
+        let source = server.mill.enter(taken_ns, entry).map_err(|e| refusal(refused(e)))?;
+        record.enqueued_ns = Some(taken_ns);
         Ok(Admitted { ask, faults, finish, source })
     }
 

@@ -6,8 +6,16 @@
 //! chunking: it delays everyone in the step). At its end every sequence of the batch emits one token; the first token
 //! of a request thus comes at the end of the step that admitted it. Finished sequences leave and the next step begins
 //! at that same instant; a request that arrives exactly then still joins it.
+//!
+//! Causes of stalls ([`Cause`]) take hold where a step would begin: the engine stands still, computes without emitting,
+//! puts one sequence out of its batch, or runs slower for a while.
 
 use std::collections::VecDeque;
+
+pub use cause::{Activity, Cause, Hit};
+use cause::{Armed, Causes};
+
+mod cause;
 
 /// What the engine can do; its capacity and its knee follow from these.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,11 +138,13 @@ pub enum Refused {
     QueueFull(usize),
 }
 
+/// A request in the queue or in the batch; one that was put out of the batch keeps what it has emitted.
 #[derive(Clone, Copy, Debug)]
-struct Running {
+struct Sequence {
     request: Request,
     emitted: u64,
-    admitted_at: i64,
+    /// When it first left the queue.
+    admitted_at: Option<i64>,
 }
 
 /// What happens next, and when.
@@ -149,10 +159,14 @@ enum Next {
 #[derive(Debug)]
 pub struct Engine {
     params: Params,
-    queue: VecDeque<Request>,
-    running: Vec<Running>,
+    queue: VecDeque<Sequence>,
+    running: Vec<Sequence>,
+    /// Put out of the batch, and when each may queue again; it then goes before all others.
+    parked: Vec<(i64, Sequence)>,
     kv_used: u64,
     next: Next,
+    causes: Causes,
+    activity: Activity,
 }
 
 impl Engine {
@@ -162,7 +176,16 @@ impl Engine {
     /// Parameters outside their ranges.
     pub fn new(params: Params) -> Result<Self, BadParams> {
         params.check()?;
-        Ok(Self { params, queue: VecDeque::new(), running: Vec::new(), kv_used: 0, next: Next::Idle })
+        Ok(Self {
+            params,
+            queue: VecDeque::new(),
+            running: Vec::new(),
+            parked: Vec::new(),
+            kv_used: 0,
+            next: Next::Idle,
+            causes: Causes::default(),
+            activity: Activity::Idle,
+        })
     }
 
     /// Puts a request at the tail of the queue at `now`. Call [`Engine::advance`] up to `now` first.
@@ -174,12 +197,13 @@ impl Engine {
         if needed > self.params.kv_tokens || !(1..=request.max_tokens).contains(&request.output_tokens) {
             return Err(Refused::TooLong { needed, budget: self.params.kv_tokens });
         }
-        let inside = self.running.len() + self.queue.len();
+        let inside = self.running.len() + self.queue.len() + self.parked.len();
         if self.params.max_queue.is_some_and(|most| inside >= self.params.max_num_seqs.saturating_add(most)) {
             return Err(Refused::QueueFull(self.queue.len()));
         }
-        self.queue.push_back(request);
-        if matches!(self.next, Next::Idle) {
+        self.queue.push_back(Sequence { request, emitted: 0, admitted_at: None });
+        // With all others put out of the batch the next step may be far off.
+        if matches!(self.next, Next::Idle) || matches!(self.activity, Activity::Idle) {
             self.next = Next::Begin(now);
         }
         Ok(())
@@ -187,7 +211,9 @@ impl Engine {
 
     /// Forgets a request whose client has gone: its slot and KV are free for the next step.
     pub fn cancel(&mut self, id: u64) {
-        self.queue.retain(|r| r.id != id);
+        self.queue.retain(|r| r.request.id != id);
+        self.parked.retain(|(_, r)| r.request.id != id);
+        self.causes.forget(id);
         let kv: u64 = self.running.iter().filter(|r| r.request.id == id).map(|r| r.request.kv()).sum();
         self.running.retain(|r| r.request.id != id);
         self.kv_used -= kv;
@@ -222,9 +248,9 @@ impl Engine {
         out
     }
 
-    /// Requests waiting.
+    /// Requests waiting, also those put out of the batch.
     pub fn queued(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.parked.len()
     }
 
     /// Sequences in the batch.
@@ -237,24 +263,98 @@ impl Engine {
         self.kv_used
     }
 
+    /// What the GPU does, from the last thing done on.
+    pub fn activity(&self) -> Activity {
+        self.activity
+    }
+
+    /// Has a cause take hold before token `token` of request `id` (from 0: before its prefill).
+    pub fn arm(&mut self, id: u64, token: u64, cause: Cause) {
+        self.causes.armed.push(Armed { id, token, cause });
+    }
+
+    /// Has a cause take hold at the first step that begins at `at` or later; what concerns one request concerns the
+    /// `nth` of the batch, counted round.
+    pub fn schedule(&mut self, at: i64, nth: usize, cause: Cause) {
+        self.causes.scheduled.push((at, nth, cause));
+    }
+
+    /// What took hold since the last call.
+    pub fn take_hits(&mut self) -> Vec<Hit> {
+        std::mem::take(&mut self.causes.hits)
+    }
+
     fn fits(&self, request: &Request) -> bool {
         self.running.len() < self.params.max_num_seqs
             && self.kv_used.saturating_add(request.kv()) <= self.params.kv_tokens
     }
 
     fn begin(&mut self, at: i64) {
-        let mut prefill = 0;
-        while let Some(request) = self.queue.front().copied().filter(|head| self.fits(head)) {
-            self.queue.pop_front();
-            prefill += self.params.prefill_ns(request.prompt_tokens);
-            self.kv_used += request.kv();
-            self.running.push(Running { request, emitted: 0, admitted_at: at });
+        self.unpark(at);
+        self.causes.prefill_ns += self.admit(at);
+        if let Some(until) = self.strike(at) {
+            self.next = Next::Begin(until);
+            return;
         }
-        let batch = self.running.len() as i64;
-        self.next = match batch {
-            0 => Next::Idle,
-            _ => Next::End(at + self.params.step_base_ns + self.params.step_per_seq_ns * batch + prefill),
-        };
+        let batch = self.running.len();
+        if batch == 0 {
+            self.activity = Activity::Idle;
+            self.next = self.parked.iter().map(|(due, _)| *due).min().map_or(Next::Idle, Next::Begin);
+            return;
+        }
+        let prefill = std::mem::take(&mut self.causes.prefill_ns);
+        let work = self.params.step_base_ns + self.params.step_per_seq_ns * batch as i64 + prefill;
+        self.activity = self.causes.activity(at, batch);
+        self.next = Next::End(at + self.causes.lasts(at, work));
+    }
+
+    /// Those whose time has come go to the head of the queue, the first put out first.
+    fn unpark(&mut self, at: i64) {
+        let due: Vec<Sequence> =
+            self.parked.iter().filter(|(due, _)| *due <= at).map(|(_, sequence)| *sequence).collect();
+        self.parked.retain(|(due, _)| *due > at);
+        due.into_iter().rev().for_each(|sequence| self.queue.push_front(sequence));
+    }
+
+    /// Fills the batch from the queue; gives the time that the prefills take. Whoever was put out of the batch has all
+    /// its tokens computed again.
+    fn admit(&mut self, at: i64) -> i64 {
+        let mut prefill = 0;
+        while let Some(head) = self.queue.front().copied().filter(|head| self.fits(&head.request)) {
+            self.queue.pop_front();
+            prefill += self.params.prefill_ns(head.request.prompt_tokens.saturating_add(head.emitted));
+            self.kv_used += head.request.kv();
+            self.running.push(Sequence { admitted_at: head.admitted_at.or(Some(at)), ..head });
+        }
+        prefill
+    }
+
+    /// Lets what is due take hold; the time until which no step begins, if it is so.
+    fn strike(&mut self, at: i64) -> Option<i64> {
+        for (trigger, cause) in self.causes.due(at, &self.running) {
+            let all = self.running.iter().chain(&self.queue).map(|sequence| sequence.request.id);
+            let touched = match cause {
+                Cause::Preempt { .. } => vec![trigger],
+                _ => all.collect(),
+            };
+            self.causes.hits.push(Hit { cause, from: at, to: at + cause.ns(), trigger, touched });
+            if let Cause::Preempt { ns } = cause {
+                self.put_out(trigger, at + ns);
+            } else {
+                self.causes.begin(at, cause);
+            }
+        }
+        let (until, activity) = self.causes.halted(at)?;
+        self.activity = activity;
+        Some(until)
+    }
+
+    fn put_out(&mut self, id: u64, until: i64) {
+        if let Some(place) = self.running.iter().position(|sequence| sequence.request.id == id) {
+            let sequence = self.running.remove(place);
+            self.kv_used -= sequence.request.kv();
+            self.parked.push((until, sequence));
+        }
     }
 
     fn end(&mut self, at: i64) -> Vec<Emission> {
@@ -262,18 +362,26 @@ impl Engine {
         let mut freed = 0;
         self.running.retain_mut(|seq| {
             let last = seq.emitted + 1 == seq.request.output_tokens;
-            let (id, token_index, admitted_at) = (seq.request.id, seq.emitted, seq.admitted_at);
+            let (id, token_index, admitted_at) = (seq.request.id, seq.emitted, seq.admitted_at.unwrap_or(at));
             out.push(Emission { at, id, token_index, last, admitted_at });
             seq.emitted += 1;
-            freed += if last { seq.request.kv() } else { 0 };
+            if last {
+                freed += seq.request.kv();
+                self.causes.forget(id);
+            }
             !last
         });
         self.kv_used -= freed;
-        let idle = self.running.is_empty() && self.queue.is_empty();
+        let idle = self.running.is_empty() && self.queue.is_empty() && self.parked.is_empty();
+        if idle {
+            self.activity = Activity::Idle;
+        }
         self.next = if idle { Next::Idle } else { Next::Begin(at) };
         out
     }
 }
 
+#[cfg(test)]
+mod cause_tests;
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,13 @@
 
 use serde::{Deserialize, Deserializer};
 
+use crate::engine::Cause;
+
 /// Longest pause or loading time, ms: an hour.
 const LONGEST_MS: u64 = 3_600_000;
+
+/// NVML's bits for clocks that are held down: by the power cap in software, by heat in software, by heat in hardware.
+const THROTTLE_BITS: [u32; 3] = [0x4, 0x20, 0x40];
 
 /// One fault. In JSON an object with `kind` (snake case) and the fields; as a flag `kind:field=value,field=value`.
 /// Tokens count from 0.
@@ -71,6 +76,78 @@ pub enum Fault {
         #[serde(deserialize_with = "milliseconds")]
         ms: u64,
     },
+    /// Engine: before token `token` of this request no step runs for `ms`, and the GPU is idle. All wait.
+    IdlePause {
+        /// Before which token.
+        #[serde(default)]
+        token: u64,
+        /// How long, ms.
+        #[serde(deserialize_with = "milliseconds")]
+        ms: u64,
+    },
+    /// Engine: the same with the GPU at its limit.
+    ExtraCompute {
+        /// Before which token.
+        #[serde(default)]
+        token: u64,
+        /// How long, ms.
+        #[serde(deserialize_with = "milliseconds")]
+        ms: u64,
+    },
+    /// Engine: before token `token` this request leaves the batch for `ms` or more, and its tokens are computed again.
+    Preempt {
+        /// Before which token.
+        #[serde(default)]
+        token: u64,
+        /// How long, ms.
+        #[serde(deserialize_with = "milliseconds")]
+        ms: u64,
+    },
+    /// Engine: from token `token` of this request on all steps run slower for `ms`.
+    Throttle {
+        /// Before which token.
+        #[serde(default)]
+        token: u64,
+        /// How long, ms.
+        #[serde(deserialize_with = "milliseconds")]
+        ms: u64,
+        /// How many times longer a step takes; 2 ..= 10,000.
+        #[serde(deserialize_with = "times")]
+        factor: u64,
+        /// NVML's bits for the reason: 4, 32 or 64.
+        #[serde(default = "power_cap", deserialize_with = "throttle_bits")]
+        bits: u32,
+    },
+}
+
+fn times<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    within(d, 2, 10_000)
+}
+
+fn power_cap() -> u32 {
+    THROTTLE_BITS[0]
+}
+
+fn throttle_bits<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    let value = u32::deserialize(d)?;
+    let error = || serde::de::Error::custom(format!("{value} is none of 4, 32 and 64"));
+    THROTTLE_BITS.contains(&value).then_some(value).ok_or_else(error)
+}
+
+impl Fault {
+    /// What it does to the engine as a whole, and before which token of its request.
+    pub(crate) fn cause(&self) -> Option<(u64, Cause)> {
+        let ns = |ms: u64| ms as i64 * 1_000_000;
+        Some(match *self {
+            Self::IdlePause { token, ms } => (token, Cause::IdlePause { ns: ns(ms) }),
+            Self::ExtraCompute { token, ms } => (token, Cause::ExtraCompute { ns: ns(ms) }),
+            Self::Preempt { token, ms } => (token, Cause::Preempt { ns: ns(ms) }),
+            Self::Throttle { token, ms, factor, bits } => {
+                (token, Cause::Throttle { ns: ns(ms), factor: factor as f64, bits })
+            }
+            _ => return None,
+        })
+    }
 }
 
 fn milliseconds<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
@@ -100,12 +177,16 @@ pub struct FaultRule {
     pub probability: Option<f64>,
     /// Hits every n-th request, n ≥ 1; `None`: all that `probability` lets through.
     pub every: Option<u64>,
+    /// Hits no request: takes hold so long after the server's start, ms. Only what is about the engine can.
+    pub at_ms: Option<u64>,
 }
 
 impl FaultRule {
     /// Whether it hits the `count`-th request (from 1).
     pub(crate) fn hits(&self, count: u64, rng: &mut fastrand::Rng) -> bool {
-        self.every.is_none_or(|n| count.is_multiple_of(n)) && self.probability.is_none_or(|p| rng.f64() < p)
+        self.at_ms.is_none()
+            && self.every.is_none_or(|n| count.is_multiple_of(n))
+            && self.probability.is_none_or(|p| rng.f64() < p)
     }
 }
 
@@ -120,27 +201,34 @@ pub struct BadFault {
 impl std::str::FromStr for FaultRule {
     type Err = BadFault;
 
-    /// Reads `kind[:field=value,…]`, where `p=0.1` and `every=10` choose the requests.
+    /// Reads `kind[:field=value,…]`, where `p=0.1` and `every=10` choose the requests, or `at_ms=5000` a time.
     fn from_str(text: &str) -> Result<Self, BadFault> {
         let bad = |reason: String| BadFault { text: text.to_owned(), reason };
         let (kind, fields) = text.split_once(':').unwrap_or((text, ""));
         let mut object = serde_json::Map::new();
         object.insert("kind".into(), kind.into());
-        let (mut probability, mut every) = (None, None);
+        let (mut probability, mut every, mut at_ms) = (None, None, None);
         for field in fields.split(',').filter(|f| !f.is_empty()) {
             let (name, value) = field.split_once('=').ok_or_else(|| bad(format!("`{field}` has no `=`")))?;
             let value: serde_json::Value = serde_json::from_str(value).map_err(|e| bad(e.to_string()))?;
             match name {
                 "p" => probability = Some(value.as_f64().filter(|p| (0.0..=1.0).contains(p))),
                 "every" => every = Some(value.as_u64().filter(|n| *n > 0)),
+                "at_ms" => at_ms = Some(value.as_u64().filter(|ms| *ms <= LONGEST_MS)),
                 _ => drop(object.insert(name.to_owned(), value)),
             }
         }
         if probability == Some(None) || every == Some(None) {
             return Err(bad("p must be in 0 ..= 1 and every at least 1".into()));
         }
-        let fault = serde_json::from_value(object.into()).map_err(|e| bad(e.to_string()))?;
-        Ok(Self { fault, probability: probability.flatten(), every: every.flatten() })
+        let fault: Fault = serde_json::from_value(object.into()).map_err(|e| bad(e.to_string()))?;
+        let alone = probability.is_none() && every.is_none() && fault.cause().is_some();
+        if at_ms == Some(None) || (at_ms.is_some() && !alone) {
+            let what = "at_ms is up to an hour, without p and every, and for what is about the engine";
+            return Err(bad(what.into()));
+        }
+        let (probability, every, at_ms) = (probability.flatten(), every.flatten(), at_ms.flatten());
+        Ok(Self { fault, probability, every, at_ms })
     }
 }
 
@@ -214,10 +302,18 @@ mod tests {
         let rule: FaultRule = "pause:token=5,ms=724,every=10".parse().unwrap();
         assert_eq!(
             rule,
-            FaultRule { fault: Fault::Pause { token: 5, ms: 724 }, probability: None, every: Some(10) }
+            FaultRule {
+                fault: Fault::Pause { token: 5, ms: 724 },
+                probability: None,
+                every: Some(10),
+                at_ms: None
+            }
         );
         let rule: FaultRule = "late_headers:p=0.25".parse().unwrap();
-        assert_eq!(rule, FaultRule { fault: Fault::LateHeaders, probability: Some(0.25), every: None });
+        assert_eq!((rule.fault, rule.probability, rule.every), (Fault::LateHeaders, Some(0.25), None));
+        let rule: FaultRule = "throttle:ms=500,factor=40,bits=64,at_ms=5000".parse().unwrap();
+        assert_eq!(rule.at_ms, Some(5000));
+        assert_eq!(rule.fault, Fault::Throttle { token: 0, ms: 500, factor: 40, bits: 64 });
         assert_eq!("close".parse::<FaultRule>().unwrap().fault, Fault::Close);
     }
 
@@ -234,6 +330,10 @@ mod tests {
             ("close:p=1.5", "p must be"),
             ("close:every=0", "every at least 1"),
             ("pause:token=1,ms=99999999999", "not in 0"),
+            ("pause:token=1,ms=9,at_ms=5", "about the engine"),
+            ("idle_pause:ms=9,at_ms=5,every=2", "without p and every"),
+            ("throttle:ms=9,factor=1", "not in 2"),
+            ("throttle:ms=9,factor=40,bits=1", "none of 4"),
         ] {
             let message = flag.parse::<FaultRule>().unwrap_err().to_string();
             assert!(message.contains(part) && message.contains(flag), "{message}");
@@ -247,6 +347,8 @@ mod tests {
         assert_eq!((1..=9).filter(|n| every.hits(*n, &mut rng)).collect::<Vec<_>>(), [3, 6, 9]);
         let often: FaultRule = "close:p=0.3".parse().unwrap();
         let hits = (0..10_000).filter(|n| often.hits(*n, &mut rng)).count();
+        let timed: FaultRule = "idle_pause:ms=5,at_ms=5".parse().unwrap();
+        assert!(!timed.hits(1, &mut rng), "it hits no request");
         assert!((2_700..3_300).contains(&hits), "{hits}");
     }
 }

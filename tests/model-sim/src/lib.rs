@@ -3,7 +3,7 @@
 //!
 //! [`engine`] is the pure model in virtual time, [`capacity`] what its parameters imply, [`sweep`] a closed loop
 //! over it without sockets. [`serve()`] puts the same engine (or a fixed schedule) behind HTTP, with faults ([`fault`])
-//! and a log of what truly happened ([`truth`]). Nothing here comes from the workspace: a bug shared with the tool
+//! and logs of what truly happened ([`truth`], [`record`]). Nothing here comes from the workspace: a bug shared with the tool
 //! under test would cancel itself.
 
 pub mod args;
@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod fault;
+pub mod record;
 pub mod serve;
 pub mod sweep;
 pub mod truth;
@@ -19,6 +20,7 @@ pub mod truth;
 mod api;
 mod connection;
 mod http;
+mod lines;
 mod live;
 mod reply;
 mod timer;
@@ -27,6 +29,7 @@ mod tokens;
 pub use capacity::{implied_knee, knee, request_throughput};
 pub use config::{Config, Timing};
 pub use engine::{Engine, Params};
+pub use record::{CauseRecord, GpuLevels};
 pub use serve::{ServeError, serve};
 pub use sweep::{VirtualLevel, virtual_sweep};
 pub use truth::{Outcome, Truth, TruthRecord};

@@ -1,7 +1,7 @@
 //! The server: what its connections share, and accepting them until it is told to stop.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::Ask;
+use crate::api::{ApiError, Ask};
 use crate::clock;
 use crate::config::Config;
 use crate::connection::Connection;
@@ -30,8 +30,8 @@ pub enum ServeError {
     /// The engine's parameters make no sense.
     #[error(transparent)]
     Params(#[from] BadParams),
-    /// The truth log could not be created or written.
-    #[error("failed to write the truth log")]
+    /// A log could not be created or written.
+    #[error("failed to write the truth log, or one beside it")]
     Truth(#[source] io::Error),
     /// The kernel's timer could not be created or armed.
     #[error("failed to use a timer")]
@@ -48,7 +48,7 @@ pub async fn serve(
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<Truth, ServeError> {
-    let mill = Mill::new(&config.timing)?;
+    let mill = Mill::new(&config)?;
     let timer = Timer::new().map_err(ServeError::Timer)?;
     let (truth, writer) =
         TruthWriter::start(config.truth_log.as_deref(), config.keep_truth).map_err(ServeError::Truth)?;
@@ -57,8 +57,17 @@ pub async fn serve(
     let _stop_on_drop = stop.clone().drop_guard();
     let rng = Mutex::new(fastrand::Rng::with_seed(config.seed));
     let started_ns = clock::raw_ns();
-    let server =
-        Arc::new(Server { config, mill, timer, truth, started_ns, rng, requests: AtomicU64::new(0) });
+    let server = Arc::new(Server {
+        config,
+        mill,
+        timer,
+        truth,
+        started_ns,
+        rng,
+        requests: AtomicU64::new(0),
+        had_first: AtomicBool::new(false),
+    });
+    server.schedule_causes();
     let ended = server.run(listener, &stop).await;
     drop(server);
     let truth = tokio::task::spawn_blocking(|| writer.finish()).await;
@@ -75,9 +84,20 @@ pub(crate) struct Server {
     started_ns: i64,
     rng: Mutex<fastrand::Rng>,
     requests: AtomicU64,
+    had_first: AtomicBool,
 }
 
 impl Server {
+    /// When a request that arrived then is taken: the first one waits for what is made ready only now.
+    pub(crate) async fn made_ready(&self, arrived_ns: i64) -> i64 {
+        let penalty_ns = self.config.first_penalty_ns;
+        if penalty_ns == 0 || self.loading() || self.had_first.swap(true, Ordering::Relaxed) {
+            return arrived_ns;
+        }
+        self.timer.sleep_until(arrived_ns + penalty_ns).await;
+        arrived_ns + penalty_ns
+    }
+
     async fn run(
         self: &Arc<Self>,
         listener: TcpListener,
@@ -129,6 +149,31 @@ impl Server {
         let hits = self.config.faults.iter().filter(|rule| rule.hits(count, &mut rng));
         let hits: Vec<Fault> = hits.map(|rule| rule.fault.clone()).collect();
         Faults(own.into_iter().chain(hits).collect())
+    }
+
+    /// What takes hold at a time of its own.
+    fn schedule_causes(&self) {
+        let Mill::Engine(live) = &self.mill else { return };
+        for rule in &self.config.faults {
+            if let (Some(ms), Some((_, cause))) = (rule.at_ms, rule.fault.cause()) {
+                live.schedule(self.started_ns + ms as i64 * 1_000_000, 0, cause);
+            }
+        }
+    }
+
+    /// `POST /sim/fault`: a fault of the engine as a whole takes hold now; `nth` says of which request in the batch, where
+    /// it is about one.
+    pub(crate) fn inject(&self, body: &[u8]) -> Result<(), ApiError> {
+        let bad = |why: String| ApiError::bad_request(format!("failed to read the fault: {why}"), None);
+        let mut body: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(body).map_err(|e| bad(e.to_string()))?;
+        let nth = body.remove("nth").and_then(|nth| nth.as_u64()).unwrap_or(0);
+        let fault: Fault = serde_json::from_value(body.into()).map_err(|e| bad(e.to_string()))?;
+        let (Mill::Engine(live), Some((_, cause))) = (&self.mill, fault.cause()) else {
+            return Err(bad("it is none of the engine as a whole, or there is no engine".into()));
+        };
+        live.schedule(clock::raw_ns(), usize::try_from(nth).unwrap_or(0), cause);
+        Ok(())
     }
 
     pub(crate) fn loading(&self) -> bool {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::api::Ask;
-use crate::config::Timing;
-use crate::engine::{BadParams, Emission, Engine, Refused, Request};
-use crate::live::{Live, Tokens};
+use crate::clock;
+use crate::config::{Config, Timing};
+use crate::engine::{Emission, Engine, Refused};
+use crate::live::{Entry, Live, Tokens};
+use crate::record::Recorder;
+use crate::serve::ServeError;
 
 /// A server's source of tokens.
 pub(crate) enum Mill {
@@ -20,24 +22,27 @@ pub(crate) enum Source {
 }
 
 impl Mill {
-    pub(crate) fn new(timing: &Timing) -> Result<Self, BadParams> {
-        Ok(match timing {
-            Timing::Engine(params) => Self::Engine(Live::new(Engine::new(params.clone())?)),
+    pub(crate) fn new(config: &Config) -> Result<Self, ServeError> {
+        Ok(match &config.timing {
+            Timing::Engine(params) => {
+                let engine = Engine::new(params.clone())?;
+                let recorder = Recorder::start(config, params.max_num_seqs, clock::raw_ns());
+                Self::Engine(Live::new(engine, recorder.map_err(ServeError::Truth)?))
+            }
             Timing::Paced { ttft_ns, itl_ns } => Self::Paced { ttft_ns: *ttft_ns, itl_ns: *itl_ns },
         })
     }
 
-    /// Takes a request that arrived at `now` and will get `output_tokens` tokens.
-    pub(crate) fn enter(&self, now: i64, ask: &Ask, output_tokens: u64) -> Result<Source, Refused> {
-        let request = Request { output_tokens, ..Request::new(0, ask.prompt_tokens, ask.max_tokens) };
+    /// Takes a request that arrived at `now`.
+    pub(crate) fn enter(&self, now: i64, entry: Entry) -> Result<Source, Refused> {
         Ok(match self {
-            Self::Engine(live) => Source::Engine(live.enter(now, request)?),
+            Self::Engine(live) => Source::Engine(live.enter(now, entry)?),
             Self::Paced { ttft_ns, itl_ns } => Source::Paced {
                 arrived_ns: now,
                 ttft_ns: *ttft_ns,
                 itl_ns: *itl_ns,
                 next: 0,
-                count: output_tokens,
+                count: entry.request.output_tokens,
             },
         })
     }

@@ -122,7 +122,7 @@ pub(crate) fn known(device: Device) -> Result<(u32, std::sync::Arc<Boards>), Cod
 }
 
 /// The file that this code was loaded from, by the kernel's list of mappings.
-fn own_file() -> Option<PathBuf> {
+pub(crate) fn own_file() -> Option<PathBuf> {
     let here = nvmlInit_v2 as *const () as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     maps.lines().find_map(|line| {
@@ -191,8 +191,12 @@ unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, to: *mut Devic
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetName(device: Device, to: *mut c_char, length: c_uint) -> Code {
+    let name = |boards: &Boards| match &boards.script().card.name {
+        Some(name) => format!("SIMULATED {name}"),
+        None => NAME.to_owned(),
+    };
     // SAFETY: the caller's buffer, as NVML asks.
-    code(known(device).and_then(|_| unsafe { put_text(NAME, to, length) }))
+    code(known(device).and_then(|(_, boards)| unsafe { put_text(&name(&boards), to, length) }))
 }
 
 #[unsafe(no_mangle)]

@@ -57,7 +57,7 @@ pub(crate) fn init(library: Option<PathBuf>) -> Result<(), Code> {
         initialised.times += 1;
         return Ok(());
     }
-    let script = read_script(library).map_err(|why| {
+    let mut script = read_script(library).map_err(|why| {
         // The C ABI has no other way to say it.
         #[allow(clippy::print_stderr)]
         {
@@ -68,7 +68,7 @@ pub(crate) fn init(library: Option<PathBuf>) -> Result<(), Code> {
     if let Some(code) = script.init_error {
         return Err(code);
     }
-    let origin_raw_ns = script.origin_raw_ns.unwrap_or_else(raw_now);
+    let origin_raw_ns = *script.origin_raw_ns.get_or_insert_with(raw_now);
     let origin_wall_us = (clock(ClockId::CLOCK_REALTIME) - raw_now() + origin_raw_ns) / 1_000;
     let boards = Boards { script, origin_raw_ns, origin_wall_us };
     *state = Some(Initialised { times: 1, boards: Arc::new(boards) });
@@ -101,6 +101,10 @@ pub(crate) fn boards() -> Result<Arc<Boards>, Code> {
 }
 
 impl Boards {
+    pub(crate) fn script(&self) -> &Script {
+        &self.script
+    }
+
     pub(crate) fn count(&self) -> u32 {
         self.script.gpus
     }
@@ -108,10 +112,6 @@ impl Boards {
     /// Time since the origin, ns.
     pub(crate) fn now_ns(&self) -> i64 {
         raw_now() - self.origin_raw_ns
-    }
-
-    pub(crate) fn script(&self) -> &Script {
-        &self.script
     }
 
     /// Reads one GPU now: the time is taken after the scripted delay, as a slow call reads late.

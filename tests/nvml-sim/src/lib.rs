@@ -1,5 +1,5 @@
 //! A stand-in `libnvidia-ml.so`: the real C ABI, for the calls that the GPU probe makes through nvml-wrapper, over
-//! simulated GPUs scripted by a file (see [`script`]). Board and driver call themselves "SIMULATED".
+//! simulated GPUs scripted by a file (see [`script`]), and a stand-in of the CUDA driver library in the same file. Board and driver call themselves "SIMULATED".
 //!
 //! The script is read at the first `nvmlInit_v2` of a process: the file named as this library plus `.script` when
 //! there is one (so that tests in one process can each have a copy of the library with a script of its own), else the
@@ -12,9 +12,12 @@
 
 mod abi;
 mod board;
+mod card;
+mod cuda;
 mod evidence;
 mod evidence_abi;
 mod extras;
+mod follow;
 mod identity_abi;
 pub mod script;
 pub mod sensor;

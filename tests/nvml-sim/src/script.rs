@@ -11,16 +11,19 @@
 //! | `lost 1 2s` | GPU 1 has fallen off the bus from this time on; `lost 1 2s until 5s`: till it is there again |
 //! | `call_takes 2ms` | each call sleeps so long |
 //! | `init_error 9` | `nvmlInit_v2` fails with this code (9: driver not loaded) |
+//! | `follow FILE` | power, utilisations, SM clock and throttle bits are as another process says there (see `follow.rs`) |
 //! | `sensor power_instant period=100ms window=25ms` | how this is updated and averaged (see [`crate::sensor`]) |
 //! | `origin_raw_ns 123` | `CLOCK_MONOTONIC_RAW` at which the first phase starts; the first init when unsaid |
 //!
-//! More statements stand in `extras.rs`.
+//! More statements stand in `extras.rs`; what a board is and what the stand-in of CUDA does, in `card.rs`.
 //!
 //! Values of a phase: `power_w`, `util`, `mem_util` (%), `sm_mhz`, `mem_mhz`, `used_mib`, `temp_c`, `throttle` (bits).
 
 use std::str::FromStr;
 
+use crate::card::Card;
 use crate::extras::Extras;
+use crate::follow::Follow;
 use crate::sensor::Sensors;
 
 /// Played when no script is named: one GPU, a second of idling and a second of work in turn.
@@ -136,7 +139,9 @@ pub struct Script {
     pub(crate) gpus: u32,
     pub(crate) call_takes_ns: i64,
     pub(crate) init_error: Option<u32>,
+    pub(crate) card: Card,
     pub(crate) origin_raw_ns: Option<i64>,
+    pub(crate) follow: Option<Follow>,
     pub(crate) sensors: Sensors,
     step_w: u32,
     phases: Vec<(i64, Levels)>,
@@ -154,7 +159,9 @@ impl FromStr for Script {
             gpus: 1,
             call_takes_ns: 0,
             init_error: None,
+            card: Card::default(),
             origin_raw_ns: None,
+            follow: None,
             sensors: Sensors::default(),
             step_w: 0,
             phases: Vec::new(),
@@ -197,11 +204,13 @@ impl Script {
             }
             ["call_takes", time] => self.call_takes_ns = duration(time)?,
             ["init_error", code] => self.init_error = Some(number(code).ok_or("init_error takes a code")?),
+            ["follow", path @ ..] if !path.is_empty() => self.follow = Some(Follow::new(&path.join(" "))),
             ["sensor", name, values @ ..] => self.sensors.take(name, values)?,
             ["origin_raw_ns", ns] => {
                 self.origin_raw_ns = Some(ns.parse().map_err(|_| "origin_raw_ns takes ns")?);
             }
             _ if self.extras.take(words)? => {}
+            _ if self.card.take(words)? => {}
             _ => return Err(format!("unknown statement {words:?}")),
         }
         Ok(())
@@ -241,6 +250,9 @@ impl Script {
             }
             left -= length;
         }
+        if let Some(follow) = &self.follow {
+            shown = follow.levels(self.raw(at_ns), shown);
+        }
         Levels { power_w: shown.power_w.saturating_add(gpu.saturating_mul(self.step_w)), ..shown }
     }
 
@@ -260,6 +272,10 @@ impl Script {
         u32::try_from(spent / i128::from((to_ns - from_ns).max(1))).unwrap_or(u32::MAX)
     }
 
+    fn raw(&self, at_ns: i64) -> i64 {
+        self.origin_raw_ns.unwrap_or(0).saturating_add(at_ns)
+    }
+
     fn period(&self) -> i64 {
         self.phases.iter().map(|(length, _)| length).sum::<i64>().max(1)
     }
@@ -272,6 +288,11 @@ impl Script {
     fn integral(&self, gpu: u32, at_ns: i64) -> i128 {
         let mw =
             |levels: Levels| 1000 * (i128::from(levels.power_w) + i128::from(gpu) * i128::from(self.step_w));
+        if let Some(follow) = &self.follow {
+            let idle_w = self.phases.first().map_or(0, |(_, levels)| levels.power_w);
+            let followed = follow.integral(self.raw(0), self.raw(at_ns), idle_w);
+            return 1000 * (followed + i128::from(at_ns) * i128::from(gpu) * i128::from(self.step_w));
+        }
         if at_ns < 0 {
             return i128::from(at_ns) * self.phases.first().map_or(0, |(_, levels)| mw(*levels));
         }

@@ -38,28 +38,34 @@ async fn demo() -> anyhow::Result<i32> {
     let dir = tempfile::Builder::new().prefix("tailcliff-demo-").tempdir()?.keep();
     let truth = dir.join("truth.jsonl");
     say("SIMULATED: a model server whose latency follows from its parameters, on this machine's loopback.");
-    let mut server = start_server(&binary, &truth)?;
+    let mut server = start_server(&binary, &dir, &truth)?;
     let url = server.line("listening on ")?;
     let implied = e2e::demo_knee(&LEVELS, INPUT_WORDS, OUTPUT_TOKENS, GAIN_SHARE)?;
     say(&format!("its parameters imply a knee at {} streams; tailcliff is not told.\n", LEVELS[implied]));
 
     let listeners = Listeners::bind("127.0.0.1:0", None)?;
     let coordinator = listeners.address()?.to_string();
-    let nodes = start_nodes(&binary, &coordinator)?;
+    let nodes = start_nodes(&binary, &coordinator, &dir)?;
     let outcome = sweep(&url, &dir, listeners).await?;
     drop(nodes);
     server.end()?;
     report(&outcome, &truth, implied)
 }
 
-fn start_server(binary: &Path, truth: &Path) -> anyhow::Result<Role> {
-    let truth = truth.to_str().context("the temporary directory has an odd name")?;
-    let mut args = vec!["--listen", "127.0.0.1:0", "--truth-log", truth];
+/// What the simulated GPU follows, in the demo's folder: what one under the simulated server would show.
+const GPU_LOG: &str = "gpu.log";
+
+fn start_server(binary: &Path, dir: &Path, truth: &Path) -> anyhow::Result<Role> {
+    let gpu = dir.join(GPU_LOG);
+    let [truth, gpu] = [truth, &gpu].map(Path::to_str);
+    let odd = "the temporary directory has an odd name";
+    let (truth, gpu) = (truth.context(odd)?, gpu.context(odd)?);
+    let mut args = vec!["--listen", "127.0.0.1:0", "--truth-log", truth, "--gpu-log", gpu];
     args.extend(e2e::DEMO_SERVER);
     Role::start(binary, "model-sim", &args).context("failed to start the simulated server")
 }
 
-fn start_nodes(binary: &Path, coordinator: &str) -> anyhow::Result<Vec<Role>> {
+fn start_nodes(binary: &Path, coordinator: &str, dir: &Path) -> anyhow::Result<Vec<Role>> {
     let mut nodes = Vec::new();
     for i in 1..=AGENTS {
         let name = format!("agent-{i}");
@@ -69,6 +75,7 @@ fn start_nodes(binary: &Path, coordinator: &str) -> anyhow::Result<Vec<Role>> {
             &["--coordinator", coordinator, "--name", &name, "--shards", "1"],
         )?);
     }
+    let mut command = std::process::Command::new(binary);
     let mut probe =
         vec!["--coordinator".to_owned(), coordinator.to_owned(), "--name".to_owned(), "probe-1".to_owned()];
     match real_gpu() {
@@ -76,12 +83,17 @@ fn start_nodes(binary: &Path, coordinator: &str) -> anyhow::Result<Vec<Role>> {
         false => {
             let library = nvml_sim::library_path()
                 .context("failed to find the simulated NVML that was built with this")?;
-            say("gpu-probe: no GPU here, so the probe reads a SIMULATED one; its figures mean nothing.");
+            say(
+                "gpu-probe: no GPU here, so the probe reads a SIMULATED one that follows the simulated server.",
+            );
+            let script = dir.join("gpu.script");
+            std::fs::write(&script, e2e::follow_script(&dir.join(GPU_LOG)))?;
+            command.env(nvml_sim::SCRIPT_VARIABLE, script);
             probe.extend(["--nvml-path".to_owned(), library.display().to_string()]);
         }
     }
     let probe: Vec<&str> = probe.iter().map(String::as_str).collect();
-    nodes.push(Role::start(binary, "gpu-probe", &probe)?);
+    nodes.push(Role::start_with(command, "gpu-probe", &probe)?);
     Ok(nodes)
 }
 

@@ -21,6 +21,7 @@ type Piece = (i64, Vec<u8>);
 struct End<'a> {
     shared: &'a Shared,
     generation: u64,
+    connection: u64,
     is_up: bool,
 }
 
@@ -30,6 +31,7 @@ pub(super) fn forward(
     to: SocketAddr,
     shared: &Arc<Shared>,
     generation: u64,
+    connection: u64,
 ) -> io::Result<()> {
     prepare(&near)?;
     // Whoever is swallowed does not reach the other side.
@@ -42,7 +44,7 @@ pub(super) fn forward(
     std::thread::scope(|threads| {
         for (from, to, is_up) in [(&near, &far, true), (&far, &near, false)] {
             let (pieces, inbox) = sync_channel(PIECES);
-            let end = move || End { shared, generation, is_up };
+            let end = move || End { shared, generation, connection, is_up };
             threads.spawn(move || end().read(from, &pieces));
             threads.spawn(move || end().write(to, &inbox));
         }
@@ -81,7 +83,9 @@ impl End<'_> {
                 Err(error) if is_patience(&error) => continue,
                 Err(_) => break,
             };
-            last_due = last_due.max(HostClock.now() + self.shared.way(self.is_up).delay_ns(&mut random));
+            let now = HostClock.now();
+            let due = now + self.shared.way(self.is_up).delay_ns(&mut random);
+            last_due = last_due.max(due).max(self.shared.due(self.connection, self.is_up, now));
             if !self.queue((last_due, buffer[..length].to_vec()), pieces) || length == 0 {
                 return;
             }

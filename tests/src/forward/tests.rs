@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tailcliff_proto::clock::HostClock;
 
-use super::{Forwarder, Order, Way};
+use super::{Forwarder, Order, Way, Which};
 
 /// Echoes whatever comes in, on two ports in a row; ends with the process.
 fn echo() -> SocketAddr {
@@ -144,4 +144,44 @@ fn orders_are_lines_of_text() {
     for bad in ["", "up", "up 1 2", "up 1 2 x", "cut 1", "sideways"] {
         assert!(bad.parse::<Order>().is_err(), "{bad}");
     }
+}
+
+/// Arrival times of ten bytes that are sent 20 ms apart, ms since the start; at the third `fault` comes.
+fn ten_bytes(forwarder: &Forwarder, fault: impl Fn()) -> Vec<i64> {
+    let mut stream = dial(forwarder.address());
+    let mut reader = stream.try_clone().unwrap();
+    let start = HostClock.now();
+    let read = std::thread::spawn(move || {
+        let mut one = || {
+            reader.read_exact(&mut [0]).unwrap();
+            (HostClock.now() - start) / 1_000_000
+        };
+        (0..10).map(|_| one()).collect()
+    });
+    for i in 0..10 {
+        std::thread::sleep(Duration::from_millis(20));
+        if i == 2 {
+            fault();
+        }
+        stream.write_all(b"x").unwrap();
+    }
+    read.join().unwrap()
+}
+
+#[test]
+fn a_hold_lets_go_at_once_and_a_late_piece_holds_up_all_behind_it() {
+    let forwarder = forwarder(echo());
+    let time = Duration::from_millis(400);
+    for order in [Forwarder::hold, Forwarder::delay_one_piece] {
+        let at = ten_bytes(&forwarder, || {
+            assert_eq!(order(&forwarder, Which::One(7), time).len(), 1, "the only one that streams");
+        });
+        assert!(at[2] - at[1] >= 390, "{at:?}");
+        assert!(at[9] - at[2] < 100, "all that waited comes at once: {at:?}");
+    }
+    let at = ten_bytes(&forwarder, || {
+        let (other, chosen) = (Which::Half(0), forwarder.hold(Which::Half(0), time));
+        assert_eq!(chosen.len(), 0, "{other:?} of one is none");
+    });
+    assert!(at.windows(2).all(|w| w[1] - w[0] < 300), "{at:?}");
 }

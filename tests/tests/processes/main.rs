@@ -8,9 +8,11 @@
 
 mod clock;
 mod cluster;
+mod coldwarm;
 mod death;
 mod faults;
 mod fleet;
+mod host;
 mod network;
 mod open;
 mod probe;
@@ -19,6 +21,7 @@ mod scale;
 mod scene;
 mod secure;
 mod ssh;
+mod stalls;
 
 use scene::{PACED, SHORT, Scene, count, levels};
 

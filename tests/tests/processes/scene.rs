@@ -177,8 +177,13 @@ impl Scene {
     /// A probe that reads a simulated GPU.
     pub(crate) fn probe(&mut self) {
         let nvml = nvml_sim::library_path().unwrap();
-        let mut args =
-            vec!["--coordinator", &self.address, "--name", "probe", "--nvml-path", nvml.to_str().unwrap()];
+        self.probe_by(&["--nvml-path", nvml.to_str().unwrap()]);
+    }
+
+    /// A probe that is told this.
+    pub(crate) fn probe_by(&mut self, more: &[&str]) {
+        let mut args = vec!["--coordinator", &self.address, "--name", "probe"];
+        args.extend(more);
         args.extend(self.network.as_ref().map(|_| "--allow-unauthenticated"));
         let tls = self.tls("node");
         args.extend(tls.iter().map(String::as_str));

@@ -5,4 +5,5 @@ mod answers;
 mod client;
 mod faults;
 mod hostile;
+mod stalls;
 mod timing;

@@ -1,0 +1,46 @@
+//! `tailcliff coldwarm`: its exit code and what it prints.
+
+use super::{
+    EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_OK, EXIT_OUTPUT, EXIT_TARGET, EXIT_USAGE, command, fail, interrupts,
+    print, tell,
+};
+use crate::args::coldwarm::ColdwarmArgs;
+use crate::coldwarm::{self, ColdwarmError, Ending, FILES, Job};
+
+pub(super) async fn main(args: ColdwarmArgs) -> i32 {
+    let restart = args.restart_cmd.clone();
+    // Secrets within the restart command are left out where it is shown by itself.
+    let command = command().into_iter().map(|word| word.replace(&restart, "(below)")).collect();
+    let job = match Job::from_args(args, std::env::var("OPENAI_API_KEY").ok(), command) {
+        Ok(job) => job,
+        Err(error) => return fail(&error.to_string(), EXIT_USAGE),
+    };
+    let (_, interrupts) = interrupts();
+    match coldwarm::run(&job, interrupts, &tell).await {
+        Ok((report, ending)) => {
+            print(&summary(&report));
+            print(&format!("report: {}", job.output_dir.join(FILES[0]).display()));
+            match ending {
+                Ending::Complete => EXIT_OK,
+                Ending::Interrupted => fail("interrupted; what was measured is kept", EXIT_INTERRUPTED),
+                Ending::Trouble(why) => fail(&why, EXIT_TARGET),
+            }
+        }
+        Err(error) => {
+            let code = match &error {
+                ColdwarmError::Target(_) => EXIT_BROKEN,
+                ColdwarmError::Folder { .. } | ColdwarmError::Output(_) => EXIT_OUTPUT,
+            };
+            fail(&error.to_string(), code)
+        }
+    }
+}
+
+/// The lines that answer the question; the rest is in the file.
+fn summary(report: &coldwarm::Report) -> String {
+    let text = coldwarm::markdown(report);
+    let simulated = if report.is_simulated() { "SIMULATED GPU\n" } else { "" };
+    let section = text.split("## Interpretation\n").nth(1).unwrap_or_default();
+    let lines = section.lines().filter(|line| line.starts_with("- ")).map(|line| line.replace("**", ""));
+    format!("{simulated}{}", lines.collect::<Vec<_>>().join("\n"))
+}

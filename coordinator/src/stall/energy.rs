@@ -1,0 +1,84 @@
+//! Joules over a stall. The energy counter moves in steps: what it shows at a time is the energy up to some moment at most
+//! one period before. Readings before and after both ends therefore bound the truth from both sides.
+
+use super::gaps::Gap;
+use super::readings::{Card, Shows};
+
+/// How old the counter may be where that was not measured: five times the 100 ms seen on an H100, ns.
+const ASSUMED_AGE_NS: i64 = 500_000_000;
+/// A measured 95th percentile of its period is widened by this.
+const AGE_MARGIN: f64 = 1.25;
+
+/// Energy over a stall.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Energy {
+    /// Best guess, J: the counter, read between its steps.
+    pub joules: f64,
+    /// At least, J.
+    pub low: f64,
+    /// At most, J.
+    pub high: f64,
+    /// What it is from: `counter` bounds hold whatever the power did, `power` ones as far as its readings are typical.
+    pub method: &'static str,
+}
+
+/// All GPUs together.
+pub(super) fn sum(all: Vec<Energy>) -> Energy {
+    let start = Energy { joules: 0.0, low: 0.0, high: 0.0, method: all.first().map_or("", |e| e.method) };
+    all.iter().fold(start, |sum, one| Energy {
+        joules: sum.joules + one.joules,
+        low: sum.low + one.low,
+        high: sum.high + one.high,
+        method: if sum.method == one.method { sum.method } else { "power" },
+    })
+}
+
+pub(super) fn over(card: &Card, gap: &Gap) -> Option<Energy> {
+    by_counter(card, gap).or_else(|| by_power(card, gap))
+}
+
+fn by_counter(card: &Card, gap: &Gap) -> Option<Energy> {
+    let age = card.energy_age_ns.map_or(ASSUMED_AGE_NS, |ns| (ns as f64 * AGE_MARGIN) as i64);
+    let bound = gap.bound_ns + card.bound_ns;
+    let readings = &card.energy;
+    // A counter that runs backwards was reset: a driver was loaded anew.
+    let near = readings.iter().filter(|(at, _)| *at >= gap.from_ns - age && *at <= gap.to_ns + 2 * age);
+    if !near.clone().zip(near.skip(1)).all(|(a, b)| a.1 <= b.1) {
+        return None;
+    }
+    let before = |ns: i64| readings[..readings.partition_point(|(at, _)| *at <= ns)].last().map(|r| r.1);
+    let after = |ns: i64| readings.get(readings.partition_point(|(at, _)| *at < ns)).map(|r| r.1);
+    // Shown at the start: no more than was used by then; and a period later, no less.
+    let (start_low, start_high) = (before(gap.from_ns - bound)?, after(gap.from_ns + bound + age)?);
+    let (end_low, end_high) = (before(gap.to_ns - bound)?, after(gap.to_ns + bound + age)?);
+    let joules = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e3;
+    let (low, high) = (joules(start_high, end_low), joules(start_low, end_high));
+    // Half a period behind on average.
+    let guess = between(readings, gap.to_ns + age / 2)? - between(readings, gap.from_ns + age / 2)?;
+    Some(Energy { joules: (guess / 1e3).clamp(low, high), low, high, method: "counter" })
+}
+
+/// The counter at a time, on a straight line between readings, mJ.
+fn between(readings: &[(i64, u64)], ns: i64) -> Option<f64> {
+    let next = readings.partition_point(|(at, _)| *at < ns);
+    let (b, a) = (readings.get(next)?, readings.get(next.checked_sub(1)?)?);
+    let share = (ns - a.0) as f64 / (b.0 - a.0).max(1) as f64;
+    Some(a.1 as f64 + share * (b.1 as f64 - a.1 as f64))
+}
+
+/// From power, for a card without a counter: mean of what speaks of the stall alone, and from the lowest to the highest
+/// value near it.
+fn by_power(card: &Card, gap: &Gap) -> Option<Energy> {
+    let series = [Shows::PowerSamples, Shows::PowerInstant].into_iter().find_map(|s| card.series.get(&s))?;
+    let seconds = (gap.to_ns - gap.from_ns) as f64 / 1e9;
+    let inside = series.within(gap.from_ns, gap.to_ns);
+    let near =
+        |at: i64| at >= gap.from_ns - series.reach.oldest_ns && at <= gap.to_ns + series.reach.oldest_ns;
+    let values: Vec<f64> = series.near.iter().filter(|r| near(r.at_ns)).map(|r| r.value).collect();
+    let mean = |all: &[f64]| (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64);
+    let joules = mean(&inside).or(mean(&values))? * seconds;
+    let [low, high] = [f64::INFINITY, f64::NEG_INFINITY].map(|start| {
+        values.iter().fold(start, |edge, &v| if start > 0.0 { edge.min(v) } else { edge.max(v) }) * seconds
+    });
+    Some(Energy { joules: joules.clamp(low, high), low, high, method: "power" })
+}

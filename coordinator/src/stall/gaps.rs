@@ -1,0 +1,291 @@
+//! Where a stream paused: gaps between its chunks that are long for this very stream, and first tokens that are late for
+//! their level.
+
+use tailcliff_proto::arrivals;
+use tailcliff_proto::v1::{self, Outcome};
+
+use crate::levels::Level;
+use crate::merge::record;
+use crate::merge::timeline::Timeline;
+use crate::stored::{Incarnation, RunData};
+
+use super::burst::Burst;
+use super::spans::Spans;
+use super::{Rule, each_record};
+
+/// A stream with fewer other gaps has no median of its own.
+const OWN_MEDIAN_FROM: usize = 4;
+/// Chunks of one read lie closer than this, ns.
+const ONE_READ_NS: i64 = 20_000;
+
+/// Between two chunks, or before the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Between two chunks of content; also after the last of one that never ended as it should.
+    Gap,
+    /// Before the first token.
+    Ttft,
+}
+
+impl Kind {
+    /// The name in outputs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Gap => "gap",
+            Kind::Ttft => "ttft",
+        }
+    }
+}
+
+/// A pause in one stream, ns. `_raw_ns` are stamps of its agent, the others of the coordinator.
+#[derive(Clone, Debug)]
+pub struct Gap {
+    /// Its agent.
+    pub of: Incarnation,
+    /// The level's serial number.
+    pub level: u32,
+    /// Its stream.
+    pub stream: u32,
+    /// The event loop that drove it.
+    pub shard: u32,
+    /// Its number within the stream.
+    pub request: u64,
+    /// The header that the server saw.
+    pub request_id: String,
+    /// Which kind.
+    pub kind: Kind,
+    /// Chunk that ended it, from 0; where it never ended, the number of chunks that had come.
+    pub chunk: u32,
+    /// It ended with the request and not with a chunk.
+    pub unended: bool,
+    /// The arrival before it, or what TTFT counts from.
+    pub from_raw_ns: i64,
+    /// The arrival after it.
+    pub to_raw_ns: i64,
+    /// `from` on the coordinator's clock.
+    pub from_ns: i64,
+    /// `to` on the coordinator's clock.
+    pub to_ns: i64,
+    /// How far both may be off there.
+    pub bound_ns: i64,
+    /// The stream's own median gap, or its level's; `None` where there is neither.
+    pub median_ns: Option<i64>,
+    /// Of a late first token: when the request was sent.
+    pub sent_raw_ns: Option<i64>,
+    /// How long the bytes that ended it had lain in the socket, where one chunk came alone and so was dated.
+    pub socket_wait_ns: Option<i64>,
+    /// What came at once after it.
+    pub burst: Option<Burst>,
+    /// Pauses on purpose within this request.
+    pub control_raw_ns: Option<(i64, i64)>,
+}
+
+impl Gap {
+    /// How long, by the agent's own clock, ns.
+    pub fn length_ns(&self) -> i64 {
+        self.to_raw_ns.saturating_sub(self.from_raw_ns)
+    }
+
+    /// Share of it that lies before the send.
+    pub(super) fn unsent_share(&self) -> f64 {
+        let before = self.sent_raw_ns.map_or(0, |sent| sent.min(self.to_raw_ns) - self.from_raw_ns);
+        before.max(0) as f64 / self.length_ns().max(1) as f64
+    }
+
+    /// Its inner part on the coordinator's clock, which no token of the steps before and after it touches.
+    pub(super) fn core(&self) -> (i64, i64) {
+        let length = self.to_ns.saturating_sub(self.from_ns);
+        let step = self.median_ns.unwrap_or(0).saturating_mul(3) / 2;
+        let margin = step.max(length / 12).max(2 * self.bound_ns).min(length / 3);
+        (self.from_ns + margin, self.to_ns - margin)
+    }
+}
+
+/// What one look at every record found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) gaps: Vec<Gap>,
+    pub(super) spans: Spans,
+    pub(super) without_trace: u64,
+}
+
+/// Medians of one level.
+#[derive(Clone, Copy, Debug, Default)]
+struct Medians {
+    level: u32,
+    itl_ns: Option<i64>,
+    ttft_ns: Option<i64>,
+}
+
+/// Looks at every record.
+pub(super) fn find(data: &RunData, timeline: &Timeline, levels: &[Level], rule: Rule) -> Found {
+    let median = |level: &Level| {
+        let of =
+            |metric: &crate::levels::Metric| metric.percentile_ns(50.0).and_then(|ns| i64::try_from(ns).ok());
+        Medians {
+            level: level.drive.level,
+            itl_ns: of(&level.latencies.itl),
+            ttft_ns: of(&level.latencies.ttft),
+        }
+    };
+    let medians: Vec<Medians> = levels.iter().map(median).collect();
+    let mut found = Found::default();
+    let mut stream = Stream::default();
+    each_record(data, |of, record| {
+        let medians = medians.iter().find(|m| m.level == record.level).copied().unwrap_or_default();
+        look(&mut found, &mut stream, Look { of, record, timeline, medians, rule });
+    });
+    found
+}
+
+struct Look<'a> {
+    of: Incarnation,
+    record: &'a v1::RequestRecord,
+    timeline: &'a Timeline,
+    medians: Medians,
+    rule: Rule,
+}
+
+/// The arrivals of one request.
+#[derive(Debug, Default)]
+struct Stream {
+    stamps: Vec<i64>,
+    chars: Vec<u64>,
+    waits: Vec<Option<u64>>,
+    /// Between reads, sorted.
+    gaps: Vec<i64>,
+}
+
+impl Stream {
+    /// False when its trace is missing or cut.
+    fn read(&mut self, record: &v1::RequestRecord) -> bool {
+        self.stamps.clear();
+        self.chars.clear();
+        let mut at = record.intended_raw_ns;
+        for arrival in arrivals::decode(&record.arrivals) {
+            let Ok(arrival) = arrival else { return false };
+            at = at.saturating_add_unsigned(arrival.gap_ns);
+            self.stamps.push(at);
+            self.chars.push(arrival.chars);
+        }
+        self.waits.clear();
+        self.waits.extend(arrivals::decode_waits(&record.socket_waits).take(self.stamps.len()));
+        self.gaps.clear();
+        let between = self.stamps.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+        self.gaps.extend(between.filter(|&ns| ns > ONE_READ_NS));
+        self.gaps.sort_unstable();
+        !record.arrivals_dropped
+    }
+
+    /// Its own median gap between reads, if it has enough.
+    fn median(&self) -> Option<i64> {
+        (self.gaps.len() > OWN_MEDIAN_FROM).then(|| self.gaps[self.gaps.len() / 2])
+    }
+
+    /// Chunks a ns at its own pace: chunks of a usual read over the usual gap between reads.
+    fn pace(&self, median: i64) -> f64 {
+        let mut reads: Vec<usize> =
+            self.stamps.chunk_by(|a, b| b - a <= ONE_READ_NS).map(<[i64]>::len).collect();
+        reads.sort_unstable();
+        let usual = reads.get(reads.len() / 2).copied().unwrap_or(1);
+        usual as f64 / median.max(1) as f64
+    }
+
+    /// How long what came with chunk `index` had lain in the socket, when it came alone.
+    fn wait_alone(&self, index: usize) -> Option<i64> {
+        let at = self.stamps.get(index)?;
+        let is_alone = self.stamps.get(index + 1).is_none_or(|next| next - at > ONE_READ_NS);
+        let wait = self.waits.get(index).copied().flatten().filter(|_| is_alone)?;
+        i64::try_from(wait).ok()
+    }
+}
+
+fn look(found: &mut Found, stream: &mut Stream, look: Look<'_>) {
+    let (record, medians, rule) = (look.record, look.medians, look.rule);
+    if !stream.read(record) {
+        found.without_trace += 1;
+        return;
+    }
+    look.note_spans(&mut found.spans, stream);
+    let median = stream.median().or(medians.itl_ns.filter(|ns| *ns > 0));
+    let least = (median.unwrap_or(0) as f64 * rule.multiple).max(rule.floor_ns as f64);
+    let mut add = |kind, chunk: usize, from: i64, to: i64| {
+        found.gaps.extend(look.gap(stream, median, (kind, chunk), (from, to)));
+        if found.gaps.len() > 4 * super::MOST {
+            // The longest of those are kept in the end, and these are among the shortest.
+            found.gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length_ns()));
+            found.gaps.truncate(2 * super::MOST);
+        }
+    };
+    for (i, pair) in stream.stamps.windows(2).enumerate() {
+        if (pair[1] - pair[0]) as f64 >= least {
+            add(Kind::Gap, i + 1, pair[0], pair[1]);
+        }
+    }
+    let failed = record::outcome(record) == Outcome::Failed;
+    if let Some(&last) = stream.stamps.last()
+        && failed
+        && record.done_raw_ns.saturating_sub(last) as f64 >= least
+    {
+        add(Kind::Gap, stream.stamps.len(), last, record.done_raw_ns);
+    }
+    let from = record.intended_raw_ns.saturating_add(record.held_ns.unwrap_or(0).max(0));
+    let late = medians.ttft_ns.map(|ns| (ns as f64 * rule.ttft_multiple).max(rule.floor_ns as f64));
+    if let (Some(&first), Some(late)) = (stream.stamps.first(), late)
+        && first.saturating_sub(from) as f64 >= late
+    {
+        add(Kind::Ttft, 0, from, first);
+    }
+}
+
+impl Look<'_> {
+    fn place(&self, raw: i64) -> Option<i64> {
+        self.timeline.place(self.of, raw).map(|at| at.ns)
+    }
+
+    fn note_spans(&self, spans: &mut Spans, stream: &Stream) {
+        let record = self.record;
+        let note = |union: &mut super::spans::Union, from: Option<i64>, to: Option<i64>| {
+            let ends = from.and_then(|ns| self.place(ns)).zip(to.and_then(|ns| self.place(ns)));
+            ends.into_iter().for_each(|(from, to)| union.add(from, to));
+        };
+        note(&mut spans.in_flight, record.sent_raw_ns, Some(record.done_raw_ns));
+        note(&mut spans.streaming, stream.stamps.first().copied(), stream.stamps.last().copied());
+    }
+
+    fn gap(
+        &self,
+        stream: &Stream,
+        median: Option<i64>,
+        (kind, chunk): (Kind, usize),
+        (from, to): (i64, i64),
+    ) -> Option<Gap> {
+        let (at, until) = (self.timeline.place(self.of, from)?, self.timeline.place(self.of, to)?);
+        let record = self.record;
+        let unended = chunk >= stream.stamps.len();
+        let pace = median.map(|median| stream.pace(median));
+        let control =
+            record.control_pause_raw_ns.map(|from| (from, from.saturating_add(record.control_pause_ns)));
+        Some(Gap {
+            of: self.of,
+            level: record.level,
+            stream: record.stream,
+            shard: record.shard,
+            request: record.request,
+            request_id: record.request_id.clone(),
+            kind,
+            chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
+            unended,
+            from_raw_ns: from,
+            to_raw_ns: to,
+            from_ns: at.ns,
+            to_ns: until.ns,
+            bound_ns: at.bound_ns.max(until.bound_ns),
+            median_ns: median,
+            sent_raw_ns: record.sent_raw_ns.filter(|_| kind == Kind::Ttft),
+            socket_wait_ns: stream.wait_alone(chunk),
+            burst: pace.and_then(|pace| Burst::of(&stream.stamps, &stream.chars, chunk, to - from, pace)),
+            control_raw_ns: control,
+        })
+    }
+}

@@ -1,0 +1,256 @@
+//! From evidence to a verdict, in the order of exclusion of MISSION A4: the client, the network, the server.
+
+use std::fmt::Write;
+
+use crate::knee::duration;
+
+use super::Evidence;
+use super::gaps::{Gap, Kind};
+use super::gpu::{GpuView, State};
+
+/// A verdict with at least this confidence is meant to be relied on.
+pub const CONFIDENT: f64 = 0.8;
+
+/// What a stall was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// The server did not work for this request: queueing, batching, its scheduler.
+    Waiting,
+    /// The GPU worked, and for no other stream.
+    ExtraCompute,
+    /// The GPU's clocks were held down.
+    Throttled,
+    /// The client read late.
+    Client,
+    /// Held back between the server's engine and our socket.
+    Network,
+    /// The evidence is too thin.
+    CantTell,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Waiting, Self::ExtraCompute, Self::Throttled, Self::Client, Self::Network, Self::CantTell];
+
+    /// The name in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::ExtraCompute => "extra_compute",
+            Self::Throttled => "throttled",
+            Self::Client => "client",
+            Self::Network => "network",
+            Self::CantTell => "cant_tell",
+        }
+    }
+
+    /// The name for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::ExtraCompute => "extra compute",
+            Self::Throttled => "throttled",
+            Self::Client => "client buffering",
+            Self::Network => "network buffering",
+            Self::CantTell => "can't tell",
+        }
+    }
+}
+
+/// A verdict, how sure it is, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// What it was.
+    pub verdict: Verdict,
+    /// 0 to 1; 0 for what cannot be told.
+    pub confidence: f64,
+    /// The numbers that led to it.
+    pub why: String,
+}
+
+/// Judges one stall.
+pub(crate) fn judge(gap: &Gap, evidence: &Evidence) -> Judgement {
+    let (verdict, confidence, why) =
+        client(gap, evidence).or_else(|| network(gap, evidence)).unwrap_or_else(|| server(gap, evidence));
+    // The wider the clocks' bars against the gap, the less do different nodes' stamps say of it.
+    let clock = 1.0 - (4.0 * gap.bound_ns as f64 / gap.length_ns().max(1) as f64).min(1.0);
+    let needs_clocks = !matches!(verdict, Verdict::Client | Verdict::CantTell);
+    let confidence = confidence * if needs_clocks { clock } else { 1.0 };
+    if confidence < 0.3 && verdict != Verdict::CantTell {
+        let why = format!("{why}; too thin to call it {}", verdict.words());
+        return Judgement { verdict: Verdict::CantTell, confidence: 0.0, why };
+    }
+    Judgement { verdict, confidence, why }
+}
+
+type Told = (Verdict, f64, String);
+
+/// Our own loop stood still, or read what had been there for long, or sent late.
+fn client(gap: &Gap, e: &Evidence) -> Option<Told> {
+    let length = gap.length_ns();
+    let waited = e.socket_wait_ns.filter(|&ns| 2 * ns >= length);
+    if let Some(ns) = waited {
+        let why = format!("its bytes had lain in the client's socket for {}", time(ns));
+        return Some((Verdict::Client, 0.95, why));
+    }
+    if e.unsent_share >= 0.5 {
+        let why = format!("{:.0} % of it lies before the send", 100.0 * e.unsent_share);
+        return Some((Verdict::Client, 0.9, why));
+    }
+    if e.unread_share < 0.5 {
+        return None;
+    }
+    let unread = format!("the client did not read for {:.0} % of it", 100.0 * e.unread_share);
+    match e.burst {
+        // What was there when it looked again says that it is our doing.
+        Some(burst) if burst.share >= 0.4 => {
+            let confidence = 0.8 + 0.15 * e.unread_share;
+            Some((Verdict::Client, confidence, format!("{unread}, and {}", at_once(&burst))))
+        }
+        // Nothing had come meanwhile: the server was late as well, and nothing says since when.
+        Some(burst) => Some((
+            Verdict::CantTell,
+            0.0,
+            format!("{unread}, but {}: the server was late too", at_once(&burst)),
+        )),
+        None => Some((
+            Verdict::Client,
+            0.5 + 0.2 * e.unread_share,
+            format!("{unread}; too few chunks to see a burst"),
+        )),
+    }
+}
+
+/// Its words were made in the gap and came at once.
+fn network(gap: &Gap, e: &Evidence) -> Option<Told> {
+    if e.server_emitted == Some(true) {
+        return Some((Verdict::Network, 0.95, "the server's own record has tokens sent in it".to_owned()));
+    }
+    let burst = e.burst.filter(|burst| burst.share >= 0.5 && e.server_emitted.is_none())?;
+    let enough = match burst.chunks {
+        n if n >= 8.0 => 1.0,
+        n if n >= 5.0 => 0.93,
+        n if n >= 4.0 => 0.85,
+        _ => 0.6,
+    };
+    let read = 1.0 - e.unread_share;
+    let what = if gap.kind == Kind::Ttft { "after the first, " } else { "" };
+    let why = format!(
+        "{what}{}: made meanwhile and held back between the server's engine and our socket (network, proxy, the server's front end)",
+        at_once(&burst)
+    );
+    Some((Verdict::Network, 0.95 * enough * read, why))
+}
+
+/// It was not sent: by what its other streams and its GPU did.
+fn server(gap: &Gap, e: &Evidence) -> Told {
+    let all = e.others.all();
+    // Whether its words were held back could not be seen when too few were to come.
+    let seen = if e.burst.is_some() || e.server_emitted == Some(false) { 1.0 } else { 0.8 };
+    let what = what_others_did(e);
+    let read = 1.0 - e.unread_share;
+    if let Some(view) = e.gpu.as_ref().filter(|view| view.state == State::Throttled) {
+        let clock = 100.0 * view.clock_share.unwrap_or(1.0);
+        let why = format!(
+            "SM clock at {clock:.0} % of its usual, throttle reasons {} ({}); {what}",
+            reasons(view.throttle),
+            numbers(view)
+        );
+        return (Verdict::Throttled, 0.92 * sharpness(gap, view) * read, why);
+    }
+    let (ours, elsewhere) = (e.others.same_loop.and(e.others.same_agent), e.others.elsewhere);
+    if ours.streams >= 2 && ours.went_on == 0 && elsewhere.went_on > 0 {
+        // No scheduler tells agents apart: the way to this one, or its host, but nothing shows which.
+        let why = format!("{what}, all of them of other agents, and none of {} of this one", ours.streams);
+        return (Verdict::CantTell, 0.0, why);
+    }
+    if all.went_on > 0 {
+        let share = all.share().unwrap_or(0.0);
+        let sure = match all.went_on {
+            1 => 0.85,
+            _ => 0.92,
+        };
+        // If most stood still as well, this is no queue of its own.
+        let clear = (share / 0.5).min(1.0);
+        let why = format!("{what}: this one waited behind their work");
+        return (Verdict::Waiting, sure * clear * seen * read, why);
+    }
+    let Some(view) = &e.gpu else {
+        return (Verdict::CantTell, 0.0, format!("{what}; {}", e.gpu_absent));
+    };
+    let sharp = sharpness(gap, view);
+    let numbers = numbers(view);
+    match view.state {
+        State::Idle => {
+            let why = format!("{what}, and the GPU was idle ({numbers})");
+            (Verdict::Waiting, 0.92 * sharp * seen.max(0.95) * read, why)
+        }
+        State::Busy if all.streams > 0 => {
+            let why = format!("{what} while the GPU was busy ({numbers})");
+            (Verdict::ExtraCompute, 0.9 * sharp * seen * read, why)
+        }
+        State::Busy => {
+            let why =
+                format!("the GPU was busy ({numbers}), for this request or for others that were not seen");
+            (Verdict::ExtraCompute, 0.6 * sharp * seen * read, why)
+        }
+        State::Throttled | State::Between => {
+            (Verdict::CantTell, 0.0, format!("{what}; the GPU was neither idle nor busy ({numbers})"))
+        }
+    }
+}
+
+/// The longer a gap is beyond what its readings reach over, and the more of them there are, the surer.
+fn sharpness(gap: &Gap, view: &GpuView) -> f64 {
+    let (from, to) = gap.core();
+    let reach = (view.reach_ns as f64 / (to - from).max(1) as f64).min(1.0);
+    let few = if view.readings >= 3 { 1.0 } else { 0.9 };
+    let assumed = if view.measured { 1.0 } else { 0.95 };
+    (1.0 - 0.1 * reach) * few * assumed
+}
+
+fn what_others_did(e: &Evidence) -> String {
+    let all = e.others.all();
+    match (all.streams, all.went_on) {
+        (0, _) => "no other stream was under way".to_owned(),
+        (n, 0) => format!("none of {n} other streams went on"),
+        (n, on) => {
+            let share = 100.0 * all.share().unwrap_or(0.0);
+            format!("{on} of {n} other streams went on, at {share:.0} % of this one's pace")
+        }
+    }
+}
+
+fn numbers(view: &GpuView) -> String {
+    let mut text = format!(
+        "{} {:.0}, idle {:.0}, busy {:.0}, {} readings",
+        view.signal, view.value, view.idle, view.busy, view.readings
+    );
+    if !view.measured {
+        let _written = write!(text, ", their reach of {} assumed", time(view.reach_ns));
+    }
+    text
+}
+
+/// Throttle reasons in words.
+pub(crate) fn reasons(bits: u64) -> String {
+    let names = [
+        (0x4, "power cap"),
+        (0x8, "hardware slowdown"),
+        (0x20, "thermal (software)"),
+        (0x40, "thermal (hardware)"),
+        (0x80, "power brake"),
+    ];
+    let named: Vec<&str> = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
+    if named.is_empty() { "none".to_owned() } else { named.join(", ") }
+}
+
+fn at_once(burst: &super::Burst) -> String {
+    let share = 100.0 * (1.0 - burst.share);
+    format!("the next {:.0} chunks came in {share:.0} % of the time that they usually take", burst.chunks)
+}
+
+fn time(ns: i64) -> String {
+    duration(ns.max(0).unsigned_abs())
+}

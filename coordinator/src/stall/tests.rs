@@ -1,0 +1,205 @@
+//! Verdicts held against causes that are known.
+
+use std::collections::BTreeMap;
+
+use super::scene::{Cause, PROBE, Scene};
+use super::*;
+use crate::merge::merge;
+use crate::merge::testrun::{MS, ORIGIN, S};
+
+fn judged(data: &RunData) -> Stalls {
+    merge(data).stalls
+}
+
+/// The stall that the cause made; the longest of those that begin near it.
+fn of_cause<'a>(stalls: &'a Stalls, scene: &Scene) -> Option<&'a Stall> {
+    let at = ORIGIN + scene.at;
+    let near = stalls
+        .all
+        .iter()
+        .filter(|s| (s.gap.from_ns - at).abs() < 2 * scene.itl + 5 * MS && s.gap.kind == Kind::Gap);
+    near.max_by_key(|s| s.gap.length_ns())
+}
+
+#[test]
+fn every_cause_is_told_and_none_wrongly_with_confidence() {
+    let mut matrix: BTreeMap<(Cause, Verdict), u32> = BTreeMap::new();
+    let (mut right, mut silent, mut all) = (0, 0, 0);
+    for seed in 0..40 {
+        for (i, cause) in Cause::ALL.into_iter().enumerate() {
+            let scene = Scene::new(cause, seed * 100 + i as u64);
+            let stalls = judged(&scene.draw());
+            let Some(stall) = of_cause(&stalls, &scene) else { panic!("no stall found: {scene:?}") };
+            let said = &stall.judgement;
+            *matrix.entry((cause, said.verdict)).or_default() += 1;
+            all += 1;
+            right += u32::from(said.verdict == cause.verdict());
+            silent += u32::from(said.verdict == Verdict::CantTell);
+            let is_wrong = said.verdict != cause.verdict() && said.confidence >= CONFIDENT;
+            assert!(!is_wrong, "{scene:?}\n{stall:#?}");
+        }
+    }
+    for ((cause, verdict), n) in &matrix {
+        eprintln!("{cause:?} judged {}: {n}", verdict.as_str());
+    }
+    eprintln!("SIMULATED: {right} of {all} right, {silent} can't tell");
+    assert!(right * 100 >= all * 95 && silent * 10 <= all, "{matrix:?}");
+}
+
+#[test]
+fn the_energy_interval_holds_the_truth() {
+    for seed in 0..60 {
+        let cause = Cause::ALL[seed as usize % 8];
+        let mut scene = Scene::new(cause, seed);
+        scene.reports = seed % 3 != 0;
+        let stalls = judged(&scene.draw());
+        let stall = of_cause(&stalls, &scene).unwrap();
+        let truth = scene.energy(stall.gap.from_ns - ORIGIN, stall.gap.to_ns - ORIGIN);
+        let energy = stall.energy.unwrap();
+        assert_eq!(energy.method, "counter");
+        assert!(energy.low <= truth && truth <= energy.high, "{truth}: {energy:?} {scene:?}");
+        // No wider than the counter's own steps and its polling make it.
+        let age = if scene.reports { 0.125 } else { 0.5 };
+        let most = scene.watts.2.max(scene.watts.1) * 2.0 * (age + 0.055) + 0.01;
+        assert!(energy.high - energy.low <= most, "{} J: {energy:?}", most);
+        assert!((energy.low..=energy.high).contains(&energy.joules));
+    }
+}
+
+#[test]
+fn a_busy_gpu_proves_nothing_while_other_streams_go_on() {
+    // The same pegged GPU: with the others at rest it is extra compute, with them under way it is waiting.
+    let mut scene = Scene::new(Cause::Preempt, 5);
+    scene.length = 724 * MS;
+    let said = |scene: &Scene| of_cause(&judged(&scene.draw()), scene).unwrap().judgement.clone();
+    assert_eq!(said(&scene).verdict, Verdict::Waiting);
+    scene.cause = Cause::ExtraCompute;
+    assert_eq!(said(&scene).verdict, Verdict::ExtraCompute);
+    // With nobody to compare with it may be others' work that we do not see.
+    (scene.agents, scene.shards, scene.streams) = (1, 1, 1);
+    let alone = said(&scene);
+    assert!(alone.confidence < CONFIDENT, "{alone:?}");
+}
+
+#[test]
+fn plain_averaged_power_alone_judges_no_stall_of_724_ms() {
+    let mut scene = Scene::new(Cause::IdlePause, 7);
+    scene.length = 724 * MS;
+    let mut data = scene.draw();
+    let batch = &mut data.nodes.get_mut(&PROBE).unwrap().batches[0];
+    batch.driver_samples.clear();
+    batch.gpu_samples.iter_mut().for_each(|sample| sample.power_instant_mw = None);
+    let stalls = judged(&data);
+    let said = &of_cause(&stalls, &scene).unwrap();
+    assert_eq!(said.judgement.verdict, Verdict::CantTell, "{:?}", said.judgement);
+    assert!(said.evidence.gpu_absent.contains("too slow"), "{}", said.evidence.gpu_absent);
+}
+
+#[test]
+fn a_gpu_that_never_moves_with_the_load_judges_nothing_and_is_named() {
+    let mut scene = Scene::new(Cause::IdlePause, 8);
+    scene.watts = (80.0, 80.0, 80.0);
+    let stalls = judged(&scene.draw());
+    let said = &of_cause(&stalls, &scene).unwrap().judgement;
+    assert_eq!(said.verdict, Verdict::CantTell, "{said:?}");
+    assert!(stalls.warnings.iter().any(|w| w.contains("moves with the load")), "{:?}", stalls.warnings);
+}
+
+#[test]
+fn without_a_probe_what_needs_none_is_told_and_the_rest_is_not() {
+    for cause in Cause::ALL {
+        let scene = Scene::new(cause, 9);
+        let mut data = scene.draw();
+        data.nodes.remove(&PROBE);
+        let stalls = judged(&data);
+        let stall = of_cause(&stalls, &scene).unwrap();
+        let needs_gpu = matches!(cause, Cause::IdlePause | Cause::ExtraCompute | Cause::Throttle);
+        let wanted = if needs_gpu { Verdict::CantTell } else { cause.verdict() };
+        assert_eq!(stall.judgement.verdict, wanted, "{cause:?}: {:?}", stall.judgement);
+        assert!(stall.energy.is_none());
+    }
+}
+
+#[test]
+fn a_gpu_lost_before_the_stall_is_said_to_be() {
+    let scene = Scene::new(Cause::IdlePause, 10);
+    let mut data = scene.draw();
+    let batch = &mut data.nodes.get_mut(&PROBE).unwrap().batches[0];
+    let lost = ORIGIN + scene.at - 50 * MS;
+    batch.gpu_samples.retain(|sample| sample.raw_ns < lost);
+    batch.driver_samples.clear();
+    batch.gpu_events.push(v1::GpuEvent { raw_ns: lost, kind: "lost".to_owned(), ..Default::default() });
+    let stalls = judged(&data);
+    let said = &of_cause(&stalls, &scene).unwrap().judgement;
+    assert_eq!(said.verdict, Verdict::CantTell);
+    assert!(said.why.contains("lost"), "{}", said.why);
+}
+
+#[test]
+fn wide_clock_bars_take_the_confidence_away() {
+    let scene = Scene::new(Cause::Preempt, 11);
+    let gap = of_cause(&judged(&scene.draw()), &scene).unwrap().gap.clone();
+    let mut evidence = Evidence::default();
+    evidence.others.elsewhere = Progress { streams: 5, went_on: 5, sum: 5.0 };
+    evidence.burst = Some(Burst { chunks: 50.0, share: 0.0 });
+    let sure = judge::judge(&gap, &evidence);
+    assert!(sure.verdict == Verdict::Waiting && sure.confidence >= CONFIDENT, "{sure:?}");
+    let wide = judge::judge(&Gap { bound_ns: gap.length_ns() / 5, ..gap.clone() }, &evidence);
+    assert!(wide.confidence < CONFIDENT, "{wide:?}");
+}
+
+#[test]
+fn the_servers_own_record_settles_what_a_burst_cannot() {
+    let scene = Scene::new(Cause::IdlePause, 12);
+    let gap = of_cause(&judged(&scene.draw()), &scene).unwrap().gap.clone();
+    let evidence = Evidence { server_emitted: Some(true), ..Evidence::default() };
+    assert_eq!(judge::judge(&gap, &evidence).verdict, Verdict::Network);
+    let burst = Some(Burst { chunks: 20.0, share: 0.95 });
+    let evidence = Evidence { server_emitted: Some(false), burst, ..Evidence::default() };
+    assert_ne!(judge::judge(&gap, &evidence).verdict, Verdict::Network);
+}
+
+#[test]
+fn the_same_run_gives_the_same_verdicts() {
+    let data = Scene::new(Cause::Hold, 13).draw();
+    assert_eq!(format!("{:?}", judged(&data).all), format!("{:?}", judged(&data).all));
+}
+
+#[test]
+fn a_steady_run_has_no_stall() {
+    let mut scene = Scene::new(Cause::Hold, 14);
+    scene.length = 0;
+    let stalls = judged(&scene.draw());
+    assert!(stalls.all.is_empty(), "{:?}", stalls.all);
+    // Nor has a slow one: the floor alone makes none.
+    (scene.itl, scene.agents) = (300 * MS, 1);
+    assert!(judged(&scene.draw()).all.is_empty());
+}
+
+#[test]
+fn a_first_token_late_for_its_level_is_a_stall_before_the_first_token() {
+    let mut data = crate::merge::testrun::run(3, 2, &[1]);
+    let record = &mut data.nodes.get_mut(&1).unwrap().batches[0].records[40];
+    record.intended_raw_ns -= 2 * S;
+    let bytes = std::mem::take(&mut record.arrivals);
+    let mut late = tailcliff_proto::arrivals::Arrivals::default();
+    for (i, arrival) in tailcliff_proto::arrivals::decode(&bytes).map(|a| a.unwrap()).enumerate() {
+        late.push(arrival.gap_ns + if i == 0 { 2 * S.unsigned_abs() } else { 0 }, arrival.chars);
+    }
+    record.arrivals = late.into_bytes();
+    let id = record.request_id.clone();
+    let stalls = judged(&data);
+    assert_eq!(stalls.all.len(), 1, "{:?}", stalls.all);
+    let stall = &stalls.all[0];
+    assert_eq!((stall.gap.kind, &stall.gap.request_id), (Kind::Ttft, &id));
+    // It was due two seconds before it was sent.
+    assert_eq!(stall.judgement.verdict, Verdict::Client, "{:?}", stall.judgement);
+}
+
+#[test]
+fn more_stalls_than_are_judged_are_counted() {
+    let mut gaps = vec![judged(&Scene::new(Cause::Preempt, 16).draw()).all[0].gap.clone(); MOST + 7];
+    gaps.iter_mut().enumerate().for_each(|(i, gap)| gap.to_raw_ns += i as i64);
+    assert_eq!(keep_longest(&mut gaps), 7);
+    assert_eq!(gaps.len(), MOST);
+}
