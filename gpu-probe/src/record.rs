@@ -46,7 +46,7 @@ impl Recording {
     /// # Errors
     /// When the thread cannot be made.
     pub fn start(config: &Config) -> io::Result<Self> {
-        let (say, troubles) = mpsc::channel(16);
+        let (say, troubles) = mpsc::channel(64);
         let stop = CancellationToken::new();
         let batches = Arc::new(Mutex::new(Vec::new()));
         let mut recording = Self {

@@ -54,7 +54,7 @@ impl Session {
         let incarnation = fastrand::u64(1..);
         let outbox = Outbox::new(incarnation, OUTBOX_BYTES);
         let (switch, sampling) = (Arc::new(Switch::default()), shutdown.child_token());
-        let (say, troubles) = mpsc::channel(16);
+        let (say, troubles) = mpsc::channel(64);
         let spooled = config.spool.clone().map_or(Ok(()), |spool| outbox.spool(spool, say.clone()));
         if let Err(error) = spooled {
             (config.tell)(&format!(

@@ -54,9 +54,8 @@ fn an_h100s_sensors_are_found_while_it_is_sampled_and_again_from_the_recording()
     let recorded = recording.stop();
     let reports = recorded.batches.iter().flat_map(|batch| &batch.sensors);
     let said: BTreeMap<Signal, SensorReport> = reports.map(|r| (r.signal(), r.clone())).collect();
-    let buffered = recorded.batches.iter().any(|batch| !batch.driver_samples.is_empty());
     for (signal, period, window) in [
-        (Signal::PowerInstant, 100.0, buffered.then_some(25.0)),
+        (Signal::PowerInstant, 100.0, None),
         (Signal::PowerAverage, 100.0, Some(1_000.0)),
         (Signal::Energy, 100.0, None),
         (Signal::GpuUtil, 200.0, None),
@@ -65,8 +64,12 @@ fn an_h100s_sensors_are_found_while_it_is_sampled_and_again_from_the_recording()
         assert!(near(report.period_ns, period), "{report:?}");
         assert!(window.is_none_or(|ms| near(report.window_ns, ms)), "{report:?}");
     }
+    // A busy machine polls late, and then less can be told of so short a window; what is told must hold. The figures are
+    // tested in virtual time.
     let instant = &said[&Signal::PowerInstant];
-    assert!(instant.window_ns.is_some() || instant.note.contains(" ms at most"), "{instant:?}");
+    let bar = instant.window_bar_ns.unwrap_or_default().max(2_500_000);
+    let told = |ns: i64| (ns - 25_000_000).abs() <= bar && bar <= 10_000_000;
+    assert!(instant.window_ns.map_or(instant.note.contains(" ms at most"), told), "{instant:?}");
 
     // What was written of it tells the same.
     let mut text = Vec::new();

@@ -362,8 +362,9 @@ fn node_warnings(node: &NodeSummary, started_ref_ns: i64, warn: &mut dyn FnMut(S
     }
     if let Some(lost) = &node.lost_in_spool {
         warn(format!(
-            "{who} could not read all of its spool: {} records, {} windows, {} in-flight and {} GPU samples are lost",
-            lost.records, lost.windows, lost.in_flight, lost.gpu_samples
+            "{who} could not read all of its spool: {} records, {} windows, {} in-flight and {} GPU samples and {} \
+             other readings of GPUs and host are lost",
+            lost.records, lost.windows, lost.in_flight, lost.gpu_samples, lost.evidence
         ));
     }
     if node.simulated_gpu {

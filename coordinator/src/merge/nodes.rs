@@ -93,6 +93,7 @@ fn add(a: v1::LostParts, b: v1::LostParts) -> v1::LostParts {
         windows: a.windows.saturating_add(b.windows),
         in_flight: a.in_flight.saturating_add(b.in_flight),
         gpu_samples: a.gpu_samples.saturating_add(b.gpu_samples),
+        evidence: a.evidence.saturating_add(b.evidence),
     }
 }
 

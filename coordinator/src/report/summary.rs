@@ -316,6 +316,7 @@ fn node(node: &NodeSummary, started_ref_ns: i64) -> Value {
                 "windows": lost.windows,
                 "in_flight_samples": lost.in_flight,
                 "gpu_samples": lost.gpu_samples,
+                "other_readings": lost.evidence,
             })),
             "median_bound_us": json_us(node.median_bound_ns),
             "worst_bound_us": json_us(node.worst_bound_ns),

@@ -141,7 +141,8 @@ impl Tracked {
         let found = match self.server {
             // Whose sockets are whose is dear to find out; its children are not.
             _ if !known.is_empty() && self.roots.iter().all(|root| is_same(*root, &processes)) => Ok(known),
-            Server::Pid(pid) if processes.contains_key(&pid) => Ok(vec![pid]),
+            // Once it was seen, another process may have its number.
+            Server::Pid(pid) if self.said.is_empty() && processes.contains_key(&pid) => Ok(vec![pid]),
             Server::Pid(pid) => {
                 Err(format!("the server's process {pid} is not there: nothing of it is sampled"))
             }

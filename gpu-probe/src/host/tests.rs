@@ -100,6 +100,21 @@ fn a_server_of_ever_so_many_processes_is_sampled_in_part_and_keeps_its_root() {
 }
 
 #[test]
+fn another_process_with_the_same_number_is_not_the_server() {
+    let tree = Tree::new();
+    tree.process(10, 1, 50, 3);
+    tree.process(11, 10, 51, 4);
+    let mut source = tree.source(Some(Server::Pid(10)));
+    assert_eq!(source.sample().server_major_faults, Some(10));
+    // A child's number, between two looks: what it had is gone, and what another one has is not added.
+    tree.process(11, 1, 99, 1000);
+    assert_eq!(source.sample().server_major_faults, Some(5));
+    tree.process(10, 1, 99, 1000);
+    assert_eq!((source.sample().server_cpu_ns, source.server_pids()), (None, None));
+    assert!(source.troubles()[1].contains("not there"));
+}
+
+#[test]
 fn what_one_process_does_not_tell_the_sum_does_not_either() {
     let tree = Tree::new();
     tree.process(10, 1, 50, 3);

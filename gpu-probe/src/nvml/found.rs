@@ -19,13 +19,3 @@ pub(crate) fn append(to: &mut v1::Batch, from: &mut v1::Batch) {
     to.probe_costs.append(&mut from.probe_costs);
     to.gpu_events.append(&mut from.gpu_events);
 }
-
-/// Readings in a batch of evidence.
-pub(crate) fn readings(batch: &v1::Batch) -> usize {
-    let stamped = batch.driver_samples.iter().map(|of| of.raw_ns.len()).sum::<usize>();
-    batch.gpu_samples.len()
-        + batch.host_samples.len()
-        + batch.gpm_samples.len()
-        + batch.gpu_events.len()
-        + stamped
-}

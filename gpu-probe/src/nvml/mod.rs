@@ -23,7 +23,7 @@ mod xid;
 
 use answers::{Answers, Loss, Reading};
 pub(crate) use fields::{Extent, throttle_bits};
-pub(crate) use found::{Found, append, readings};
+pub(crate) use found::{Found, append};
 pub(crate) use presence::Presence;
 pub(crate) use processes::{OnGpu, on_gpu};
 

@@ -2,7 +2,7 @@
 
 use tailcliff_proto::clock::HostClock;
 
-use super::pace::{median, next_deadline, stride};
+use super::pace::{next_deadline, quantile, stride};
 use super::{Common, Part};
 use crate::nvml::quick::Quick;
 use crate::nvml::{Cards, Extent, Found};
@@ -62,7 +62,8 @@ impl Extents {
         if self.took.len() < LOOKED_AT {
             return None;
         }
-        let usual = median(std::mem::take(&mut self.took))?;
+        // Of those that nobody else's work on this core made longer.
+        let usual = quantile(std::mem::take(&mut self.took), 0.25)?;
         self.stride = stride(usual, self.interval_ns, self.most);
         if self.stride <= self.told {
             return None;

@@ -6,10 +6,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tailcliff_proto::clock::HostClock;
+use tailcliff_proto::outbox::other_readings;
 use tailcliff_proto::v1;
 
 use super::{Common, LONGEST_SLEEP_NS, Meter, Part, Sink, Switch, lock, thread_cpu_ns};
-use crate::nvml::{append, readings};
+use crate::nvml::append;
 use crate::sensor::Watch;
 
 /// Samples are handed on at least this often, ns.
@@ -68,7 +69,8 @@ impl HandOn {
             return;
         }
         if let Err(batch) = (self.sink)(batch) {
-            switch.dropped_samples.fetch_add(readings(&batch) as u64, Relaxed);
+            let readings = batch.gpu_samples.len() + other_readings(&batch);
+            switch.dropped_samples.fetch_add(readings as u64, Relaxed);
         }
     }
 

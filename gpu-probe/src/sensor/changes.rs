@@ -42,19 +42,32 @@ pub(crate) struct Period {
 
 /// The last values of something, for its median.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Recent(VecDeque<i64>);
+pub(crate) struct Recent {
+    values: VecDeque<i64>,
+    usual: i64,
+    pushed: u64,
+}
 
 impl Recent {
     pub(crate) fn push(&mut self, value: i64) {
-        if self.0.len() == 256 {
-            self.0.pop_front();
+        if self.values.len() == 256 {
+            self.values.pop_front();
         }
-        self.0.push_back(value);
+        self.values.push_back(value);
+        self.pushed += 1;
+        if self.pushed < 8 || self.pushed.is_multiple_of(64) {
+            self.usual = self.median();
+        }
+    }
+
+    /// About the median, at no cost.
+    pub(crate) fn usual(&self) -> i64 {
+        self.usual
     }
 
     /// 0 when there is none.
     pub(crate) fn median(&self) -> i64 {
-        let mut sorted: Vec<i64> = self.0.iter().copied().collect();
+        let mut sorted: Vec<i64> = self.values.iter().copied().collect();
         sorted.sort_unstable();
         sorted.get(sorted.len() / 2).copied().unwrap_or(0)
     }

@@ -19,6 +19,10 @@ const MATERIAL: f64 = 0.05;
 /// A window with a narrower bar than this share of it is not sought again: a sensor does not change.
 const SETTLED: f64 = 0.06;
 
+/// A reading that took so many times the usual, and so much more, ns, was held up.
+const HELD_UP: i64 = 4;
+const HELD_UP_NS: i64 = 1_000_000;
+
 const POLLED: [Signal; 10] = [
     Signal::PowerInstant,
     Signal::PowerAverage,
@@ -49,8 +53,13 @@ impl Gpu {
             let Some(value) = value(sample, signal) else { continue };
             let power = matches!(signal, Signal::PowerInstant | Signal::PowerAverage);
             let changes = self.polled.entry(signal).or_default();
-            changes.poll(if power { sample.raw_ns } else { later }, value);
+            // Held up between its stamp and its calls: when it was read is not known well enough to date a change by it.
+            let held_up =
+                sample.read_ns > changes.reads.usual().saturating_mul(HELD_UP).saturating_add(HELD_UP_NS);
             changes.reads.push(sample.read_ns);
+            if !held_up {
+                changes.poll(if power { sample.raw_ns } else { later }, value);
+            }
         }
     }
 
@@ -135,10 +144,7 @@ impl Gpu {
             report.window_bar_ns = Some(window.bar_ns as i64);
             report.delay_ns = Some(window.delay_ns as i64);
         }
-        let period = report.period_ns.map(|ns| ns as f64);
-        let slowly =
-            report.method != "driver_stamps" && period.is_some_and(|p| p < 1.5 * report.poll_ns as f64);
-        report.note = notes::note(signal, period, slowly && signal != Signal::Gpm, found);
+        report.note = notes::note(signal, &report, found);
         (report.gpu, report.signal) = (index, signal as i32);
         Some(report)
     }

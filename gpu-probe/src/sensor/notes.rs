@@ -1,6 +1,6 @@
 //! What must be said of a sensor, in words, from what was found of it.
 
-use tailcliff_proto::v1::Signal;
+use tailcliff_proto::v1::{SensorReport, Signal};
 
 use super::window::Found;
 
@@ -30,13 +30,11 @@ pub(crate) fn has_window(signal: Signal) -> bool {
     matches!(signal, Signal::PowerInstant | Signal::PowerAverage | Signal::GpuUtil | Signal::GpuUtilSamples)
 }
 
-/// The note: on the window first, then on how well the period is known.
-pub(crate) fn note(
-    signal: Signal,
-    period_ns: Option<f64>,
-    polled_slowly: bool,
-    found: Option<Found>,
-) -> String {
+/// The note on a report: on the window first, then on how well the period is known.
+pub(crate) fn note(signal: Signal, report: &SensorReport, found: Option<Found>) -> String {
+    let period_ns = report.period_ns.map(|ns| ns as f64);
+    let polled_slowly =
+        report.method != "driver_stamps" && period_ns.is_some_and(|p| p < 1.5 * report.poll_ns as f64);
     let mut parts = Vec::new();
     if has_window(signal) {
         parts.push(on_window(signal, period_ns, found));
@@ -57,6 +55,7 @@ pub(crate) fn note(
                 time(p)
             ));
         }
+        None if report.updates == 0 => parts.push("it did not change".to_owned()),
         None => parts.push("it changed too seldom, or at no steady pace, to tell a period".to_owned()),
         Some(_) => {}
     }

@@ -39,7 +39,7 @@ pub enum SensorsError {
     #[error("failed to start sampling")]
     Start(#[source] io::Error),
     /// The recording cannot be written.
-    #[error("failed to write the recording {0}: {1}")]
+    #[error("failed to write the recording {0}")]
     Record(PathBuf, #[source] io::Error),
     /// The table cannot be written.
     #[error("failed to print the table")]
@@ -52,7 +52,8 @@ pub enum SensorsError {
 /// When there is no NVML, or something cannot be written.
 pub fn run(args: &SensorsArgs, out: &mut impl Write) -> Result<(), SensorsError> {
     // Before a minute is spent on watching.
-    let created = args.record.as_ref().map(|path| (path, File::create(path)));
+    let unwritten = |error| SensorsError::Record(args.record.clone().unwrap_or_default(), error);
+    let file = args.record.as_ref().map(File::create).transpose().map_err(unwritten)?;
     let config =
         Config { interval: args.interval, nvml_path: args.nvml_path.clone(), ..Config::new(String::new()) };
     let recording = Recording::start(&config).map_err(SensorsError::Start)?;
@@ -61,9 +62,8 @@ pub fn run(args: &SensorsArgs, out: &mut impl Write) -> Result<(), SensorsError>
     }
     std::thread::sleep(Duration::from_secs(args.seconds));
     let recorded = recording.stop();
-    if let Some((path, file)) = created {
-        let written = file.and_then(|file| keep(&recorded, args, file));
-        written.map_err(|error| SensorsError::Record(path.clone(), error))?;
+    if let Some(file) = file {
+        keep(&recorded, args, file).map_err(unwritten)?;
     }
     Ok(print(&recorded, args.seconds, out)?)
 }

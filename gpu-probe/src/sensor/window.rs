@@ -5,7 +5,7 @@
 //! Two references are tried, as read and with its jumps sharpened, and two views of when an update came: at one moment, and
 //! anywhere between two readings.
 
-use super::changes::{Period, Update};
+use super::changes::{Period, Update, quantile};
 use super::reference::{COARSE_NS, Cells, Curve, times};
 
 /// Updates that are fitted: the newest.
@@ -29,6 +29,8 @@ const FLOOR: (f64, f64) = (0.02, 0.5e6);
 const POLLED: f64 = 0.25;
 /// Nor, where a reference's cells are no finer, than this share of one.
 const UNRESOLVED: f64 = 0.33;
+/// Updates between readings further apart than so many usual ones are left out.
+const LATE: f64 = 1.7;
 /// A window with a wider bar than this share of it is none.
 const LOOSEST: f64 = 0.4;
 /// A reference that explains more by so much is the better one.
@@ -123,6 +125,11 @@ impl Search {
             s.mid - s.width - DELAYS_NS.1 - longest - 50e6 > from && s.mid + s.width - DELAYS_NS.0 + 20e6 < to
         };
         let mut shown: Vec<Shown> = shown.filter(fits).collect();
+        // What was polled late is known badly, and there is enough that is not.
+        let mut widths: Vec<f64> = shown.iter().map(|s| s.width).collect();
+        widths.sort_unstable_by(f64::total_cmp);
+        let usual = quantile(&widths, 0.5);
+        shown.retain(|s| s.width <= LATE * usual);
         shown.drain(..shown.len().saturating_sub(MOST_UPDATES));
         let spread = spread(&shown);
         let none = Guess { window: longest, delay: 0.0, badness: f64::INFINITY };

@@ -8,6 +8,7 @@ use library::library;
 use tailcliff_gpu_probe::nvml::NvmlSource;
 
 mod bad_cards;
+mod identity;
 mod library;
 mod recorded;
 mod threads;

@@ -156,3 +156,13 @@ fn gpm_is_a_mean_between_two_moments_and_absent_where_the_card_has_it_not() {
         assert_eq!((sample.nvlink_rx_mib_s, sample.nvlink_tx_mib_s), (None, None));
     }
 }
+
+#[test]
+fn without_nvml_only_its_absence_is_recorded() {
+    let mut config = Config::new("");
+    config.nvml_path = Some("/nowhere/libnvidia-ml.so".into());
+    let recorded = Recording::start(&config).unwrap().stop();
+    assert!(recorded.absent.contains("/nowhere/libnvidia-ml.so"), "{}", recorded.absent);
+    assert!(recorded.gpus.is_empty());
+    assert!(recorded.batches.iter().all(|batch| batch.gpu_samples.is_empty()));
+}

@@ -44,20 +44,22 @@ pub(super) struct Spooled {
     pub(super) seq: u64,
     place: Place,
     cost: usize,
-    held: [u32; 4],
+    held: [u32; 5],
 }
 
 impl Spooled {
     fn new(kept: &Kept, place: Place) -> Self {
         let batch = &kept.batch;
-        let held = [batch.records.len(), batch.windows.len(), batch.in_flight.len(), batch.gpu_samples.len()];
+        let (records, windows) = (batch.records.len(), batch.windows.len());
+        let held =
+            [records, windows, batch.in_flight.len(), batch.gpu_samples.len(), super::other_readings(batch)];
         Self { seq: batch.seq, place, cost: kept.cost, held: held.map(|n| n as u32) }
     }
 
     /// What stands in for it when it cannot be read back: without a batch of its number none after it could be shipped.
     fn lost(&self, incarnation: u64) -> v1::Batch {
-        let [records, windows, in_flight, gpu_samples] = self.held.map(u64::from);
-        let lost = v1::LostParts { records, windows, in_flight, gpu_samples };
+        let [records, windows, in_flight, gpu_samples, evidence] = self.held.map(u64::from);
+        let lost = v1::LostParts { records, windows, in_flight, gpu_samples, evidence };
         v1::Batch {
             incarnation,
             seq: self.seq,

@@ -2,6 +2,7 @@
 //! moments. All follow from a script's levels and energy.
 
 use crate::script::{Call, Levels, Script};
+use crate::sensor::Quantity;
 
 /// Time between two entries of the power buffer, ns; of the utilisation buffers. As an H100 was seen to do.
 const POWER_ENTRY_NS: i64 = 20_000_000;
@@ -19,7 +20,8 @@ pub(crate) fn buffer(kind: u32) -> Option<Call> {
 /// Entries of a buffer at a time that end after another time: (when each ends, value: mW or %). Times are ns since the
 /// origin.
 pub(crate) fn entries(script: &Script, gpu: u32, of: Call, at_ns: i64, after_ns: i64) -> Vec<(i64, u32)> {
-    let step = if of == Call::PowerSamples { POWER_ENTRY_NS } else { UTIL_ENTRY_NS };
+    let scripted = script.sensor(Quantity::PowerSamples).map_or(POWER_ENTRY_NS, |sensor| sensor.period_ns);
+    let step = if of == Call::PowerSamples { scripted } else { UTIL_ENTRY_NS };
     let last = at_ns.max(0) / step;
     let first = (after_ns.max(0) / step + 1).max(last - ENTRIES + 1).max(1);
     let value = |end: i64| match of {

@@ -9,7 +9,7 @@ fn a_probe_that_is_started_again_joins_again_and_its_samples_are_added() {
         "--concurrency",
         "2",
         "--duration",
-        "7s",
+        "14s",
         "--output-len",
         "10",
         "--agents",
@@ -32,7 +32,7 @@ fn a_probe_that_is_started_again_joins_again_and_its_samples_are_added() {
         let of = |count: fn(&tailcliff_proto::v1::Batch) -> usize| -> usize {
             probe.each_batch().map(|batch| count(&batch)).sum()
         };
-        // Each for a second or more, of a run of seven.
+        // Each for seconds: the second one has the place when the lease of the first has lapsed.
         assert!(of(|batch| batch.gpu_samples.len()) > 30, "{}", probe.hello.name);
         assert!(of(|batch| batch.driver_samples.len()) > 0 && of(|batch| batch.gpm_samples.len()) > 0);
         assert!(of(|batch| batch.probe_costs.len()) > 0);
