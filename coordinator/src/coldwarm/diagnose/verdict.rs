@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::slices::{Slice, Work, reads};
+use super::slices::{Slice, Work, own_reads, reads};
 use super::{Confidence, Diagnosis, Seen, Share, Term, Verdict};
 use crate::coldwarm::evidence::Curves;
 
@@ -119,7 +119,7 @@ impl<'a> Ledger<'a> {
     }
 
     fn storage(&self, sum: &Sum) -> (Confidence, String) {
-        let whole = self.seen.server_read_bytes.is_some();
+        let whole = own_reads(self.curves, self.from, self.to).is_some();
         let (own, whose) = match (whole, self.own_read_bytes) {
             (true, _) => (Some(true), "for the server".to_owned()),
             (false, Some(own)) => (
