@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use e2e::roles;
-use e2e::stalls::{Card, Kind, Known, Matrix, Plan, Ran, Row, play};
+use e2e::stalls::{Card, H100, Kind, Known, Matrix, Plan, Ran, Row, play};
 
 /// Plays stalls of known cause and prints verdict × truth.
 #[derive(Debug, Parser)]
@@ -29,7 +29,7 @@ struct Args {
     /// Play nothing: judge what was kept again
     #[arg(long, requires = "keep")]
     again: bool,
-    /// More statements for the simulated GPU
+    /// More statements for the simulated GPU, which has an H100's sensors; apart by `;`
     #[arg(long, default_value = "")]
     card: String,
 }
@@ -57,7 +57,10 @@ fn one(binary: &Path, dir: &Path, seed: u64, args: &Args, matrix: &mut Matrix) -
     let plan = Plan::random(seed, &kinds, args.times);
     let ran = match args.again {
         true => Ran::load(dir)?,
-        false => play(binary, dir, &plan, &Card::Follows(args.card.replace(';', "\n")))?,
+        false => {
+            let more = args.card.replace(';', "\n");
+            play(binary, dir, &plan, &Card::Follows(format!("{H100}{more}")))?
+        }
     };
     let known = Known::read(&ran)?;
     match args.again {

@@ -41,7 +41,7 @@ impl Matrix {
                 self.confident_wrong += u32::from(row.confidence >= CONFIDENT);
             }
         }
-        for (one, _) in known.injected().iter().zip(told).filter(|(_, told)| !told) {
+        for (one, _) in known.injected().iter().zip(told).filter(|(one, told)| !told && known.was_felt(one)) {
             let ms = (one.to_ns - one.from_ns) / 1_000_000;
             self.missed.push(format!("{label}: {} of {ms} ms", one.kind.name()));
         }

@@ -11,5 +11,5 @@ pub mod truth;
 pub use matrix::Matrix;
 pub use plan::{Injection, Kind, Plan};
 pub use rows::{Row, Verdict};
-pub use stage::{Card, Ran, play};
+pub use stage::{Card, H100, Ran, play};
 pub use truth::{Injected, Known, Truth};

@@ -26,6 +26,15 @@ const INJECTED: &str = "injected.json";
 /// How long the load may take to begin.
 const PATIENCE_NS: i64 = 60_000_000_000;
 
+/// How the sensors of an H100 (driver 580) see it, as measured on one. Its buffer of power holds a sample each 20 ms.
+pub const H100: &str = "\
+sensor power_instant period=100ms window=25ms phase=13ms
+sensor power_average period=100ms window=1s phase=13ms
+sensor energy period=100ms phase=29ms
+sensor util period=200ms
+sensor power_samples period=20ms
+";
+
 /// Which GPU the probe reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Card {

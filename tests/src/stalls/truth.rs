@@ -14,6 +14,8 @@ use crate::truth_check::{self, Traced};
 
 /// Share of a stall that the server's own stamps must show for it to be the server's.
 const SERVERS_SHARE: f64 = 0.7;
+/// A queue in which a request waited so long must be told, ns.
+const FELT_NS: i64 = 300_000_000;
 /// How far a cause and its stall may lie apart, ns: the machine is busy.
 const NEAR_NS: i64 = 60_000_000;
 
@@ -102,6 +104,16 @@ impl Known {
     /// What was done on purpose.
     pub fn injected(&self) -> &[Injected] {
         &self.injected
+    }
+
+    /// Whether an injection held up a request of the run at all: a queue may pass between two of them.
+    pub fn was_felt(&self, one: &Injected) -> bool {
+        let waited = |served: &TruthRecord| {
+            let (from, to) = (served.enqueued_ns?, served.dequeued_ns?);
+            Some(to - from >= FELT_NS && one.overlap(from, to) > 0)
+        };
+        one.kind != Kind::Queue
+            || self.seen.keys().any(|id| self.served.get(id).and_then(waited) == Some(true))
     }
 
     /// All stalls that the client's own trace has, from `least_ms` on, without any judgement: whose, and what they are.

@@ -1,12 +1,9 @@
 //! Stalls of known cause, and what tailcliff says of them. The seeds here are held out: nothing was tuned on them. At
 //! length: `cargo run --release --bin stalls -- --runs 20`.
 
-use e2e::stalls::{Card, Kind, Known, Matrix, Plan, Row, Truth, Verdict, play};
+use e2e::stalls::{Card, H100, Kind, Known, Matrix, Plan, Row, Truth, Verdict, play};
 
 use crate::scene::binary;
-
-/// What the driver of an H100 shows of its card, measured there.
-const H100: &str = "";
 
 /// Plays a plan and reads what is said of it, and what is true.
 fn played(plan: &Plan, card: &Card) -> (Vec<Row>, Known) {
@@ -93,28 +90,46 @@ fn verdicts(rows: &[Row], known: &Known, injection: usize) -> Vec<Verdict> {
 
 #[test]
 fn a_gpu_that_has_no_part_in_it_or_is_not_there_leaves_it_untold() {
-    for (name, seed, card) in [("another host's GPU", 1_003, Card::Other), ("no GPU", 1_004, Card::None)] {
-        let (rows, known) = falls_back(name, &needs_the_gpu(seed), &card);
+    let check = |name: &str, seed: u64, card: &Card| {
+        let (rows, known) = falls_back(name, &needs_the_gpu(seed), card);
         for injection in 0..4 {
             let verdicts = verdicts(&rows, &known, injection);
             assert!(!verdicts.is_empty(), "{name}");
             assert!(verdicts.iter().all(|verdict| *verdict == Verdict::CantTell), "{name}: {verdicts:?}");
         }
-    }
+    };
+    std::thread::scope(|threads| {
+        threads.spawn(|| check("another host's GPU", 1_003, &Card::Other));
+        threads.spawn(|| check("no GPU", 1_004, &Card::None));
+    });
 }
 
 #[test]
 fn a_gpu_that_is_lost_or_whose_probe_starts_again_explains_what_it_saw() {
+    std::thread::scope(|threads| {
+        threads.spawn(lost_in_the_middle);
+        threads.spawn(|| {
+            let plan = Plan { probe_dies_before: Some(2), ..needs_the_gpu(1_006) };
+            let (rows, known) = falls_back("probe starts again", &plan, &h100());
+            tells(&rows, &known, 0);
+        });
+    });
+}
+
+fn lost_in_the_middle() {
     let plan = needs_the_gpu(1_005);
     // Idle, lead-in and two injections are over by then, and the others are to come.
     let two: u64 = plan.injections[..2].iter().map(|one| one.ms + one.rest_ms).sum();
     let lost_ms = plan.idle_ms + 2_500 + two;
-    let (rows, known) = falls_back("lost", &plan, &Card::Follows(format!("{H100}\nlost 0 {lost_ms}ms")));
+    let (rows, known) = falls_back("lost", &plan, &Card::Follows(format!("{H100}lost 0 {lost_ms}ms")));
+    tells(&rows, &known, 0);
     let last = verdicts(&rows, &known, 3);
     assert!(last.iter().all(|verdict| *verdict == Verdict::CantTell), "after the loss: {last:?}");
-    let first = verdicts(&rows, &known, 0);
-    assert!(first.iter().all(|verdict| *verdict == known.injected()[0].kind.verdict()), "{first:?}");
+}
 
-    let plan = Plan { probe_dies_before: Some(2), ..needs_the_gpu(1_006) };
-    falls_back("probe starts again", &plan, &h100());
+/// Most rows of an injection are right.
+fn tells(rows: &[Row], known: &Known, injection: usize) {
+    let (verdicts, right) = (verdicts(rows, known, injection), known.injected()[injection].kind.verdict());
+    let count = verdicts.iter().filter(|verdict| **verdict == right).count();
+    assert!(!verdicts.is_empty() && 2 * count > verdicts.len(), "{right:?}: {verdicts:?}");
 }
