@@ -9,9 +9,6 @@ use tailcliff_gpu_probe::sensor::table;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// What a shell expects of who ended by Ctrl-C.
-const INTERRUPTED: i32 = 130;
-
 fn main() {
     let args = Args::parse();
     match args.job {
@@ -21,7 +18,7 @@ fn main() {
         Some(Job::Sensors(args)) => return ended(table::run(&args, &mut stdout()).map_err(Into::into)),
         None => {}
     }
-    let print_seconds = args.print_seconds;
+    let seconds = args.print_seconds;
     let config = match Config::try_from(args) {
         Ok(config) => Config { tell, ..config },
         Err(error) => {
@@ -29,7 +26,7 @@ fn main() {
             std::process::exit(2);
         }
     };
-    ended(match print_seconds {
+    ended(match seconds {
         Some(seconds) => tailcliff_gpu_probe::print(&config, seconds, &mut stdout()).map_err(Into::into),
         None => until_signal(|stop| async { Ok(tailcliff_gpu_probe::run(config, stop).await?) }),
     });
@@ -39,7 +36,8 @@ fn ended(how: anyhow::Result<()>) {
     if let Err(error) = how {
         tell(&format!("{error:#}"));
         let interrupted = matches!(error.downcast_ref(), Some(CheckError::Interrupted));
-        std::process::exit(if interrupted { INTERRUPTED } else { 1 });
+        // 130 is what a shell expects of who ended by Ctrl-C.
+        std::process::exit(if interrupted { 130 } else { 1 });
     }
 }
 
@@ -47,21 +45,22 @@ fn tell(line: &str) {
     let _closed = writeln!(std::io::stderr(), "tailcliff-gpu-probe: {line}");
 }
 
-/// Runs `job`, which is asked to end by the first signal; a second one ends it as it is.
+/// Runs `job`, which is asked to end by a signal.
 fn until_signal<F: Future<Output = anyhow::Result<()>>>(
     job: impl FnOnce(CancellationToken) -> F,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let stop = shutdown.clone();
         tokio::spawn(async move {
             tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
             stop.cancel();
-            tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
-            std::process::exit(INTERRUPTED);
         });
         job(shutdown).await
-    })
+    });
+    // A driver that hangs is not waited for.
+    runtime.shutdown_background();
+    ended
 }

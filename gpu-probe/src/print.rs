@@ -92,7 +92,7 @@ fn words(cost: &v1::ProbeCost) -> String {
     let length = (cost.to_raw_ns - cost.from_raw_ns).max(1) as f64;
     let share = |ns: i64| 100.0 * ns as f64 / length;
     format!(
-        "cost: {:.2} % of a core, {:.2} % of it for the {} fast ticks ({} missed); {} slow readings ({} missed)",
+        "cost: {:.2} % of a core in all; {:.2} % for {} fast ticks ({} missed); {} slow readings ({} missed)",
         share(cost.cpu_ns),
         share(cost.fast_cpu_ns),
         cost.ticks,

@@ -85,10 +85,11 @@ fn watched(card: &str, seed: u64, reading: Reading) -> BTreeMap<Signal, SensorRe
                 bound_ns: 10_000,
             });
         }
-        watch.add_to(&mut batch, i + 60 > polls);
+        watch.add_to(&mut batch, false);
         let batch = std::mem::take(&mut batch);
         said.extend(batch.sensors.into_iter().map(|report| (report.signal(), report)));
     }
+    said.extend(watch.reports(true).into_iter().map(|report| (report.signal(), report)));
     said
 }
 

@@ -8,6 +8,9 @@ use tailcliff_proto::v1;
 /// A signal that nobody read for longer than this is not known in between, ns.
 const LONGEST_GAP_NS: i64 = 3_000_000_000;
 
+/// Readings further apart than this, ns, do not say when something happened.
+const DENSE_NS: i64 = 500_000_000;
+
 /// Readings of one stretch of time, by host and by GPU.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
@@ -225,6 +228,15 @@ impl Curve {
         Some(self.at(to)? - self.at(from)?)
     }
 
+    /// It was read all along: where a process ended and another was found later, a straight line in between says how much,
+    /// but not when.
+    pub fn is_dense(&self, from: i64, to: i64) -> bool {
+        let first = self.0.partition_point(|p| p.0 <= from).saturating_sub(1);
+        let last = self.0.partition_point(|p| p.0 < to);
+        let within = self.0.get(first..=last).unwrap_or_default();
+        within.len() >= 2 && within.windows(2).all(|w| w[1].0 - w[0].0 <= DENSE_NS)
+    }
+
     /// Its least reading between two moments.
     pub fn least(&self, from: i64, to: i64) -> Option<f64> {
         let within = self.0.iter().filter(|p| (from..=to).contains(&p.0)).map(|p| p.1);
@@ -241,6 +253,16 @@ mod tests {
         let curve = Curve::new(vec![(0, 100.0), (10, 150.0), (20, 5.0), (30, 25.0)]).total().unwrap();
         assert_eq!(curve.rise(0, 30), Some(75.0));
         assert_eq!(curve.rise(10, 20), Some(5.0));
+    }
+
+    #[test]
+    fn a_gap_says_how_much_but_not_when() {
+        let ms = 1_000_000;
+        let curve = Curve::new([0, 100, 200, 900, 1000].map(|t| (t * ms, t as f64)).to_vec());
+        assert!(curve.is_dense(0, 200 * ms) && curve.is_dense(950 * ms, 990 * ms));
+        assert!(!curve.is_dense(150 * ms, 300 * ms) && !curve.is_dense(300 * ms, 400 * ms));
+        assert_eq!(curve.rise(300 * ms, 400 * ms), Some(100.0));
+        assert!(!Curve::default().is_dense(0, 1));
     }
 
     #[test]

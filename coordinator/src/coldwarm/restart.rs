@@ -15,6 +15,9 @@ use tokio::process::{Child, Command};
 /// What a server gets to end by itself, before it is killed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Between two looks at whether it has.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// A command under way, or ended.
 #[derive(Debug)]
 pub(super) struct Restart {
@@ -68,19 +71,25 @@ impl Restart {
         if !self.stays() {
             return;
         }
-        self.signal(Signal::SIGTERM);
-        if tokio::time::timeout(PATIENCE, self.child.wait()).await.is_err() {
-            self.signal(Signal::SIGKILL);
-            let _reaped = self.child.wait().await;
+        self.signal(Some(Signal::SIGTERM));
+        if tokio::time::timeout(PATIENCE, self.gone()).await.is_err() {
+            self.signal(Some(Signal::SIGKILL));
+            let _stuck = tokio::time::timeout(PATIENCE, self.gone()).await;
         }
         let _noted = self.look();
     }
 
-    /// The child has not been waited for, so that its number is still its own.
-    fn signal(&self, signal: Signal) {
-        if let Some(group) = self.group {
-            let _gone = killpg(group, signal);
+    /// Until nobody of the group is left: a shell ends at once, its server when it has cleaned up.
+    async fn gone(&mut self) {
+        let _reaped = self.child.wait().await;
+        while self.signal(None) {
+            tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// To the whole group; `None` only asks whether there is one. Its number is its own as long as it has a member.
+    fn signal(&self, signal: Option<Signal>) -> bool {
+        self.group.is_some_and(|group| killpg(group, signal).is_ok())
     }
 }
 

@@ -1,4 +1,5 @@
-//! `gpu_trace.csv`: every GPU sample on the timeline of `token_trace.csv`; a header alone when there is no GPU.
+//! `gpu_trace.csv`: every GPU sample on the timeline of `token_trace.csv`; a header alone when there is no GPU. A row holds
+//! what was read at once: what is slow to read (energy; memory and temperature) has rows of its own, with their own stamps.
 
 use std::io::{self, Write};
 

@@ -82,6 +82,9 @@ pub enum CheckError {
     Interrupted,
 }
 
+/// How long a driver may take to return once somebody wants to leave.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// One GPU and its test.
 #[derive(Clone, Debug)]
 pub(crate) struct Checked {
@@ -122,10 +125,17 @@ impl Report {
 /// When there is no NVML, a GPU does not work, or what was found cannot be shown or kept.
 pub async fn serve(args: CheckArgs, stop: CancellationToken) -> Result<(), CheckError> {
     // Drivers block, some for seconds.
+    let asked = stop.clone();
     let made = move || run(&args, &mut Screen::new(&mut io::stdout(), io::stdout().is_terminal()), &stop);
-    match tokio::task::spawn_blocking(made).await {
-        Ok(made) => made,
-        Err(panicked) => Err(CheckError::Broken(format!("the check broke off: {panicked}"))),
+    let hung = async {
+        asked.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        made = tokio::task::spawn_blocking(made) => {
+            made.unwrap_or_else(|panicked| Err(CheckError::Broken(format!("the check broke off: {panicked}"))))
+        }
+        () = hung => Err(CheckError::Broken("interrupted; the driver did not return, and nothing was kept".to_owned())),
     }
 }
 

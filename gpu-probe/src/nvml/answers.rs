@@ -194,6 +194,14 @@ impl Answers {
         std::mem::take(&mut self.news)
     }
 
+    /// A failure that nobody was told of is news when it happens again.
+    pub(crate) fn forget_failures(&mut self) {
+        self.news.clear();
+        for state in self.states.iter_mut().filter(|state| **state == State::FailedOnce) {
+            *state = State::Answers;
+        }
+    }
+
     /// Every signal that is not read, and why.
     pub(crate) fn refused_signals(&self) -> Vec<(v1::Signal, &'static str)> {
         let missing = READINGS.iter().filter(|(reading, _)| self.missing(*reading));

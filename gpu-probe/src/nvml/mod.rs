@@ -1,5 +1,5 @@
-//! GPUs through NVML: what they are, and two readers over them. [`quick::Quick`] makes the readings that take microseconds,
-//! [`deep::Deep`] those that take milliseconds; each has a thread of its own, and no lock is common to them but the
+//! GPUs through NVML: what they are, and two readers over them. `quick` makes the readings that take microseconds,
+//! `deep` those that take milliseconds; each has a thread of its own, and no lock is common to them but the
 //! driver's.
 
 use std::path::{Path, PathBuf};
@@ -175,8 +175,7 @@ impl Card {
         }
         let _has_gpm = self.answers.ask(Reading::Gpm, || gpm::has(device));
         let _listens = self.answers.ask(Reading::Xids, || xid::listen(nvml, device).map(drop));
-        // What was only tried is no news.
-        let _tried = self.answers.news();
+        self.answers.forget_failures();
         self.facts.notes = self.answers.notes();
         self.facts.notes.extend(mig_note(device));
     }

@@ -166,3 +166,62 @@ pub(crate) fn sleep_until(monotonic_ns: i64) {
     // Woken early by a signal: one sample is early, and its stamp says so.
     let _interrupted = clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &until);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_gpus_is_read_and_what_that_takes_is_told() {
+        let (keep, batches) = std::sync::mpsc::channel();
+        let (say, _troubles) = mpsc::channel(4);
+        let switch = Arc::new(Switch::default());
+        switch.on.store(true, Relaxed);
+        let stop = CancellationToken::new();
+        let host = || v1::HostSample { raw_ns: HostClock.now(), ..Default::default() };
+        let rates = Rates { host: Duration::from_millis(10), ..Rates::default() };
+        let inputs =
+            Inputs { source: None, host: Some(Box::new(host)), interval: Duration::from_millis(10), rates };
+        let sink: Sink = Box::new(move |batch| keep.send(batch).map_err(|unheard| Box::new(unheard.0)));
+        let threads = spawn(inputs, sink, switch.clone(), say, stop.clone()).unwrap();
+        let first = batches.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(first.host_samples.len() >= 5 && first.gpu_samples.is_empty(), "{first:?}");
+        // Nobody is sampled for any more: what is still on its way comes, and then nothing.
+        switch.on.store(false, Relaxed);
+        let before = switch.slow.ticks.load(Relaxed);
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(switch.slow.ticks.load(Relaxed) <= before + 1);
+        switch.on.store(true, Relaxed);
+        std::thread::sleep(Duration::from_millis(200));
+        stop.cancel();
+        threads.join().unwrap();
+        let rest: Vec<v1::Batch> = batches.iter().collect();
+        assert!(rest.iter().any(|batch| !batch.probe_costs.is_empty()));
+        let stamps = rest.iter().flat_map(|batch| &batch.host_samples).map(|s| s.raw_ns);
+        assert!(stamps.is_sorted());
+    }
+
+    #[test]
+    fn what_the_sink_has_no_room_for_is_counted() {
+        let (say, _troubles) = mpsc::channel(4);
+        let switch = Arc::new(Switch::default());
+        switch.on.store(true, Relaxed);
+        let stop = CancellationToken::new();
+        let read = Arc::new(AtomicU64::new(0));
+        let counted = read.clone();
+        let host = move || {
+            counted.fetch_add(1, Relaxed);
+            v1::HostSample::default()
+        };
+        let rates = Rates { host: Duration::from_millis(10), ..Rates::default() };
+        let inputs =
+            Inputs { source: None, host: Some(Box::new(host)), interval: Duration::from_millis(10), rates };
+        let full: Sink = Box::new(|batch| Err(Box::new(batch)));
+        let threads = spawn(inputs, full, switch.clone(), say, stop.clone()).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        stop.cancel();
+        threads.join().unwrap();
+        assert!(read.load(Relaxed) > 0);
+        assert_eq!(switch.dropped_samples.load(Relaxed), read.load(Relaxed));
+    }
+}

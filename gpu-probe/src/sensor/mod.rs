@@ -1,6 +1,7 @@
 //! What each signal of each GPU can show, found from what was read of it: how often it changes, and what time its values are
 //! averages over. Pure: no clock and no I/O; the time is that of the newest reading.
 
+mod bar;
 mod changes;
 mod gpu;
 mod notes;
@@ -25,6 +26,8 @@ const FIRST_REVIEW_NS: i64 = 5_000_000_000;
 const LONGEST_REVIEW_NS: i64 = 80_000_000_000;
 /// Signals that are looked at in one call, so that sampling does not wait.
 const REVIEWS_A_CALL: usize = 8;
+/// Steps of a search in one call, each well under a ms.
+const STEPS_A_CALL: usize = 4;
 /// Searches of one review: the last call does them at once, at about 15 ms each.
 const MOST_SEARCHES: usize = 24;
 
@@ -114,7 +117,8 @@ impl Watch {
 
     /// Goes on with the search for a window; what one finds is reviewed next.
     fn search(&mut self, all: bool) {
-        loop {
+        let steps = if all { usize::MAX } else { STEPS_A_CALL };
+        for _ in 0..steps {
             if self.searching.is_none() {
                 let Some((index, signal)) = self.to_search.pop_front() else { return };
                 let search = self.gpus.get(&index).and_then(|gpu| gpu.search(signal));
@@ -129,9 +133,6 @@ impl Watch {
                     }
                     self.searching = None;
                 }
-            }
-            if !all {
-                return;
             }
         }
     }

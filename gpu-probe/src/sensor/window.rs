@@ -5,6 +5,7 @@
 //! Two references are tried, as read and with its jumps sharpened, and two views of when an update came: at one moment, and
 //! anywhere between two readings.
 
+use super::bar::{PARTS, jackknife};
 use super::changes::{Period, Update, quantile};
 use super::reference::{COARSE_NS, Cells, Curve, times};
 
@@ -21,8 +22,6 @@ const GROWTH: f64 = 1.25;
 const DELAYS_NS: (f64, f64, f64) = (-30e6, 130e6, 10e6);
 /// Least share of what is shown that the mean must explain.
 const EXPLAINED: f64 = 0.5;
-/// A χ² of one freedom has 95 % below this.
-const CHI_SQUARED: f64 = 3.84;
 /// No window is told better than this.
 const FLOOR: (f64, f64) = (0.02, 0.5e6);
 /// No window is told better than this share of the time between two readings.
@@ -64,10 +63,10 @@ struct Shown {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Guess {
-    window: f64,
-    delay: f64,
-    badness: f64,
+pub(super) struct Guess {
+    pub(super) window: f64,
+    pub(super) delay: f64,
+    pub(super) badness: f64,
 }
 
 /// A search under way.
@@ -79,14 +78,25 @@ pub(crate) struct Search {
     shown: Vec<Shown>,
     /// Whether scale and offset are fitted too: utilisation is of power in no unit.
     scaled: bool,
-    spread: f64,
+    pub(super) spread: f64,
     /// Squares above this count no more: where the reference itself cannot tell when power moved.
-    outlier: f64,
+    pub(super) outlier: f64,
     /// Of the coarse grid, how many were tried; then stages.
     tried: usize,
     coarse: [Guess; 2],
     /// Plain and sharpened, each at one moment and blurred.
     refined: Vec<Guess>,
+    /// Windows found with each part of what is shown left out, and the part that is left out now.
+    left_out: Vec<f64>,
+    leaves_out: Option<usize>,
+}
+
+/// A guess, of which reference, and whether updates came at one moment or anywhere between two readings.
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    guess: Guess,
+    curve: usize,
+    blurred: bool,
 }
 
 /// Sum of squares about the mean.
@@ -144,6 +154,8 @@ impl Search {
             tried: 0,
             coarse: [none; 2],
             refined: Vec::new(),
+            left_out: Vec::new(),
+            leaves_out: None,
         };
         (new.shown.len() >= FEWEST_UPDATES && spread > 0.0).then_some(new)
     }
@@ -170,7 +182,15 @@ impl Search {
             self.refined.push(self.refine(self.coarse[curve], curve, blurred));
             return None;
         }
-        Some(self.judge())
+        let Some(choice) = self.choice() else { return Some(Found::Nothing) };
+        if self.left_out.len() < PARTS {
+            self.leaves_out = Some(self.left_out.len());
+            let found = self.refine(choice.guess, choice.curve, choice.blurred).window;
+            self.leaves_out = None;
+            self.left_out.push(found);
+            return None;
+        }
+        Some(self.judge(choice))
     }
 
     /// Long cells hide whole pulses: a short window is found from the updates before which power is known.
@@ -205,7 +225,7 @@ impl Search {
         }
     }
 
-    fn predicted(
+    pub(super) fn predicted(
         &self,
         curve: usize,
         blurred: bool,
@@ -213,27 +233,30 @@ impl Search {
         delay: f64,
     ) -> impl Iterator<Item = (f64, f64)> {
         let curve = &self.curves[curve];
-        self.shown.iter().map(move |s| {
+        // In runs of time: what goes wrong for one update does for its neighbours.
+        let part = |i: usize| i * PARTS / self.shown.len().max(1);
+        let kept = self.shown.iter().enumerate().filter(move |(i, _)| self.leaves_out != Some(part(*i)));
+        kept.map(move |(_, s)| {
             let (at, blur) = if blurred { (s.mid, s.width) } else { (s.at, 0.0) };
             (curve.mean_over(at - delay, window, blur), s.value)
         })
     }
 
     /// Sum of squares that is left.
-    fn badness(&self, curve: usize, blurred: bool, window: f64, delay: f64) -> f64 {
+    pub(super) fn badness(&self, curve: usize, blurred: bool, window: f64, delay: f64) -> f64 {
         let (scale, offset) = self.scale(curve, blurred, window, delay);
         let left = |(x, y): (f64, f64)| (y - offset - scale * x).powi(2).min(self.outlier);
         self.predicted(curve, blurred, window, delay).map(left).sum()
     }
 
-    fn scale(&self, curve: usize, blurred: bool, window: f64, delay: f64) -> (f64, f64) {
+    pub(super) fn scale(&self, curve: usize, blurred: bool, window: f64, delay: f64) -> (f64, f64) {
         if !self.scaled {
             return (1.0, 0.0);
         }
-        let n = self.shown.len() as f64;
-        let (x, y) = self
+        let sums = self
             .predicted(curve, blurred, window, delay)
-            .fold((0.0, 0.0), |(x, y), (px, py)| (x + px / n, y + py / n));
+            .fold((0.0, 0.0, 0.0), |(n, x, y), (px, py)| (n + 1.0, x + px, y + py));
+        let (x, y) = (sums.1 / sums.0, sums.2 / sums.0);
         let (xy, xx) = self
             .predicted(curve, blurred, window, delay)
             .fold((0.0, 0.0), |(xy, xx), (px, py)| (xy + (px - x) * (py - y), xx + (px - x).powi(2)));
@@ -264,29 +287,33 @@ impl Search {
         best
     }
 
-    fn within(&self, window: f64, delay: f64) -> (f64, f64) {
+    pub(super) fn within(&self, window: f64, delay: f64) -> (f64, f64) {
         let (from, to) = self.curves[0].span();
         let longest = LONGEST_NS.min((to - from) / 3.0);
         (window.clamp(SHORTEST_NS / 2.0, longest), delay.clamp(DELAYS_NS.0, DELAYS_NS.1))
     }
 
-    fn judge(&self) -> Found {
+    /// The better reference, and the better view of when updates came; `None` when no window explains what is shown.
+    fn choice(&self) -> Option<Choice> {
         let best = |curve: usize| {
             let (point, blur) = (self.refined[2 * curve], self.refined[2 * curve + 1]);
-            if blur.badness < point.badness { (blur, true) } else { (point, false) }
+            let blurred = blur.badness < point.badness;
+            Choice { guess: if blurred { blur } else { point }, curve, blurred }
         };
-        let ((plain, plain_blurred), (sharp, sharp_blurred)) = (best(0), best(1));
-        if plain.badness.min(sharp.badness) > (1.0 - EXPLAINED) * self.spread {
-            return Found::Nothing;
+        let (plain, sharp) = (best(0), best(1));
+        let sharper = sharp.guess.badness < BETTER * plain.guess.badness;
+        let least = plain.guess.badness.min(sharp.guess.badness);
+        (least <= (1.0 - EXPLAINED) * self.spread).then_some(if sharper { sharp } else { plain })
+    }
+
+    fn judge(&self, choice: Choice) -> Found {
+        let guess = choice.guess;
+        let moves = jackknife(&self.left_out);
+        if choice.curve == 0 && guess.window < 1.5 * self.spacing_ns {
+            return self.unresolved(guess, self.refined[2], moves);
         }
-        let sharper = sharp.badness < BETTER * plain.badness;
-        if !sharper && plain.window < 1.5 * self.spacing_ns {
-            return self.unresolved(plain, sharp);
-        }
-        let (guess, curve, blurred) =
-            if sharper { (sharp, 1, sharp_blurred) } else { (plain, 0, plain_blurred) };
-        let (low, high) = self.interval(guess, curve, blurred);
-        self.told(guess, (guess.window - low).max(high - guess.window))
+        let (low, high) = self.interval(guess, choice.curve, choice.blurred);
+        self.told(guess, (guess.window - low).max(high - guess.window).max(moves))
     }
 
     /// A window, or when it is too loose to be called one, the most that it can be.
@@ -304,55 +331,10 @@ impl Search {
 
     /// What is shown moves as fast as the reference itself: the window is between that of one of its cells and what fits when
     /// its jumps are taken to be sharp.
-    fn unresolved(&self, plain: Guess, sharp: Guess) -> Found {
+    fn unresolved(&self, plain: Guess, sharp: Guess, moves: f64) -> Found {
         let (low, high) =
             (self.spacing_ns.min(sharp.window), self.spacing_ns.max(sharp.window).max(plain.window));
         let middle = Guess { window: (low + high) / 2.0, delay: plain.delay.min(sharp.delay), ..plain };
-        self.told(middle, ((high - low) / 2.0).max(UNRESOLVED * self.spacing_ns))
-    }
-
-    /// Windows that explain what is shown not significantly worse.
-    fn interval(&self, best: Guess, curve: usize, blurred: bool) -> (f64, f64) {
-        let squares =
-            || self.predicted(curve, blurred, best.window, best.delay).map(|(x, y)| (y - x).powi(2));
-        // A few updates at jumps hold most of what is left: only they count as independent.
-        let (sum, of_squares) = squares().fold((0.0, 0.0), |(a, b), s| (a + s, b + s * s));
-        let counted = if of_squares > 0.0 { (sum * sum / of_squares).max(4.0) } else { 4.0 };
-        let most = best.badness.max(1e-9 * self.spread) * (CHI_SQUARED / counted).exp();
-        let bound = |up: bool| {
-            let (mut near, mut far) = (0.0, 1.5_f64.ln());
-            let at = |log: f64| best.window * if up { log.exp() } else { (-log).exp() };
-            for _ in 0..6 {
-                let middle = (near + far) / 2.0;
-                if self.with_window(at(middle), best, curve, blurred) <= most {
-                    near = middle
-                } else {
-                    far = middle
-                }
-            }
-            at(far)
-        };
-        (bound(false), bound(true))
-    }
-
-    /// Badness of a window with the delay that suits it.
-    fn with_window(&self, window: f64, best: Guess, curve: usize, blurred: bool) -> f64 {
-        let of = |delay: f64| {
-            let (window, delay) = self.within(window, delay);
-            self.badness(curve, blurred, window, delay)
-        };
-        // The middle of the window stays about where it was.
-        let mut delay = best.delay - (window - best.window) / 2.0;
-        let (mut least, mut shift) = (of(delay), (window - best.window).abs() / 4.0 + 1e6);
-        for _ in 0..4 {
-            for d in [delay - shift, delay + shift] {
-                let badness = of(d);
-                if badness < least {
-                    (least, delay) = (badness, d);
-                }
-            }
-            shift /= 2.0;
-        }
-        least
+        self.told(middle, ((high - low) / 2.0).max(UNRESOLVED * self.spacing_ns).max(moves))
     }
 }

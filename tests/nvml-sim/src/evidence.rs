@@ -33,7 +33,7 @@ pub(crate) fn entries(script: &Script, gpu: u32, of: Call, at_ns: i64, after_ns:
 }
 
 fn mean_mw(script: &Script, gpu: u32, from_ns: i64, to_ns: i64) -> u32 {
-    let mj = script.energy_mj(gpu, to_ns) - script.energy_mj(gpu, from_ns);
+    let mj = script.energy_mj(gpu, to_ns).saturating_sub(script.energy_mj(gpu, from_ns));
     u32::try_from(u128::from(mj) * 1_000_000_000 / (to_ns - from_ns).max(1).unsigned_abs() as u128)
         .unwrap_or(u32::MAX)
 }

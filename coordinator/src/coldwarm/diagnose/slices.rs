@@ -78,8 +78,13 @@ pub(super) fn slices(curves: &Curves, quiet: Quiet, from: i64, to: i64) -> Vec<S
 
 /// The server's own reads where they are known all along, otherwise the host's.
 pub(super) fn reads(curves: &Curves, from: i64, to: i64) -> Option<&Curve> {
-    let whole = |curve: &&Curve| curve.rise(from, to).is_some();
-    curves.server_read.as_ref().filter(whole).or(curves.disk.as_ref())
+    own_reads(curves, from, to).or(curves.disk.as_ref())
+}
+
+/// The server's own reads, where they are known all along.
+pub(super) fn own_reads(curves: &Curves, from: i64, to: i64) -> Option<&Curve> {
+    let whole = |curve: &&Curve| curve.rise(from, to).is_some() && curve.is_dense(from, to);
+    curves.server_read.as_ref().filter(whole)
 }
 
 fn work(curves: &Curves, reads: Option<&Curve>, loading: f64, from: i64, to: i64) -> Work {
@@ -104,9 +109,10 @@ fn work(curves: &Curves, reads: Option<&Curve>, loading: f64, from: i64, to: i64
         return Work::Gpu;
     }
     let cores = |curve: Option<&Curve>| rate(curve).is_some_and(|cpu| cpu / 1e9 >= BUSY_CORES);
-    match (cores(curves.server_cpu.as_ref()), cores(curves.host_cpu.as_ref())) {
+    let own = curves.server_cpu.as_ref().filter(|curve| curve.is_dense(from, to));
+    match (cores(own), cores(curves.host_cpu.as_ref())) {
         (true, _) => Work::Cpu { own: true },
-        (false, true) if rate(curves.server_cpu.as_ref()).is_none() => Work::Cpu { own: false },
+        (false, true) if rate(own).is_none() => Work::Cpu { own: false },
         _ => Work::Quiet,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::slices::{Slice, Work, reads};
+use super::slices::{Slice, Work, own_reads, reads};
 use super::{Confidence, Diagnosis, Seen, Share, Term, Verdict};
 use crate::coldwarm::evidence::Curves;
 
@@ -48,6 +48,7 @@ struct Sum {
     gpu_ns: i64,
     growth_ns: i64,
     read_bytes: f64,
+    cache_bytes: Option<f64>,
     memory_bytes: f64,
     link_bytes: f64,
 }
@@ -77,6 +78,8 @@ impl<'a> Ledger<'a> {
         sum.gpu_ns += if slice.work == Work::Gpu { slice.ns() } else { 0 };
         sum.growth_ns += if slice.work == Work::Growth { slice.ns() } else { 0 };
         sum.read_bytes += rise(reads(self.curves, self.from, self.to));
+        let cached = self.curves.cache.rise(slice.from, slice.to);
+        sum.cache_bytes = cached.map(|bytes| bytes + sum.cache_bytes.unwrap_or(0.0)).or(sum.cache_bytes);
         sum.memory_bytes += rise(self.curves.gpu_memory.as_ref());
         sum.link_bytes += rise(self.curves.pcie.as_ref());
     }
@@ -116,7 +119,7 @@ impl<'a> Ledger<'a> {
     }
 
     fn storage(&self, sum: &Sum) -> (Confidence, String) {
-        let whole = self.seen.server_read_bytes.is_some();
+        let whole = own_reads(self.curves, self.from, self.to).is_some();
         let (own, whose) = match (whole, self.own_read_bytes) {
             (true, _) => (Some(true), "for the server".to_owned()),
             (false, Some(own)) => (
@@ -125,7 +128,8 @@ impl<'a> Ledger<'a> {
             ),
             (false, None) => (None, "on this host, whoever asked".to_owned()),
         };
-        let cached = self.seen.page_cache_growth_bytes;
+        // Meanwhile alone: what a file was dropped by before does not count against it.
+        let cached = sum.cache_bytes;
         let words =
             format!("{} read {whose}; page cache {}", bytes(Some(sum.read_bytes)), grew(cached, "not read"));
         let filled = cached.is_some_and(|cached| cached >= CACHED * sum.read_bytes);
