@@ -261,8 +261,10 @@ impl Fleet {
         }
         self.run.call(of, name.clone());
         let hello = v1::Hello { token: String::new(), name, index: Some(index), ..hello };
+        let reads_gpus = !hello.gpus.is_empty();
         self.append(of, Fact::Hello(hello))?;
-        Ok(self.step(Event::Joined(of, kind))?.or(ending))
+        let over = if reads_gpus { self.step(Event::ReadsGpus)? } else { None };
+        Ok(over.or(self.step(Event::Joined(of, kind))?).or(ending))
     }
 
     fn said(&mut self, of: Incarnation, said: Said) -> Result<Option<Ending>, JournalError> {

@@ -20,6 +20,8 @@ use level::Level;
 
 /// Lead between the order to start and the start, ns; the floor of research on start barriers is 500 ms.
 pub const START_LEAD_NS: i64 = 500_000_000;
+/// Rest before the first level of a run that reads GPUs: ten readings of the slowest signal, and a moment to cool down, ns.
+pub const IDLE_NS: i64 = 2_500_000_000;
 /// How long a silent agent keeps its place, and how long agents go on without us, ns.
 pub const LEASE_NS: i64 = 5_000_000_000;
 
@@ -88,6 +90,8 @@ pub struct Run {
     stored: BTreeMap<Incarnation, u64>,
     /// A level was armed: the server answers, and what fails from here on is one agent's.
     begun: bool,
+    /// Rest before the next start, ns: where a GPU is read, what its idle looks like is part of the run.
+    rest_ns: i64,
 }
 
 impl Run {
@@ -117,6 +121,7 @@ impl Run {
             orphans: Vec::new(),
             stored: BTreeMap::new(),
             begun: false,
+            rest_ns: 0,
         }
     }
 
@@ -149,6 +154,8 @@ impl Run {
     fn take(&mut self, now: i64, event: Event, out: &mut Vec<Command>) {
         match event {
             Event::Joined(of, kind) => self.join(now, of, kind, out),
+            Event::ReadsGpus if !self.begun => self.rest_ns = IDLE_NS,
+            Event::ReadsGpus => {}
             Event::Gone(of) => {
                 if let Some(member) = self.members.get_mut(&of) {
                     member.connected = false;

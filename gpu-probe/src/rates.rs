@@ -5,13 +5,13 @@ use std::time::Duration;
 /// Intervals of what takes milliseconds to read; each is slowed where reading takes more than a share of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
-    /// The energy counter: 3 ms a call on an H100, which steps each 100 ms.
+    /// The energy counter: 3 ms of CPU a call on an H100, where it steps each 100 ms.
     pub energy: Duration,
     /// The driver's own power samples, of which it keeps seconds.
     pub power_samples: Duration,
     /// The same of utilisation.
     pub util_samples: Duration,
-    /// Performance counters; pairs closer than 100 ms are not valid.
+    /// Performance counters: 10 ms of CPU a pair on an H100; pairs closer than 100 ms are not valid.
     pub gpm: Duration,
     /// Memory, memory clock, temperature.
     pub levels: Duration,
@@ -27,14 +27,14 @@ impl Default for Rates {
     fn default() -> Self {
         let ms = Duration::from_millis;
         Self {
-            energy: ms(50),
+            energy: ms(100),
             power_samples: ms(250),
-            util_samples: ms(500),
-            gpm: ms(200),
+            util_samples: ms(1_000),
+            gpm: ms(500),
             levels: ms(250),
-            xids: ms(100),
+            xids: ms(250),
             lost: ms(3_000),
-            host: ms(100),
+            host: ms(200),
         }
     }
 }

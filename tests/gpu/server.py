@@ -176,9 +176,9 @@ class Engine(threading.Thread):
 
 
 class Plan:
-    def __init__(self, kinds, every, longest):
+    def __init__(self, kinds, every, longest, seed):
         self.kinds, self.every, self.longest, self.n = kinds, every, longest, 0
-        self.random = np.random.default_rng(3)
+        self.random = np.random.default_rng(seed)
 
     def next_kind(self):
         self.n += 1
@@ -257,6 +257,7 @@ def main():
     args.add_argument("--stand-still", default="", help="idle,extra,preempt,hold: in turn, once each --every seconds")
     args.add_argument("--every", type=float, default=4.0)
     args.add_argument("--longest", type=float, default=1.2)
+    args.add_argument("--seed", type=int, default=3, help="of how long it stands still")
     args.add_argument("--truth", default="/dev/null", help="one line of JSON for each time it stood still")
     args = args.parse_args()
     if args.cpu:
@@ -268,7 +269,7 @@ def main():
     model = Model(xp, args.layers, args.hidden, args.heads, args.slots, args.length, args.weights)
     model.step(np.zeros(args.slots, dtype=np.int64))
     kinds = [kind for kind in args.stand_still.split(",") if kind]
-    engine = Engine(model, Plan(kinds, args.every, args.longest), open(args.truth, "w"))
+    engine = Engine(model, Plan(kinds, args.every, args.longest, args.seed), open(args.truth, "w"))
     engine.start()
     web.run_app(app(engine, "random"), host="127.0.0.1", port=args.port, print=None)
 

@@ -113,7 +113,7 @@ pub fn merge(data: &RunData) -> Merged {
         other_clocks: data.other_clocks,
         knee: knee::knee(rule, &rungs),
         cliff: knee::cliff(rule, &rungs),
-        nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
+        nodes: all.map(|(of, node)| nodes::summarise(data, of, node, &timeline)).collect(),
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
         bins: Vec::new(),

@@ -53,9 +53,13 @@ pub struct NodeSummary {
     pub simulated_gpu: bool,
     /// What the probe tried when no NVML answered; empty otherwise.
     pub gpu_absent_reason: String,
+    /// What its sampling took; `None` of an agent.
+    pub probe_cost: Option<v1::ProbeCost>,
+    /// (card, what must be known of its power readings).
+    pub sensor_notes: Vec<(String, String)>,
 }
 
-pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> NodeSummary {
+pub(crate) fn summarise(data: &RunData, of: Incarnation, node: &Node, timeline: &Timeline) -> NodeSummary {
     let (mut samples, mut unaligned) = (0, 0);
     for batch in node.each_batch_with_samples() {
         samples += batch.gpu_samples.len() as u64;
@@ -84,7 +88,28 @@ pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> No
         gpu_interval_ns: median(intervals(node).into_iter().map(|(_, gap)| gap).collect()),
         simulated_gpu: node.hello.gpus.iter().any(|g| g.simulated),
         gpu_absent_reason: node.hello.gpu_absent_reason.clone(),
+        probe_cost: probe_cost(node),
+        sensor_notes: crate::report::sensors::notes(data, of, node),
     }
+}
+
+/// All that it told, together.
+fn probe_cost(node: &Node) -> Option<v1::ProbeCost> {
+    let mut sum: Option<v1::ProbeCost> = None;
+    for batch in node.each_batch_with_evidence() {
+        for cost in &batch.probe_costs {
+            let sum = sum
+                .get_or_insert_with(|| v1::ProbeCost { from_raw_ns: cost.from_raw_ns, ..Default::default() });
+            sum.to_raw_ns = sum.to_raw_ns.max(cost.to_raw_ns);
+            sum.cpu_ns = sum.cpu_ns.saturating_add(cost.cpu_ns);
+            sum.fast_cpu_ns = sum.fast_cpu_ns.saturating_add(cost.fast_cpu_ns);
+            sum.ticks = sum.ticks.saturating_add(cost.ticks);
+            sum.missed = sum.missed.saturating_add(cost.missed);
+            sum.slow_ticks = sum.slow_ticks.saturating_add(cost.slow_ticks);
+            sum.slow_missed = sum.slow_missed.saturating_add(cost.slow_missed);
+        }
+    }
+    sum
 }
 
 fn add(a: v1::LostParts, b: v1::LostParts) -> v1::LostParts {

@@ -9,6 +9,7 @@ pub mod host;
 pub mod levels_csv;
 pub mod requests;
 pub mod samples;
+pub(crate) mod sensors;
 pub mod stall_plot;
 pub mod stalls;
 pub mod summary;

@@ -15,7 +15,7 @@ use crate::merge::window::Rate;
 use crate::plan::{ControlPlan, Plan};
 
 use super::text::{json_ms, json_us, number};
-use super::{clocks, stalls, trace};
+use super::{clocks, sensors, stalls, trace};
 
 /// Percentiles given of each distribution, and their keys; p50 is vLLM's "median".
 const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 99.0)];
@@ -329,5 +329,6 @@ fn node(node: &NodeSummary, started_ref_ns: i64) -> Value {
         "gpu_interval_ms": json_ms(node.gpu_interval_ns.map(|ns| ns as f64)),
         "simulated_gpu": node.simulated_gpu,
         "gpu_absent_reason": node.gpu_absent_reason,
+        "probe_cost": sensors::cost(node),
     })
 }

@@ -11,7 +11,7 @@ use crate::merge::{Merged, last_tries};
 
 use super::clocks::{self, time};
 use super::curve;
-use super::stalls;
+use super::{sensors, stalls};
 
 /// A run narrower than this reads as if it had this width.
 const NARROWEST: usize = 40;
@@ -89,6 +89,9 @@ pub fn render(merged: &Merged, width: usize) -> String {
     }
     for level in &merged.levels {
         remarks(level, width, &mut out);
+    }
+    for line in sensors::lines(&merged.nodes) {
+        out.push_str(&wrap("", &printable(&line), width));
     }
     for line in stalls::lines(&merged.stalls, merged.header.started_ref_ns, STALLS) {
         out.push_str(&wrap("", &printable(&line), width));

@@ -228,7 +228,7 @@ impl Run {
         let fresh = level.shares.keys().all(|of| pinged(of) >= before(of).saturating_add(enough));
         if level.is_armed() && (fresh || waited > START_BURST_PATIENCE_NS) {
             let Phase::Arm(mut level) = std::mem::replace(&mut self.phase, Phase::Over) else { return false };
-            level.start_ref_ns = now + START_LEAD_NS;
+            level.start_ref_ns = now + START_LEAD_NS + std::mem::take(&mut self.rest_ns);
             out.push(level.start(level.shares.keys().copied().collect()));
             self.enter(now, Phase::Run(level));
             return true;

@@ -13,6 +13,8 @@ use crate::stored::{Drive, Incarnation};
 pub enum Event {
     /// A node said hello and was welcomed; again after a reconnect.
     Joined(Incarnation, v1::NodeKind),
+    /// It reads GPUs.
+    ReadsGpus,
     /// Its control stream ended.
     Gone(Incarnation),
     /// Another process has taken its place: it will not come back.

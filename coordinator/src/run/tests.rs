@@ -490,3 +490,22 @@ fn few_parts_of_a_dataset_are_on_the_way_to_all_agents_together() {
     assert!(told.len() == 100 && told.values().all(|&parts| parts == 6), "{told:?}");
     assert!(matches!(run.phase, Phase::Preflight));
 }
+
+#[test]
+fn a_run_that_reads_gpus_rests_before_its_first_level_alone() {
+    let mut run = run_of(2, &[1, 2], Some(10));
+    run.step(0, Event::ReadsGpus);
+    ready(&mut run, 2);
+    let start_of = |out: &[Command]| {
+        out.iter().find_map(|c| match c {
+            Command::Start { at_ref_ns, .. } => Some(*at_ref_ns),
+            _ => None,
+        })
+    };
+    let first = arm(&mut run, 0, &[1]);
+    assert_eq!(start_of(&first), Some(S + START_LEAD_NS + IDLE_NS));
+    finish(&mut run, 9 * S, 0, 1, 0);
+    run.step(9 * S, Event::ReadsGpus);
+    let second = arm(&mut run, 1, &[1, 2]);
+    assert_eq!(start_of(&second), Some(S + START_LEAD_NS));
+}

@@ -6,6 +6,8 @@ use super::readings::{Card, Shows};
 
 /// How old the counter may be where that was not measured: five times the 100 ms seen on an H100, ns.
 const ASSUMED_AGE_NS: i64 = 500_000_000;
+/// So many of the driver's power samples give a mean.
+const ENOUGH_SAMPLES: usize = 5;
 /// A measured 95th percentile of its period is widened by this.
 const AGE_MARGIN: f64 = 1.25;
 
@@ -53,9 +55,17 @@ fn by_counter(card: &Card, gap: &Gap) -> Option<Energy> {
     let (end_low, end_high) = (before(gap.to_ns - bound)?, after(gap.to_ns + bound + age)?);
     let joules = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e3;
     let (low, high) = (joules(start_high, end_low), joules(start_low, end_high));
-    // Half a period behind on average.
-    let guess = between(readings, gap.to_ns + age / 2)? - between(readings, gap.from_ns + age / 2)?;
-    Some(Energy { joules: (guess / 1e3).clamp(low, high), low, high, method: "counter" })
+    // Half a period behind on average; the driver's own power samples are finer where there are enough.
+    let stepped = between(readings, gap.to_ns + age / 2)? - between(readings, gap.from_ns + age / 2)?;
+    let guess = by_samples(card, gap).unwrap_or(stepped / 1e3);
+    Some(Energy { joules: guess.clamp(low, high), low, high, method: "counter" })
+}
+
+/// Mean of the driver's own power samples from within, times the time.
+fn by_samples(card: &Card, gap: &Gap) -> Option<f64> {
+    let inside = card.series.get(&Shows::PowerSamples)?.within(gap.from_ns, gap.to_ns);
+    let mean = inside.iter().sum::<f64>() / inside.len() as f64;
+    (inside.len() >= ENOUGH_SAMPLES).then(|| mean * (gap.to_ns - gap.from_ns) as f64 / 1e9)
 }
 
 /// The counter at a time, on a straight line between readings, mJ.

@@ -16,7 +16,7 @@ use super::{Rule, each_record};
 /// A stream with fewer other gaps has no median of its own.
 const OWN_MEDIAN_FROM: usize = 4;
 /// Chunks of one read lie closer than this, ns.
-const ONE_READ_NS: i64 = 20_000;
+pub(super) const ONE_READ_NS: i64 = 20_000;
 
 /// Between two chunks, or before the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +207,9 @@ fn look(found: &mut Found, stream: &mut Stream, look: Look<'_>) {
         return;
     }
     look.note_spans(&mut found.spans, stream);
-    let median = stream.median().or(medians.itl_ns.filter(|ns| *ns > 0));
+    let of_level = medians.itl_ns.filter(|ns| *ns > 0);
+    // A stream that came in one burst has a median that is no pace of its server.
+    let median = stream.median().map(|own| own.max(of_level.unwrap_or(0) / 10)).or(of_level);
     let least = (median.unwrap_or(0) as f64 * rule.multiple).max(rule.floor_ns as f64);
     let mut add = |kind, chunk: usize, from: i64, to: i64| {
         found.gaps.extend(look.gap(stream, median, (kind, chunk), (from, to)));

@@ -22,6 +22,10 @@ const SETTLED_NS: i64 = 50_000_000;
 /// Reasons that slow a working GPU: power cap, hardware slowdown, thermal (software, hardware), power brake; not idle, not
 /// a clock setting. `nvmlClocksEventReason…`.
 const SLOWING: u64 = 0x4 | 0x8 | 0x20 | 0x40 | 0x80;
+/// Of these, the power cap.
+const POWER_CAP: u64 = 0x4;
+/// Power over its busy median of a GPU that does more than usual.
+const HARDER: f64 = 1.1;
 /// Clocks below this share of the run's own are throttled.
 const CLOCK_SHARE: f64 = 0.85;
 
@@ -192,10 +196,22 @@ impl Watched {
         }
         let mut view = agreed(views)?;
         (view.clock_share, view.throttle) = self.brakes(from, to);
-        if view.throttle != 0 && view.clock_share.is_some_and(|share| share < CLOCK_SHARE) {
+        let is_slowed = view.throttle != 0 && view.clock_share.is_some_and(|share| share < CLOCK_SHARE);
+        if is_slowed && !(view.throttle == POWER_CAP && self.works_harder(from, to)) {
             view.state = State::Throttled;
         }
         Some(view)
+    }
+
+    /// More power than usual: it is at its cap because of what it does, and not slow because of a cap.
+    fn works_harder(&self, from: i64, to: i64) -> bool {
+        let mut of_power = [Shows::PowerSamples, Shows::PowerInstant].into_iter().filter_map(|shows| {
+            let mut values = self.card.series.get(&shows)?.within(from, to);
+            values.sort_by(f64::total_cmp);
+            let usual = self.bands.get(&shows)?.busy.1;
+            Some(values.get(values.len() / 2)? >= &(usual * HARDER))
+        });
+        of_power.next().unwrap_or(false)
     }
 
     /// (SM clock over its busy median, slowing reasons seen in at least half of the readings).
@@ -214,12 +230,13 @@ impl Watched {
     }
 }
 
-/// Signals that speak with one voice; the first is the most telling. One that is between is outvoted.
+/// Signals that speak with one voice: of those that are clear the one with most readings, and of equals the most telling.
+/// One that is between is outvoted.
 fn agreed(views: Vec<GpuView>) -> Option<GpuView> {
     let says = |state: State| views.iter().any(|view| view.state == state);
     let contradict = says(State::Idle) && says(State::Busy);
-    let clear = views.iter().find(|view| view.state != State::Between);
-    let mut view = clear.or(views.first())?.clone();
+    let clear = views.iter().rev().filter(|view| view.state != State::Between);
+    let mut view = clear.max_by_key(|view| view.readings).or(views.first())?.clone();
     if contradict {
         view.state = State::Between;
     }

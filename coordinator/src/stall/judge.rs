@@ -128,6 +128,15 @@ fn network(gap: &Gap, e: &Evidence) -> Option<Told> {
         return Some((Verdict::Network, 0.95, "the server's own record has tokens sent in it".to_owned()));
     }
     let burst = e.burst.filter(|burst| burst.share >= 0.5 && e.server_emitted.is_none())?;
+    if e.unread_to_the_end && e.unread_share >= 0.15 {
+        // A loop that comes back finds what came meanwhile, whoever was late.
+        let why = format!(
+            "{}, but the client did not read for the last {:.0} % of it",
+            at_once(&burst),
+            100.0 * e.unread_share
+        );
+        return Some((Verdict::CantTell, 0.0, why));
+    }
     let enough = match burst.chunks {
         n if n >= 8.0 => 1.0,
         n if n >= 5.0 => 0.93,
@@ -152,11 +161,8 @@ fn server(gap: &Gap, e: &Evidence) -> Told {
     let read = 1.0 - e.unread_share;
     if let Some(view) = e.gpu.as_ref().filter(|view| view.state == State::Throttled) {
         let clock = 100.0 * view.clock_share.unwrap_or(1.0);
-        let why = format!(
-            "SM clock at {clock:.0} % of its usual, throttle reasons {} ({}); {what}",
-            reasons(view.throttle),
-            numbers(view)
-        );
+        let why =
+            format!("the GPU was held down to {clock:.0} % of its usual clock ({}); {what}", numbers(view));
         return (Verdict::Throttled, 0.92 * sharpness(gap, view) * read, why);
     }
     let (ours, elsewhere) = (e.others.same_loop.and(e.others.same_agent), e.others.elsewhere);
@@ -227,6 +233,10 @@ fn numbers(view: &GpuView) -> String {
         "{} {:.0}, idle {:.0}, busy {:.0}, {} readings",
         view.signal, view.value, view.idle, view.busy, view.readings
     );
+    if view.throttle != 0 {
+        let clock = 100.0 * view.clock_share.unwrap_or(1.0);
+        let _written = write!(text, "; {}, SM clock at {clock:.0} % of its usual", reasons(view.throttle));
+    }
     if !view.measured {
         let _written = write!(text, ", their reach of {} assumed", time(view.reach_ns));
     }

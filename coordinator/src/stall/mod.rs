@@ -62,6 +62,8 @@ pub struct Evidence {
     /// Share of the gap in which this client is known not to have read: its event loop stood still, or it paused on
     /// purpose.
     pub unread_share: f64,
+    /// It lasted to the end of the gap.
+    pub unread_to_the_end: bool,
     /// How long the bytes that ended it had lain in the socket, ns; `None` where that is not known.
     pub socket_wait_ns: Option<i64>,
     /// Share of the gap that lies before the send.
@@ -123,13 +125,14 @@ pub fn stalls(data: &RunData, timeline: &Timeline, levels: &[Level], rule: Rule)
     let episodes = episodes(&all);
     let judged = all.into_iter().zip(others).zip(unread).zip(episodes);
     let all: Vec<Stall> = judged
-        .map(|(((gap, others), unread_share), episode)| {
+        .map(|(((gap, others), (unread_share, unread_to_the_end)), episode)| {
             let (gpu, gpu_absent) = match gpus.view(&gap) {
                 Ok(view) => (Some(view), String::new()),
                 Err(why) => (None, why),
             };
             let evidence = Evidence {
                 unread_share,
+                unread_to_the_end,
                 socket_wait_ns: gap.socket_wait_ns,
                 unsent_share: gap.unsent_share(),
                 burst: gap.burst,

@@ -8,7 +8,7 @@ use crate::merge::timeline::Timeline;
 use crate::stored::RunData;
 
 use super::each_record;
-use super::gaps::Gap;
+use super::gaps::{Gap, ONE_READ_NS};
 
 /// A stream that brought this share of what it should have went on.
 const WENT_ON: f64 = 0.25;
@@ -89,12 +89,15 @@ pub(super) fn others(data: &RunData, timeline: &Timeline, gaps: &[Gap]) -> Vec<O
     all
 }
 
+/// When it was read from: chunks of one read are one, since a client that looks late finds many, and the server may have been
+/// at rest for long.
 fn read(stamps: &mut Vec<i64>, record: &RequestRecord, place: impl Fn(i64) -> Option<i64>) {
     stamps.clear();
     let mut at = record.intended_raw_ns;
     for arrival in arrivals::decode(&record.arrivals).map_while(Result::ok) {
         at = at.saturating_add_unsigned(arrival.gap_ns);
-        stamps.extend(place(at));
+        let read = place(at).filter(|at| stamps.last().is_none_or(|last| at - last > ONE_READ_NS));
+        stamps.extend(read);
     }
 }
 

@@ -5,33 +5,33 @@
 pub(crate) struct Specified {
     /// GB/s.
     pub(crate) gb_s: f64,
-    /// The document, or how it was computed.
+    /// Who says so, or how it was computed.
     pub(crate) source: &'static str,
 }
 
 /// What must be in a card's name, in order of trying; GB/s; source. A name that holds another comes before it.
 const CARDS: [(&[&str], f64, &str); 21] = [
-    (&["B200"], 8000.0, "NVIDIA HGX B200 data sheet: 64 TB/s over 8 GPUs"),
-    (&["GH200", "144G"], 4900.0, "NVIDIA GH200 data sheet, HBM3e"),
-    (&["GH200"], 4000.0, "NVIDIA GH200 data sheet, HBM3"),
-    (&["H200"], 4800.0, "NVIDIA H200 data sheet"),
-    (&["H100", "NVL"], 3900.0, "NVIDIA H100 NVL product brief"),
-    (&["H100", "PCIe"], 2000.0, "NVIDIA H100 PCIe data sheet"),
-    (&["H100", "80GB HBM3"], 3350.0, "NVIDIA H100 SXM data sheet"),
-    (&["A100", "SXM", "80GB"], 2039.0, "NVIDIA A100 data sheet"),
-    (&["A100", "SXM", "40GB"], 1555.0, "NVIDIA A100 data sheet"),
-    (&["A100", "80GB", "PCIe"], 1935.0, "NVIDIA A100 data sheet"),
-    (&["A100", "PCI", "40GB"], 1555.0, "NVIDIA A100 data sheet"),
-    (&["A30"], 933.0, "NVIDIA A30 data sheet"),
-    (&["A40"], 696.0, "NVIDIA A40 data sheet"),
-    (&["A10G"], 600.0, "AWS, NVIDIA A10G data sheet"),
-    (&["A10"], 600.0, "NVIDIA A10 data sheet"),
-    (&["L40S"], 864.0, "NVIDIA L40S data sheet"),
-    (&["L40"], 864.0, "NVIDIA L40 data sheet"),
-    (&["L4"], 300.0, "NVIDIA L4 data sheet"),
-    (&["V100", "SXM2"], 900.0, "NVIDIA V100 data sheet"),
-    (&["V100", "PCIE"], 900.0, "NVIDIA V100 data sheet"),
-    (&["T4"], 320.0, "NVIDIA T4 data sheet"),
+    (&["B200"], 8000.0, "published by NVIDIA for the HGX B200: 64 TB/s over 8 GPUs"),
+    (&["GH200", "144G"], 4900.0, "published by NVIDIA for the GH200 with HBM3e"),
+    (&["GH200"], 4000.0, "published by NVIDIA for the GH200 with HBM3"),
+    (&["H200"], 4800.0, "published by NVIDIA for the H200"),
+    (&["H100", "NVL"], 3900.0, "published by NVIDIA for the H100 NVL"),
+    (&["H100", "PCIe"], 2000.0, "published by NVIDIA for the H100 PCIe"),
+    (&["H100", "80GB HBM3"], 3350.0, "published by NVIDIA for the H100 SXM"),
+    (&["A100", "SXM", "80GB"], 2039.0, "published by NVIDIA for the A100"),
+    (&["A100", "SXM", "40GB"], 1555.0, "published by NVIDIA for the A100"),
+    (&["A100", "80GB", "PCIe"], 1935.0, "published by NVIDIA for the A100"),
+    (&["A100", "PCI", "40GB"], 1555.0, "published by NVIDIA for the A100"),
+    (&["A30"], 933.0, "published by NVIDIA for the A30"),
+    (&["A40"], 696.0, "published by NVIDIA for the A40"),
+    (&["A10G"], 600.0, "published for the A10, of which it is a variant"),
+    (&["A10"], 600.0, "published by NVIDIA for the A10"),
+    (&["L40S"], 864.0, "published by NVIDIA for the L40S"),
+    (&["L40"], 864.0, "published by NVIDIA for the L40"),
+    (&["L4"], 300.0, "published by NVIDIA for the L4"),
+    (&["V100", "SXM2"], 900.0, "published by NVIDIA for the V100"),
+    (&["V100", "PCIE"], 900.0, "published by NVIDIA for the V100"),
+    (&["T4"], 320.0, "published by NVIDIA for the T4"),
 ];
 
 /// By the card's name; else from its fastest memory clock (MHz) and the width of its bus (bits). A part of a card has no

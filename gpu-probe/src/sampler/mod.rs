@@ -178,7 +178,9 @@ mod tests {
         let switch = Arc::new(Switch::default());
         switch.on.store(true, Relaxed);
         let stop = CancellationToken::new();
-        let host = || v1::HostSample { raw_ns: HostClock.now(), ..Default::default() };
+        let host = |found: &mut Found| {
+            found.batch.host_samples.push(v1::HostSample { raw_ns: HostClock.now(), ..Default::default() });
+        };
         let rates = Rates { host: Duration::from_millis(10), ..Rates::default() };
         let inputs =
             Inputs { source: None, host: Some(Box::new(host)), interval: Duration::from_millis(10), rates };
@@ -209,9 +211,9 @@ mod tests {
         let stop = CancellationToken::new();
         let read = Arc::new(AtomicU64::new(0));
         let counted = read.clone();
-        let host = move || {
+        let host = move |found: &mut Found| {
             counted.fetch_add(1, Relaxed);
-            v1::HostSample::default()
+            found.batch.host_samples.push(v1::HostSample::default());
         };
         let rates = Rates { host: Duration::from_millis(10), ..Rates::default() };
         let inputs =

@@ -1,7 +1,7 @@
 //! When to read what: deadlines on a grid, and intervals that follow what a reading costs. Pure.
 
 /// Of a signal's interval, the most that reading it may take: beyond, it is read less often.
-pub(crate) const MOST_SHARE: f64 = 0.05;
+pub(crate) const MOST_SHARE: f64 = 0.03;
 /// Of the time, the most that the readings of the fast thread may take: the rest of the 1 % of a core is for waking up.
 const MOST_FAST_SHARE: f64 = 0.008;
 /// Of all that is cheap, what power alone takes: 6 of 20 µs on an H100.

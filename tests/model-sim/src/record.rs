@@ -59,8 +59,8 @@ impl GpuLevels {
             Activity::Pegged => Self { power_w: 650, util: 100, ..busy(slots) },
             Activity::Throttled { batch, factor, bits } => {
                 let slow = (f64::from(SM_MHZ) / factor) as u32;
-                // A power cap leaves the power at the cap; heat takes the power too.
-                let power_w = if bits == 0x4 { 400 } else { 220 };
+                // A power cap that slows the usual work lies below its usual power; heat takes the power too.
+                let power_w = if bits == 0x4 { 260 } else { 220 };
                 Self { power_w, util: 100, sm_mhz: slow.max(LEAST_SM_MHZ), throttle: bits, ..busy(batch) }
             }
         }
