@@ -33,6 +33,9 @@ pub struct StallsArgs {
     /// Draw the longest stall of this request.
     #[arg(long, value_name = "ID", requires = "plot")]
     pub request: Option<String>,
+    /// Draw the stall that began nearest to this time, in seconds as `t_s` has it.
+    #[arg(long, value_name = "T_S", requires = "plot", conflicts_with = "request")]
+    pub at: Option<f64>,
 }
 
 impl StallsArgs {

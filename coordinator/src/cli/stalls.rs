@@ -51,7 +51,11 @@ fn files(
         write(path, |out| report::write(out, stalls, data))?;
     }
     if let Some(path) = &args.plot {
-        let drawn = stall_plot::longest(stalls, args.request.as_deref());
+        let at = |t_s: f64| merged.header.started_ref_ns.saturating_add((t_s * 1e9) as i64);
+        let drawn = match args.at {
+            Some(t_s) => stall_plot::nearest(stalls, at(t_s)),
+            None => stall_plot::longest(stalls, args.request.as_deref()),
+        };
         let Some(stall) = drawn else {
             return Err((path.display().to_string(), io::Error::other("there is no such stall to draw")));
         };

@@ -13,9 +13,10 @@ use crate::redact::REDACTED;
 /// Bytes of a command line or an environment that are read.
 const MOST_BYTES: u64 = 256 << 10;
 /// Variables whose names begin so are recorded.
-const TELLING: [&str; 22] = [
+const TELLING: [&str; 23] = [
     "CUDA_",
-    "NVIDIA_",
+    "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_TF32_OVERRIDE",
     "NCCL_",
     "VLLM_",
     "SGLANG_",

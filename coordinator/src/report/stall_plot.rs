@@ -16,8 +16,8 @@ const WIDTH: f64 = 960.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 20.0;
 /// (top, height) of each panel.
-const TEXT: (f64, f64) = (70.0, 190.0);
-const OTHERS: (f64, f64) = (290.0, 80.0);
+const TEXT: (f64, f64) = (92.0, 175.0);
+const OTHERS: (f64, f64) = (298.0, 70.0);
 const POWER: (f64, f64) = (400.0, 210.0);
 const HEIGHT: f64 = 690.0;
 /// Width of a bin of others' arrivals, ns.
@@ -27,6 +27,11 @@ const BIN_NS: i64 = 20_000_000;
 pub fn longest<'a>(stalls: &'a Stalls, request_id: Option<&str>) -> Option<&'a Stall> {
     let wanted = |stall: &&Stall| request_id.is_none_or(|id| stall.gap.request_id == id);
     stalls.all.iter().filter(wanted).max_by_key(|stall| stall.gap.length_ns())
+}
+
+/// The stall that began nearest to a time on the coordinator's clock, ns.
+pub fn nearest(stalls: &Stalls, ref_ns: i64) -> Option<&Stall> {
+    stalls.all.iter().min_by_key(|stall| stall.gap.from_ns.abs_diff(ref_ns))
 }
 
 /// A point: ns from the stall's beginning, and a value.
@@ -187,7 +192,7 @@ impl Svg {
         );
         self.label(LEFT - 6.0, y + 10.0, "e", &format!("{top:.0}"));
         self.label(LEFT - 6.0, bottom, "e", "0");
-        self.label(LEFT + 6.0, y + 12.0, "s", title);
+        self.label(LEFT, y - 6.0, "s", title);
     }
 
     fn tokens(&mut self, seen: &Seen) {
