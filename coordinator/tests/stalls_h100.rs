@@ -37,7 +37,12 @@ fn causes() -> Vec<Cause> {
             kind: told["kind"].as_str().unwrap().to_owned(),
             from_ns: told["from_raw_ns"].as_i64().unwrap(),
             to_ns: told["to_raw_ns"].as_i64().unwrap(),
-            requests: told["requests"].as_array().unwrap().iter().map(|r| r.as_str().unwrap().to_owned()).collect(),
+            requests: told["requests"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|r| r.as_str().unwrap().to_owned())
+                .collect(),
         }
     };
     text.lines().map(cause).collect()
@@ -56,6 +61,7 @@ fn of<'a>(cause: &Cause, stalls: &'a [Stall]) -> Vec<&'a Stall> {
 fn every_stall_of_a_real_card_is_told_by_its_cause() {
     let merged = run();
     let mut matrix: BTreeMap<(String, Verdict), u32> = BTreeMap::new();
+    assert_eq!(causes().len(), 34);
     for cause in causes() {
         let wanted = match cause.kind.as_str() {
             "idle" | "preempt" => Verdict::Waiting,
@@ -76,7 +82,8 @@ fn every_stall_of_a_real_card_is_told_by_its_cause() {
     for ((kind, verdict), n) in &matrix {
         eprintln!("real H100: {kind} judged {}: {n}", verdict.as_str());
     }
-    let controls = merged.stalls.all.iter().filter(|s| s.gap.control_raw_ns.is_some() && s.gap.kind == Kind::Ttft);
+    let controls =
+        merged.stalls.all.iter().filter(|s| s.gap.control_raw_ns.is_some() && s.gap.kind == Kind::Ttft);
     let controls: Vec<_> = controls.map(|s| s.judgement.verdict).collect();
     assert!(!controls.is_empty() && controls.iter().all(|v| *v == Verdict::Client), "{controls:?}");
 }
@@ -92,7 +99,9 @@ fn plain_power_alone_tells_none_of_the_pauses_of_724_ms() {
         }
     }
     let merged = merge(&data);
-    let naive = |cause: &Cause| of(cause, &merged.stalls.all).iter().all(|s| s.judgement.verdict == Verdict::CantTell);
+    let naive = |cause: &Cause| {
+        of(cause, &merged.stalls.all).iter().all(|s| s.judgement.verdict == Verdict::CantTell)
+    };
     let short = causes().into_iter().filter(|c| c.kind == "idle" && c.to_ns - c.from_ns < 800_000_000);
     let told: Vec<bool> = short.map(|cause| naive(&cause)).collect();
     assert!(told.len() > 2 && told.iter().all(|cannot| *cannot), "{told:?}");
@@ -105,9 +114,25 @@ fn energy_lies_between_its_bounds_and_near_what_the_cards_idle_power_makes() {
     for cause in causes().iter().filter(|c| c.kind == "idle") {
         for stall in of(cause, &merged.stalls.all) {
             let energy = stall.energy.unwrap();
-            assert!(energy.low <= energy.joules && energy.joules <= energy.high && energy.method == "counter");
+            assert!(
+                energy.low <= energy.joules && energy.joules <= energy.high && energy.method == "counter"
+            );
             let idle = bands.idle.0 * stall.gap.length_ns() as f64 / 1e9;
             assert!(energy.low <= idle * 1.1 && idle <= energy.high, "{energy:?} beside {idle} J");
         }
     }
+}
+
+#[test]
+fn the_same_directory_gives_the_same_verdicts() {
+    let dir = tempfile::tempdir().unwrap();
+    let judged = |name: &str| {
+        let csv = dir.path().join(name);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tailcliff"));
+        let output = command.arg("stalls").arg(directory()).arg("--csv").arg(&csv).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (std::fs::read_to_string(csv).unwrap(), output.stdout)
+    };
+    let (one, two) = (judged("one.csv"), judged("two.csv"));
+    assert!(one == two && one.0.lines().count() > 100);
 }

@@ -7,10 +7,9 @@ use std::path::Path;
 use super::{EXIT_BROKEN, EXIT_OK, EXIT_OUTPUT, EXIT_USAGE, fail, print};
 use crate::args::stalls::StallsArgs;
 use crate::load;
-use crate::merge::merge;
+use crate::merge::{Merged, merge_by};
 use crate::report::stall_plot;
 use crate::report::stalls as report;
-use crate::stall::{self, Stalls};
 use crate::stored::RunData;
 
 /// Prints them; the run directory stays as it is.
@@ -23,30 +22,26 @@ pub(super) fn main(args: &StallsArgs) -> i32 {
         Ok(data) => data,
         Err(error) => return fail(&error.to_string(), EXIT_OUTPUT),
     };
-    let merged = merge(&data);
-    let stalls = stall::stalls(&data, &merged.timeline, &merged.levels, rule);
+    let merged = merge_by(&data, rule);
+    let stalls = &merged.stalls;
     if let Some(error) = data.trouble() {
         return fail(&format!("failed to read the journal again: {error}"), EXIT_BROKEN);
     }
     let started = merged.header.started_ref_ns;
-    let mut lines = report::lines(&stalls, started, args.top);
+    let mut lines = report::lines(stalls, started, args.top);
     if lines.is_empty() {
         lines.push("no stall by these thresholds".to_owned());
     }
     lines.extend(stalls.warnings.iter().map(|warning| format!("warning: {warning}")));
     print(&(lines.join("\n") + "\n"));
-    match files(args, &data, &merged, &stalls) {
+    match files(args, &data, &merged) {
         Ok(()) => EXIT_OK,
         Err((path, error)) => fail(&format!("failed to write {path}: {error}"), EXIT_OUTPUT),
     }
 }
 
-fn files(
-    args: &StallsArgs,
-    data: &RunData,
-    merged: &crate::merge::Merged,
-    stalls: &Stalls,
-) -> Result<(), (String, io::Error)> {
+fn files(args: &StallsArgs, data: &RunData, merged: &Merged) -> Result<(), (String, io::Error)> {
+    let stalls = &merged.stalls;
     if let Some(path) = &args.csv {
         write(path, |out| report::write(out, stalls, data))?;
     }

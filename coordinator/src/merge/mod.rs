@@ -89,6 +89,11 @@ pub struct Merged {
 
 /// Merges a run.
 pub fn merge(data: &RunData) -> Merged {
+    merge_by(data, stall::Rule::default())
+}
+
+/// The same, with another rule of what counts as a stall.
+pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
     let timeline = Timeline::of(data);
     let beats = nodes::probe_beats(data, &timeline);
     let logs: BTreeMap<u32, &LevelLog> = data.levels.iter().map(|log| (log.drive.level, log)).collect();
@@ -113,11 +118,11 @@ pub fn merge(data: &RunData) -> Merged {
         other_clocks: data.other_clocks,
         knee: knee::knee(rule, &rungs),
         cliff: knee::cliff(rule, &rungs),
-        nodes: all.map(|(of, node)| nodes::summarise(data, of, node, &timeline)).collect(),
+        nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
         bins: Vec::new(),
-        stalls: stall::stalls(data, &timeline, &levels, stall::Rule::default()),
+        stalls: stall::stalls(data, &timeline, &levels, rule_of_stalls),
         levels,
         stray,
         warnings: Vec::new(),

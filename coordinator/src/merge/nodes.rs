@@ -59,7 +59,7 @@ pub struct NodeSummary {
     pub sensor_notes: Vec<(String, String)>,
 }
 
-pub(crate) fn summarise(data: &RunData, of: Incarnation, node: &Node, timeline: &Timeline) -> NodeSummary {
+pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> NodeSummary {
     let (mut samples, mut unaligned) = (0, 0);
     for batch in node.each_batch_with_samples() {
         samples += batch.gpu_samples.len() as u64;
@@ -89,7 +89,7 @@ pub(crate) fn summarise(data: &RunData, of: Incarnation, node: &Node, timeline: 
         simulated_gpu: node.hello.gpus.iter().any(|g| g.simulated),
         gpu_absent_reason: node.hello.gpu_absent_reason.clone(),
         probe_cost: probe_cost(node),
-        sensor_notes: crate::report::sensors::notes(data, of, node),
+        sensor_notes: crate::report::sensors::notes(node),
     }
 }
 

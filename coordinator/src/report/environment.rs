@@ -54,10 +54,10 @@ fn server(data: &RunData) -> Value {
 }
 
 fn nodes(data: &RunData, kind: v1::NodeKind) -> Value {
-    tally::of_kind(data, kind).into_iter().map(|(_, node)| describe(data, node)).collect()
+    tally::of_kind(data, kind).into_iter().map(|(_, node)| describe(node)).collect()
 }
 
-fn describe(data: &RunData, node: &Node) -> Value {
+fn describe(node: &Node) -> Value {
     let host = node.hello.host.clone().unwrap_or_default();
     // A fact that could not be read is empty or 0 on the wire.
     let text = |s: &String| Some(s.clone()).filter(|s| !s.is_empty());
@@ -74,7 +74,7 @@ fn describe(data: &RunData, node: &Node) -> Value {
         "fd_limit": Some(host.fd_limit).filter(|n| *n > 0),
         "gpus": node.hello.gpus.iter().map(gpu).collect::<Vec<_>>(),
         "gpu_absent_reason": text(&node.hello.gpu_absent_reason),
-        "sensors": (node.hello.node_kind() == v1::NodeKind::GpuProbe).then(|| sensors::sensors(data, node)),
+        "sensors": (node.hello.node_kind() == v1::NodeKind::GpuProbe).then(|| sensors::sensors(node)),
         "fd_limit_hard": Some(host.fd_limit_hard).filter(|n| *n > 0),
         "local_ports": Some(host.local_ports).filter(|n| *n > 0),
         "calibration": (node.hello.node_kind() == v1::NodeKind::Agent).then(|| calibration(&host)),

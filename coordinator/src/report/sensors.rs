@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tailcliff_proto::v1::{self, Signal};
 
 use crate::merge::nodes::NodeSummary;
-use crate::stored::{Node, RunData};
+use crate::stored::Node;
 
 use super::text::{json_ms, number};
 
@@ -31,10 +31,8 @@ fn name(signal: i32) -> &'static str {
 }
 
 /// `sensors` of a probe in `environment.json`, by GPU and signal; times in ms.
-pub(super) fn sensors(data: &RunData, node: &Node) -> Value {
-    let all = crate::stall::sensors(data).into_iter();
-    let own = all.filter(|(of, _)| *of == node.hello.incarnation).map(|(_, report)| report);
-    own.map(|report| sensor(&report)).collect()
+pub(super) fn sensors(node: &Node) -> Value {
+    crate::stall::sensors(node).iter().map(sensor).collect()
 }
 
 fn sensor(r: &v1::SensorReport) -> Value {
@@ -60,7 +58,7 @@ fn sensor(r: &v1::SensorReport) -> Value {
 /// `probe_cost` of a node in `summary.json`: CPU of the probe's own threads as a share of one core.
 pub(super) fn cost(node: &NodeSummary) -> Value {
     let Some(cost) = node.probe_cost else { return Value::Null };
-    let wall = (cost.to_raw_ns - cost.from_raw_ns).max(1) as f64;
+    let wall = cost.to_raw_ns.saturating_sub(cost.from_raw_ns).max(1) as f64;
     let share = |ns: i64| number(Some(ns as f64 / wall), 6);
     json!({
         "cpu_share_of_a_core": share(cost.cpu_ns),
@@ -85,13 +83,12 @@ pub(super) fn lines(nodes: &[NodeSummary]) -> Vec<String> {
 }
 
 /// (card, note) of each power signal of a probe that has something to say.
-pub(crate) fn notes(data: &RunData, of: u64, node: &Node) -> Vec<(String, String)> {
+pub(crate) fn notes(node: &Node) -> Vec<(String, String)> {
     let power = [Signal::PowerAverage, Signal::PowerInstant].map(|signal| signal as i32);
-    let own =
-        crate::stall::sensors(data).into_iter().filter(|(by, r)| *by == of && power.contains(&r.signal));
+    let own = crate::stall::sensors(node).into_iter().filter(|r| power.contains(&r.signal));
     let card = |gpu: u32| {
         let known = node.hello.gpus.iter().find(|facts| facts.index == gpu);
         known.map_or_else(|| format!("GPU {gpu}"), |facts| facts.name.clone())
     };
-    own.filter(|(_, r)| !r.note.is_empty()).map(|(_, r)| (card(r.gpu), r.note)).collect()
+    own.filter(|r| !r.note.is_empty()).map(|r| (card(r.gpu), r.note)).collect()
 }

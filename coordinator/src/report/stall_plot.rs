@@ -20,8 +20,9 @@ const TEXT: (f64, f64) = (92.0, 175.0);
 const OTHERS: (f64, f64) = (298.0, 70.0);
 const POWER: (f64, f64) = (400.0, 210.0);
 const HEIGHT: f64 = 690.0;
-/// Width of a bin of others' arrivals, ns.
+/// Width of a bin of others' arrivals, ns, and how many there are at most: of a long stall they are wider.
 const BIN_NS: i64 = 20_000_000;
+const MOST_BINS: i64 = 1_500;
 
 /// The longest stall, or that of one request.
 pub fn longest<'a>(stalls: &'a Stalls, request_id: Option<&str>) -> Option<&'a Stall> {
@@ -63,25 +64,27 @@ struct Seen {
     control: Vec<Point>,
     /// How many arrivals of others each bin has.
     others: Vec<u32>,
+    bin_ns: i64,
 }
 
 impl Seen {
     fn of(data: &RunData, timeline: &Timeline, gap: &Gap, (from, to): (i64, i64)) -> Self {
-        let bins = usize::try_from((to - from) / BIN_NS).unwrap_or(0) + 1;
-        let mut seen = Self { others: vec![0; bins], ..Self::default() };
+        let bin_ns = BIN_NS.max((to - from) / MOST_BINS);
+        let bins = usize::try_from((to - from) / bin_ns).unwrap_or(0) + 1;
+        let mut seen = Self { others: vec![0; bins], bin_ns, ..Self::default() };
         for (of, node) in agents(data) {
             for batch in node.each_batch() {
                 for record in &batch.records {
                     let is_own = (gap.of, gap.level, gap.stream, gap.request)
                         == (of, record.level, record.stream, record.request);
-                    let place = |raw| timeline.place(of, raw).map(|at| at.ns - gap.from_ns);
+                    let place = |raw| timeline.place(of, raw).map(|at| at.ns.saturating_sub(gap.from_ns));
                     if is_own {
                         seen.own = points(record, place);
                     } else {
                         seen.count(record, place, from);
                     }
                     if let Some(paused) = record.control_pause_raw_ns.filter(|_| seen.control.is_empty()) {
-                        seen.control = points(record, |raw| Some(raw - paused));
+                        seen.control = points(record, |raw| Some(raw.saturating_sub(paused)));
                     }
                 }
             }
@@ -90,7 +93,8 @@ impl Seen {
     }
 
     fn count(&mut self, record: &v1::RequestRecord, place: impl Fn(i64) -> Option<i64>, from: i64) {
-        let bin = |at: i64| usize::try_from((at - from).div_euclid(BIN_NS)).ok();
+        let bin_ns = self.bin_ns;
+        let bin = |at: i64| usize::try_from(at.saturating_sub(from).div_euclid(bin_ns)).ok();
         for (at, _) in points(record, place).into_iter().skip(1) {
             if let Some(n) = bin(at).and_then(|bin| self.others.get_mut(bin)) {
                 *n += 1;
@@ -121,7 +125,7 @@ struct Svg {
 
 impl Svg {
     fn x(&self, ns: i64) -> f64 {
-        let share = (ns - self.from) as f64 / (self.to - self.from) as f64;
+        let share = ns.saturating_sub(self.from) as f64 / (self.to - self.from) as f64;
         LEFT + share.clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
     }
 
@@ -215,8 +219,8 @@ impl Svg {
     fn others(&mut self, seen: &Seen) {
         let top = f64::from(seen.others.iter().copied().max().unwrap_or(0).max(1));
         for (i, &n) in seen.others.iter().enumerate().filter(|(_, n)| **n > 0) {
-            let at = self.from + i as i64 * BIN_NS;
-            let (x, width) = (self.x(at), (self.x(at + BIN_NS) - self.x(at)).max(0.5));
+            let at = self.from + i as i64 * seen.bin_ns;
+            let (x, width) = (self.x(at), (self.x(at + seen.bin_ns) - self.x(at)).max(0.5));
             let height = OTHERS.1 * f64::from(n) / top;
             let y = OTHERS.0 + OTHERS.1 - height;
             let _written = writeln!(
@@ -224,7 +228,7 @@ impl Svg {
                 r##"<rect x="{x:.1}" y="{y:.1}" width="{width:.2}" height="{height:.1}" fill="#7aa06a"/>"##
             );
         }
-        self.axis(OTHERS, top, "chunks of all other streams, each 20 ms");
+        self.axis(OTHERS, top, &format!("chunks of all other streams, each {} ms", seen.bin_ns / 1_000_000));
     }
 
     fn power(&mut self, data: &RunData, timeline: &Timeline, stalls: &Stalls, gap: &Gap) {
@@ -296,7 +300,7 @@ impl Power {
         let mut power = Self::default();
         for (of, node) in of_kind(data, NodeKind::GpuProbe).into_iter().filter(|(_, n)| n.hello.name == probe)
         {
-            let place = |raw| timeline.place(of, raw).map(|at| at.ns - from_ns);
+            let place = |raw| timeline.place(of, raw).map(|at| at.ns.saturating_sub(from_ns));
             for batch in node.each_batch_with_evidence() {
                 for sample in batch.gpu_samples.iter().filter(|s| s.gpu == gpu) {
                     let Some(at) = place(sample.raw_ns) else { continue };

@@ -16,7 +16,7 @@ use super::text::{cell, micros, millis, number, quoted, seconds};
 pub const COLUMNS: &str = "t_s,kind,gap_ms,verdict,confidence,energy_j,energy_low_j,energy_high_j,request_id,agent,level,stream,\
     shard,request,chunk,unended,episode,unc_us,median_itl_ms,socket_wait_ms,unread_share,chunks_after,chunks_after_sped_up,\
     others,others_went_on,others_share,other_agents,other_agents_went_on,gpu_state,gpu_signal,gpu_value,gpu_idle,gpu_busy,\
-    gpu_readings,gpu_reach_ms,sm_clock_share,throttle_reasons,energy_from,control,why";
+    gpu_readings,gpu_reach_ms,sm_clock_share,throttle_reasons,energy_from,control,server_cores,io_wait_share,gpu_simulated,why";
 
 /// Stalls named in the summary.
 const SHOWN: usize = 5;
@@ -27,10 +27,11 @@ const SHOWN: usize = 5;
 /// What `out` says.
 pub fn write(out: &mut impl Write, stalls: &Stalls, data: &RunData) -> io::Result<()> {
     writeln!(out, "{COLUMNS}")?;
-    stalls.all.iter().try_for_each(|stall| row(out, stall, data))
+    let simulated = stalls.gpus.iter().any(|gpu| gpu.simulated);
+    stalls.all.iter().try_for_each(|stall| row(out, stall, data, simulated))
 }
 
-fn row(out: &mut impl Write, stall: &Stall, data: &RunData) -> io::Result<()> {
+fn row(out: &mut impl Write, stall: &Stall, data: &RunData, simulated: bool) -> io::Result<()> {
     let Stall { gap, evidence: e, judgement, energy, .. } = stall;
     let digits = |value: Option<f64>, n: usize| cell(value.map(|v| format!("{v:.n$}")));
     write!(
@@ -60,6 +61,7 @@ fn row(out: &mut impl Write, stall: &Stall, data: &RunData) -> io::Result<()> {
     write!(out, "{},{},", cell(gpu.map(|g| g.readings)), cell(gpu.map(|g| millis(g.reach_ns))))?;
     write!(out, "{},{},", digits(gpu.and_then(|g| g.clock_share), 3), cell(gpu.map(|g| g.throttle)))?;
     write!(out, "{},{},", cell(energy.map(|e| e.method)), gap.control_raw_ns.is_some())?;
+    write!(out, "{},{},{simulated},", digits(e.host.server_cores, 3), digits(e.host.io_share, 3))?;
     writeln!(out, "{}", quoted(&judgement.why))
 }
 
@@ -85,6 +87,7 @@ pub fn summary(stalls: &Stalls, started_ref_ns: i64) -> Value {
         "gpus": stalls.gpus.iter().map(|gpu| json!({
             "probe": gpu.probe,
             "gpu": gpu.gpu,
+            "simulated": gpu.simulated,
             "bands": gpu.bands.iter().map(|(signal, bands)| ((*signal).to_owned(), band(bands))).collect::<serde_json::Map<_, _>>(),
             "does_not_tell_idle_from_busy": gpu.still,
         })).collect::<Vec<_>>(),
@@ -154,6 +157,9 @@ pub fn lines(stalls: &Stalls, started_ref_ns: i64, most: usize) -> Vec<String> {
         duration(floor_ns.unsigned_abs()),
         counts.join(", ")
     )];
+    if stalls.gpus.iter().any(|gpu| gpu.simulated) {
+        lines.push("stalls: the GPU is SIMULATED: its watts and joules mean nothing".to_owned());
+    }
     for stall in longest(stalls, most) {
         lines.push(line(
             stall,

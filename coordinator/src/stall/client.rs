@@ -7,6 +7,7 @@ use crate::merge::tally::agents;
 use crate::stored::RunData;
 
 use super::gaps::Gap;
+use super::is_sane;
 
 /// What a loop that comes back does first may take so long, ns.
 const SLACK_NS: i64 = 5_000_000;
@@ -17,7 +18,8 @@ pub(super) fn unread(data: &RunData, gaps: &[Gap]) -> Vec<(f64, bool)> {
     let mut lags: BTreeMap<(u64, u32), Vec<(i64, i64)>> = BTreeMap::new();
     for (of, node) in agents(data) {
         for batch in node.each_batch() {
-            for lag in &batch.loop_lags {
+            for lag in batch.loop_lags.iter().filter(|lag| is_sane(lag.from_raw_ns) && is_sane(lag.to_raw_ns))
+            {
                 lags.entry((of, lag.shard)).or_default().push((lag.from_raw_ns, lag.to_raw_ns));
             }
         }

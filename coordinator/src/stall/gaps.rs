@@ -11,7 +11,7 @@ use crate::stored::{Incarnation, RunData};
 
 use super::burst::Burst;
 use super::spans::Spans;
-use super::{Rule, each_record};
+use super::{Rule, each_record, is_sane, place};
 
 /// A stream with fewer other gaps has no median of its own.
 const OWN_MEDIAN_FROM: usize = 4;
@@ -107,6 +107,8 @@ pub(super) struct Found {
     pub(super) gaps: Vec<Gap>,
     pub(super) spans: Spans,
     pub(super) without_trace: u64,
+    /// Stalls that were left out because so many are longer.
+    pub(super) unjudged: u64,
 }
 
 /// Medians of one level.
@@ -162,9 +164,15 @@ impl Stream {
         self.stamps.clear();
         self.chars.clear();
         let mut at = record.intended_raw_ns;
+        if !is_sane(at) || !is_sane(record.done_raw_ns) {
+            return false;
+        }
         for arrival in arrivals::decode(&record.arrivals) {
             let Ok(arrival) = arrival else { return false };
             at = at.saturating_add_unsigned(arrival.gap_ns);
+            if !is_sane(at) {
+                return false;
+            }
             self.stamps.push(at);
             self.chars.push(arrival.chars);
         }
@@ -212,10 +220,13 @@ fn look(found: &mut Found, stream: &mut Stream, look: Look<'_>) {
     let median = stream.median().map(|own| own.max(of_level.unwrap_or(0) / 10)).or(of_level);
     let least = (median.unwrap_or(0) as f64 * rule.multiple).max(rule.floor_ns as f64);
     let mut add = |kind, chunk: usize, from: i64, to: i64| {
-        found.gaps.extend(look.gap(stream, median, (kind, chunk), (from, to)));
+        let Some(gap) = look.gap(stream, median, (kind, chunk), (from, to)) else { return };
+        found.spans.stalled.add(gap.from_ns, gap.to_ns);
+        found.gaps.push(gap);
         if found.gaps.len() > 4 * super::MOST {
             // The longest of those are kept in the end, and these are among the shortest.
             found.gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length_ns()));
+            found.unjudged += (found.gaps.len() - 2 * super::MOST) as u64;
             found.gaps.truncate(2 * super::MOST);
         }
     };
@@ -224,17 +235,20 @@ fn look(found: &mut Found, stream: &mut Stream, look: Look<'_>) {
             add(Kind::Gap, i + 1, pair[0], pair[1]);
         }
     }
-    let failed = record::outcome(record) == Outcome::Failed;
+    let is_cut = record::outcome(record) != Outcome::Completed;
     if let Some(&last) = stream.stamps.last()
-        && failed
-        && record.done_raw_ns.saturating_sub(last) as f64 >= least
+        && is_cut
+        && (record.done_raw_ns - last) as f64 >= least
     {
         add(Kind::Gap, stream.stamps.len(), last, record.done_raw_ns);
     }
-    let from = record.intended_raw_ns.saturating_add(record.held_ns.unwrap_or(0).max(0));
+    let held = record.held_ns.filter(|ns| is_sane(*ns)).unwrap_or(0).max(0);
+    let from = record.intended_raw_ns + held;
     let late = medians.ttft_ns.map(|ns| (ns as f64 * rule.ttft_multiple).max(rule.floor_ns as f64));
-    if let (Some(&first), Some(late)) = (stream.stamps.first(), late)
-        && first.saturating_sub(from) as f64 >= late
+    // One that was sent and never got a token waited until it was given up.
+    let given_up = Some(record.done_raw_ns).filter(|_| is_cut && record.sent_raw_ns.is_some());
+    if let (Some(first), Some(late)) = (stream.stamps.first().copied().or(given_up), late)
+        && (first - from) as f64 >= late
     {
         add(Kind::Ttft, 0, from, first);
     }
@@ -242,7 +256,7 @@ fn look(found: &mut Found, stream: &mut Stream, look: Look<'_>) {
 
 impl Look<'_> {
     fn place(&self, raw: i64) -> Option<i64> {
-        self.timeline.place(self.of, raw).map(|at| at.ns)
+        place(self.timeline, self.of, raw).map(|at| at.ns)
     }
 
     fn note_spans(&self, spans: &mut Spans, stream: &Stream) {
@@ -262,12 +276,13 @@ impl Look<'_> {
         (kind, chunk): (Kind, usize),
         (from, to): (i64, i64),
     ) -> Option<Gap> {
-        let (at, until) = (self.timeline.place(self.of, from)?, self.timeline.place(self.of, to)?);
+        let (at, until) = (place(self.timeline, self.of, from)?, place(self.timeline, self.of, to)?);
         let record = self.record;
         let unended = chunk >= stream.stamps.len();
         let pace = median.map(|median| stream.pace(median));
-        let control =
-            record.control_pause_raw_ns.map(|from| (from, from.saturating_add(record.control_pause_ns)));
+        let paused =
+            record.control_pause_raw_ns.filter(|ns| is_sane(*ns) && is_sane(record.control_pause_ns));
+        let control = paused.map(|from| (from, from + record.control_pause_ns.max(0)));
         Some(Gap {
             of: self.of,
             level: record.level,
@@ -284,7 +299,7 @@ impl Look<'_> {
             to_ns: until.ns,
             bound_ns: at.bound_ns.max(until.bound_ns),
             median_ns: median,
-            sent_raw_ns: record.sent_raw_ns.filter(|_| kind == Kind::Ttft),
+            sent_raw_ns: record.sent_raw_ns.filter(|ns| kind == Kind::Ttft && is_sane(*ns)),
             socket_wait_ns: stream.wait_alone(chunk),
             burst: pace.and_then(|pace| Burst::of(&stream.stamps, &stream.chars, chunk, to - from, pace)),
             control_raw_ns: control,

@@ -1,7 +1,7 @@
 //! What a server's GPUs did during a stall, held against what idle and busy look like in this very run. Only readings that
 //! speak of the stall alone count: a signal too slow to see it says nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::merge::timeline::Timeline;
 use crate::stored::{Incarnation, RunData};
@@ -104,6 +104,8 @@ pub struct Mover {
     pub probe: String,
     /// Its index there.
     pub gpu: u32,
+    /// It is the stand-in of the tests.
+    pub simulated: bool,
     /// What each signal's idle and busy look like; a signal without is not used.
     pub bands: Vec<(&'static str, Bands)>,
     /// Signals that were read and do not tell idle from busy.
@@ -129,6 +131,8 @@ pub struct GpuView {
     pub reach_ns: i64,
     /// Its reach was measured on this card, not assumed.
     pub measured: bool,
+    /// How far its stamps may be off, ns.
+    pub bound_ns: i64,
     /// SM clock over its median when busy.
     pub clock_share: Option<f64>,
     /// Throttle reasons seen in at least half of the readings.
@@ -140,6 +144,7 @@ pub struct GpuView {
 pub(super) struct Gpus {
     cards: BTreeMap<(Incarnation, u32), Watched>,
     names: BTreeMap<Incarnation, String>,
+    simulated: BTreeSet<(Incarnation, u32)>,
 }
 
 #[derive(Debug)]
@@ -190,6 +195,7 @@ impl Watched {
                 busy: bands.busy.1,
                 reach_ns: series.reach.oldest_ns,
                 measured: series.reach.measured,
+                bound_ns: self.card.bound_ns,
                 clock_share: None,
                 throttle: 0,
             });
@@ -248,7 +254,7 @@ fn split(series: &Series, spans: &Spans) -> (Vec<f64>, Vec<f64>) {
     let (mut idle, mut busy) = (Vec::new(), Vec::new());
     for reading in &series.spread {
         let (from, to) = series.reach.covers(reading);
-        if spans.in_flight.misses(from - SETTLED_NS, to) {
+        if spans.in_flight.misses(from.saturating_sub(SETTLED_NS), to) {
             idle.push(reading.value);
         } else if spans.streaming.covers(from, to) && spans.stalled.misses(from, to) {
             busy.push(reading.value);
@@ -259,13 +265,16 @@ fn split(series: &Series, spans: &Spans) -> (Vec<f64>, Vec<f64>) {
 
 impl Gpus {
     pub(super) fn read(data: &RunData, timeline: &Timeline, gaps: &[Gap], spans: &Spans) -> Self {
-        let mut spans = spans.clone();
-        gaps.iter().for_each(|gap| spans.stalled.add(gap.from_ns, gap.to_ns));
-        spans.close();
         let cards = cards(data, timeline, gaps);
-        let names = cards.keys().map(|&(of, _)| (of, name(data, of))).collect();
-        let cards = cards.into_iter().map(|(key, card)| (key, Watched::of(card, &spans))).collect();
-        Self { cards, names }
+        let names: BTreeMap<_, _> = cards.keys().map(|&(of, _)| (of, name(data, of))).collect();
+        let cards = cards.into_iter().map(|(key, card)| (key, Watched::of(card, spans))).collect();
+        let gpus = |of: Incarnation| data.nodes.get(&of).map_or(&[][..], |node| &node.hello.gpus);
+        let marked = |(of, _): (&Incarnation, &String)| {
+            let of = *of;
+            gpus(of).iter().filter(|gpu| gpu.simulated).map(move |gpu| (of, gpu.index)).collect::<Vec<_>>()
+        };
+        let simulated = names.iter().flat_map(marked).collect();
+        Self { cards, names, simulated }
     }
 
     /// Over the GPUs that move with the load; else why there is none.
@@ -279,7 +288,10 @@ impl Gpus {
         }
         let views: Vec<GpuView> = movers.iter().filter_map(|card| card.view(gap)).collect();
         if views.is_empty() {
-            let lost = movers.iter().find_map(|card| card.card.lost_ns).is_some_and(|at| at < gap.to_ns);
+            let is_lost = |(from, back): &(i64, Option<i64>)| {
+                *from < gap.to_ns && back.is_none_or(|at| at > gap.from_ns)
+            };
+            let lost = movers.iter().any(|card| card.card.lost.iter().any(is_lost));
             let why = if lost {
                 "the GPU was lost"
             } else {
@@ -296,10 +308,9 @@ impl Gpus {
         Ok(view)
     }
 
-    /// Of the GPUs that move with the load, or of all when none does.
+    /// Of the GPUs that move with the load: what others use is not the server's.
     pub(super) fn energy(&self, gap: &Gap) -> Option<Energy> {
-        let any_moves = self.cards.values().any(Watched::moves);
-        let counted = self.cards.values().filter(|card| card.moves() || !any_moves);
+        let counted = self.cards.values().filter(|card| card.moves());
         let each: Option<Vec<Energy>> = counted.map(|card| energy::over(&card.card, gap)).collect();
         each.filter(|all| !all.is_empty()).map(energy::sum)
     }
@@ -312,11 +323,18 @@ impl Gpus {
             Mover {
                 probe: self.names.get(&of).cloned().unwrap_or_default(),
                 gpu,
+                simulated: self.simulated.contains(&(of, gpu)),
                 bands: watched.bands.iter().map(|(shows, bands)| (shows.as_str(), *bands)).collect(),
                 still: WORK.iter().filter(read).map(|shows| shows.as_str()).collect(),
             }
         };
         self.cards.iter().map(mover).collect()
+    }
+
+    /// When there were more readings near stalls than are kept.
+    pub(super) fn too_many(&self) -> Option<String> {
+        let left_out: u64 = self.cards.values().map(|card| card.card.left_out).sum();
+        (left_out > 0).then(|| format!("{left_out} GPU readings near stalls were too many to judge by"))
     }
 
     /// A probe whose GPUs never answer to the load is on another host than the server, or the load is too small to see.

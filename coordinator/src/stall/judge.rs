@@ -74,7 +74,9 @@ pub(crate) fn judge(gap: &Gap, evidence: &Evidence) -> Judgement {
     let (verdict, confidence, why) =
         client(gap, evidence).or_else(|| network(gap, evidence)).unwrap_or_else(|| server(gap, evidence));
     // The wider the clocks' bars against the gap, the less do different nodes' stamps say of it.
-    let clock = 1.0 - (4.0 * gap.bound_ns as f64 / gap.length_ns().max(1) as f64).min(1.0);
+    let other = evidence.gpu.as_ref().map_or(0, |view| view.bound_ns).max(evidence.others.bound_ns);
+    let bound = (gap.bound_ns.saturating_add(other)) as f64;
+    let clock = 1.0 - (4.0 * bound / gap.length_ns().max(1) as f64).min(1.0);
     let needs_clocks = !matches!(verdict, Verdict::Client | Verdict::CantTell);
     let confidence = confidence * if needs_clocks { clock } else { 1.0 };
     if confidence < 0.3 && verdict != Verdict::CantTell {
@@ -189,7 +191,7 @@ fn server(gap: &Gap, e: &Evidence) -> Told {
     let numbers = numbers(view);
     match view.state {
         State::Idle => {
-            let why = format!("{what}, and the GPU was idle ({numbers})");
+            let why = format!("{what}, and the GPU was idle ({numbers}){}", host(e));
             (Verdict::Waiting, 0.92 * sharp * seen.max(0.95) * read, why)
         }
         State::Busy if all.streams > 0 => {
@@ -214,6 +216,14 @@ fn sharpness(gap: &Gap, view: &GpuView) -> f64 {
     let few = if view.readings >= 3 { 1.0 } else { 0.9 };
     let assumed = if view.measured { 1.0 } else { 0.95 };
     (1.0 - 0.1 * reach) * few * assumed
+}
+
+/// What its host did meanwhile: a server that waits for its own CPU or disk shows there.
+fn host(e: &Evidence) -> String {
+    let cores = e.host.server_cores.map(|n| format!("; the server's processes used {n:.1} cores"));
+    let io = e.host.io_share.filter(|share| *share >= 0.1);
+    let io = io.map(|share| format!("; something waited for disks {:.0} % of the time", 100.0 * share));
+    cores.into_iter().chain(io).collect()
 }
 
 fn what_others_did(e: &Evidence) -> String {

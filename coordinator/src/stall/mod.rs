@@ -10,6 +10,7 @@ mod client;
 mod energy;
 mod gaps;
 mod gpu;
+mod host;
 mod judge;
 mod others;
 mod readings;
@@ -22,15 +23,17 @@ mod tests;
 
 use tailcliff_proto::v1;
 
+use crate::clock::Aligned;
 use crate::levels::Level;
-use crate::merge::tally::{agents, of_kind};
+use crate::merge::tally::agents;
 use crate::merge::timeline::Timeline;
-use crate::stored::RunData;
+use crate::stored::{Node, RunData};
 
 pub use burst::Burst;
 pub use energy::Energy;
 pub use gaps::{Gap, Kind};
 pub use gpu::{Bands, GpuView, Mover, State};
+pub use host::HostView;
 pub use judge::{CONFIDENT, Judgement, Verdict};
 pub use others::{Others, Progress};
 
@@ -74,6 +77,8 @@ pub struct Evidence {
     pub others: Others,
     /// What the server's GPUs did; `None` without one that moves with the load, or without readings from that time.
     pub gpu: Option<GpuView>,
+    /// What the server's host did; absent parts were not told.
+    pub host: HostView,
     /// Why there is no GPU view, in words.
     pub gpu_absent: String,
     /// Whether the server's own record has it emit tokens in the gap; `None` where it keeps none.
@@ -117,11 +122,12 @@ pub fn stalls(data: &RunData, timeline: &Timeline, levels: &[Level], rule: Rule)
     let mut found = gaps::find(data, timeline, levels, rule);
     found.spans.close();
     let mut all = found.gaps;
-    let unjudged = keep_longest(&mut all);
+    let unjudged = found.unjudged + keep_longest(&mut all);
     all.sort_by_key(|gap| (gap.from_ns, gap.of, gap.stream, gap.request));
     let others = others::others(data, timeline, &all);
     let unread = client::unread(data, &all);
     let gpus = Gpus::read(data, timeline, &all, &found.spans);
+    let hosts = host::Hosts::read(data, timeline, &all);
     let episodes = episodes(&all);
     let judged = all.into_iter().zip(others).zip(unread).zip(episodes);
     let all: Vec<Stall> = judged
@@ -137,6 +143,7 @@ pub fn stalls(data: &RunData, timeline: &Timeline, levels: &[Level], rule: Rule)
                 unsent_share: gap.unsent_share(),
                 burst: gap.burst,
                 others,
+                host: hosts.view(&gap),
                 gpu,
                 gpu_absent,
                 server_emitted: None,
@@ -147,6 +154,7 @@ pub fn stalls(data: &RunData, timeline: &Timeline, levels: &[Level], rule: Rule)
         })
         .collect();
     let mut warnings = gpus.warnings(data);
+    warnings.extend(gpus.too_many());
     if found.without_trace > 0 {
         let n = found.without_trace;
         warnings.push(format!("{n} requests have no readable arrivals: stalls in them are not known"));
@@ -177,16 +185,28 @@ fn episodes(gaps: &[Gap]) -> Vec<usize> {
 }
 
 /// What a probe said of each signal last, by GPU and signal.
-pub fn sensors(data: &RunData) -> Vec<(u64, v1::SensorReport)> {
+pub fn sensors(node: &Node) -> Vec<v1::SensorReport> {
     let mut last = std::collections::BTreeMap::new();
-    for (of, node) in of_kind(data, v1::NodeKind::GpuProbe) {
-        for batch in node.each_batch_with_evidence() {
-            for report in &batch.sensors {
-                last.insert((of, report.gpu, report.signal), report.clone());
-            }
+    for batch in node.each_batch_with_evidence() {
+        for report in &batch.sensors {
+            last.insert((report.gpu, report.signal), report.clone());
         }
     }
-    last.into_iter().map(|((of, ..), report)| (of, report)).collect()
+    last.into_values().collect()
+}
+
+/// Stamps beyond this are nobody's clock, ns: sums of a few that are within it do not overflow.
+const FARTHEST_NS: i64 = 1 << 59;
+
+/// A stamp or a length that can be reckoned with.
+fn is_sane(ns: i64) -> bool {
+    (-FARTHEST_NS..=FARTHEST_NS).contains(&ns)
+}
+
+/// A raw stamp on the coordinator's clock, when both are sane.
+fn place(timeline: &Timeline, of: u64, raw: i64) -> Option<Aligned> {
+    let at = timeline.place(of, raw).filter(|_| is_sane(raw))?;
+    (is_sane(at.ns) && (0..=FARTHEST_NS).contains(&at.bound_ns)).then_some(at)
 }
 
 /// Agents' names by incarnation.

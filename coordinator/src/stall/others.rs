@@ -7,8 +7,8 @@ use tailcliff_proto::v1::RequestRecord;
 use crate::merge::timeline::Timeline;
 use crate::stored::RunData;
 
-use super::each_record;
 use super::gaps::{Gap, ONE_READ_NS};
+use super::{each_record, place};
 
 /// A stream that brought this share of what it should have went on.
 const WENT_ON: f64 = 0.25;
@@ -48,6 +48,8 @@ pub struct Others {
     pub same_agent: Progress,
     /// Of other agents.
     pub elsewhere: Progress,
+    /// How far stamps of these may be off against one another, ns.
+    pub bound_ns: i64,
 }
 
 impl Others {
@@ -63,26 +65,30 @@ pub(super) fn others(data: &RunData, timeline: &Timeline, gaps: &[Gap]) -> Vec<O
     let longest = gaps.iter().map(|gap| gap.to_ns.saturating_sub(gap.from_ns)).max().unwrap_or(0);
     let mut stamps = Vec::new();
     each_record(data, |of, record| {
-        let span = [record.first_token_raw_ns, Some(record.done_raw_ns)].map(|raw| timeline.place(of, raw?));
-        let [Some(first), Some(done)] = span.map(|at| at.map(|at| at.ns)) else { return };
+        let span = [record.first_token_raw_ns, Some(record.done_raw_ns)].map(|raw| place(timeline, of, raw?));
+        let [Some(begun), Some(ended)] = span else { return };
+        let (first, done, bound_ns) = (begun.ns, ended.ns, begun.bound_ns.max(ended.bound_ns));
         let from = gaps.partition_point(|gap| gap.from_ns < first.saturating_sub(longest));
         let to = gaps.partition_point(|gap| gap.from_ns <= done);
         let near = from..to.max(from);
         if near.clone().all(|i| gaps[i].to_ns < first) {
             return;
         }
-        read(&mut stamps, record, |raw| timeline.place(of, raw).map(|at| at.ns));
+        read(&mut stamps, record, |raw| place(timeline, of, raw).map(|at| at.ns));
         for i in near {
             let gap = &gaps[i];
             let is_itself = (gap.of, gap.stream, gap.request) == (of, record.stream, record.request)
                 && gap.level == record.level;
             if !is_itself && gap.to_ns >= first {
+                let others = &mut all[i];
                 let place = match (gap.of == of, gap.shard == record.shard) {
-                    (true, true) => &mut all[i].same_loop,
-                    (true, false) => &mut all[i].same_agent,
-                    (false, _) => &mut all[i].elsewhere,
+                    (true, true) => &mut others.same_loop,
+                    (true, false) => &mut others.same_agent,
+                    (false, _) => &mut others.elsewhere,
                 };
-                note(place, gap, &stamps);
+                if note(place, gap, &stamps) && gap.of != of {
+                    others.bound_ns = others.bound_ns.max(bound_ns);
+                }
             }
         }
     });
@@ -101,12 +107,13 @@ fn read(stamps: &mut Vec<i64>, record: &RequestRecord, place: impl Fn(i64) -> Op
     }
 }
 
-fn note(progress: &mut Progress, gap: &Gap, stamps: &[i64]) {
+/// True when it counted.
+fn note(progress: &mut Progress, gap: &Gap, stamps: &[i64]) -> bool {
     let (from, to) = gap.core();
-    let (Some(first), Some(last)) = (stamps.first(), stamps.last()) else { return };
+    let (Some(first), Some(last)) = (stamps.first(), stamps.last()) else { return false };
     let inside = stamps.partition_point(|at| *at <= to) - stamps.partition_point(|at| *at < from);
     if inside == 0 && !(*first < from && *last > to) {
-        return;
+        return false;
     }
     // Without a pace of its own, two tokens are as much as can be asked. One that began or ended meanwhile had less time.
     let step = gap.median_ns.unwrap_or((to - from) / 2).max(1);
@@ -116,4 +123,5 @@ fn note(progress: &mut Progress, gap: &Gap, stamps: &[i64]) {
     progress.streams += 1;
     progress.went_on += u32::from(share >= WENT_ON);
     progress.sum += share;
+    true
 }

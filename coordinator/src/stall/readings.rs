@@ -9,13 +9,18 @@ use crate::merge::timeline::Timeline;
 use crate::stored::{Incarnation, RunData};
 
 use super::gaps::Gap;
-use super::sensors;
 use super::spans::Union;
+use super::{place, sensors};
 
 /// How far before and after a stall readings are kept, ns.
 const NEAR_NS: i64 = 3_000_000_000;
 /// Readings of the rest that are kept of each signal, about.
 const SPREAD: usize = 8_192;
+
+/// Readings near stalls that are kept of each signal at most: 24 MiB, over an hour at 10 ms.
+const MOST_NEAR: usize = 1 << 20;
+/// Longest period, window, delay or reading that is believed, ns.
+const LONGEST_TOLD_NS: i64 = 60_000_000_000;
 
 /// What can show whether a GPU works, the most telling first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +106,14 @@ impl Reach {
     }
 }
 
+/// The energy counter, read between two moments, mJ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Counted {
+    pub(crate) began_ns: i64,
+    pub(crate) ended_ns: i64,
+    pub(crate) mj: u64,
+}
+
 /// One signal of one GPU.
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
@@ -117,12 +130,14 @@ pub(crate) struct Series {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Card {
     pub(crate) series: BTreeMap<Shows, Series>,
-    /// (when read, mJ), near stalls, by time.
-    pub(crate) energy: Vec<(i64, u64)>,
+    /// The energy counter near stalls, by time.
+    pub(crate) energy: Vec<Counted>,
     /// How old what the energy counter shows may be, ns; `None` where it was not measured.
     pub(crate) energy_age_ns: Option<i64>,
-    /// When it was lost, if so.
-    pub(crate) lost_ns: Option<i64>,
+    /// When it was lost, and when it was back.
+    pub(crate) lost: Vec<(i64, Option<i64>)>,
+    /// Readings near stalls that were too many to keep.
+    pub(crate) left_out: u64,
     /// Widest bound of the probe's clock over what was read, ns.
     pub(crate) bound_ns: i64,
 }
@@ -132,33 +147,30 @@ pub(crate) fn cards(data: &RunData, timeline: &Timeline, gaps: &[Gap]) -> BTreeM
     let mut near = Union::default();
     gaps.iter().for_each(|gap| near.add(gap.from_ns - NEAR_NS, gap.to_ns + NEAR_NS));
     near.close();
-    let reports = sensors(data);
     let mut cards = BTreeMap::new();
+    let mut reports = BTreeMap::new();
     for (of, node) in of_kind(data, NodeKind::GpuProbe) {
+        reports.insert(of, sensors(node));
         for batch in node.each_batch_with_evidence() {
             take(
                 &mut cards,
                 of,
                 &batch,
-                &|raw| timeline.place(of, raw).map(|at| (at.ns, at.bound_ns)),
+                &|raw| place(timeline, of, raw).map(|at| (at.ns, at.bound_ns)),
                 &near,
             );
         }
     }
     for (&(of, gpu), card) in &mut cards {
-        let report = |signal: Signal| {
-            reports
-                .iter()
-                .find(|(o, r)| *o == of && r.gpu == gpu && r.signal == signal as i32)
-                .map(|(_, r)| r)
-        };
+        let known = reports.get(&of).map_or(&[][..], Vec::as_slice);
+        let report = |signal: Signal| known.iter().find(|r| r.gpu == gpu && r.signal == signal as i32);
         for (shows, series) in &mut card.series {
             series.reach = reach(*shows, report(shows.signal()));
             series.near.sort_by_key(|reading| reading.at_ns);
         }
         card.energy.sort_unstable();
         let age = |r: &v1::SensorReport| {
-            Some(r.period_high_ns.or(r.period_ns)?.saturating_add(r.delay_ns.unwrap_or(0)))
+            Some(told(r.period_high_ns.or(r.period_ns))? + told(r.delay_ns).unwrap_or(0))
         };
         card.energy_age_ns = report(Signal::Energy).and_then(age).filter(|ns| *ns > 0);
     }
@@ -190,21 +202,36 @@ fn join_restarted(
 
 fn reach(shows: Shows, report: Option<&v1::SensorReport>) -> Reach {
     let (period, window) = shows.assumed();
-    let told = |ns: Option<i64>| ns.filter(|ns| (0..=60_000_000_000).contains(ns));
-    let measured = report.and_then(|r| told(r.period_high_ns.or(r.period_ns)));
+    let told_period = report.and_then(|r| told(r.period_high_ns.or(r.period_ns)));
+    let told_window = report.and_then(|r| Some(told(r.window_ns)? + told(r.window_bar_ns).unwrap_or(0)));
     let delay = report.and_then(|r| told(r.delay_ns)).unwrap_or(0);
-    let is_stamped = matches!(shows, Shows::PowerSamples | Shows::SmActive);
-    // What the driver stamped is no older than its window; what was polled may have stood for a period.
-    let period = if is_stamped { 0 } else { measured.unwrap_or(period) };
-    let window = report.and_then(|r| told(r.window_ns)).unwrap_or(match shows {
-        Shows::PowerSamples => measured.unwrap_or(window),
-        _ => window,
-    });
-    Reach {
-        oldest_ns: period + window + delay,
-        newest_ns: if is_stamped { delay } else { 0 },
-        measured: measured.is_some(),
+    match shows {
+        // It says itself of which time it speaks.
+        Shows::SmActive => Reach { oldest_ns: 0, newest_ns: 0, measured: true },
+        // What the driver stamped is no older than its window, which is about the time between two.
+        Shows::PowerSamples => Reach {
+            oldest_ns: told_window.or(told_period).unwrap_or(window) + delay,
+            newest_ns: delay,
+            measured: told_window.or(told_period).is_some(),
+        },
+        // These change with the load alone, whose rhythm is not theirs.
+        Shows::SmClock | Shows::Throttle => Reach {
+            oldest_ns: told_period.map_or(period, |told| told.min(period)) + delay,
+            newest_ns: 0,
+            measured: told_period.is_some(),
+        },
+        // What was polled may have stood for a period.
+        _ => Reach {
+            oldest_ns: told_period.unwrap_or(period) + told_window.unwrap_or(window) + delay,
+            newest_ns: 0,
+            measured: told_period.is_some() && told_window.is_some(),
+        },
     }
+}
+
+/// A length that a sensor report may tell, ns.
+fn told(ns: Option<i64>) -> Option<i64> {
+    ns.filter(|ns| (0..=LONGEST_TOLD_NS).contains(ns))
 }
 
 type Place<'a> = &'a dyn Fn(i64) -> Option<(i64, i64)>;
@@ -220,6 +247,8 @@ fn take(
         let Some((at, bound)) = place(sample.raw_ns) else { continue };
         let card = cards.entry((of, sample.gpu)).or_default();
         card.bound_ns = card.bound_ns.max(bound);
+        // Any of its readings may have been made at any moment of that time.
+        let took = sample.read_ns.clamp(0, LONGEST_TOLD_NS);
         let watts = |mw: Option<u32>| mw.map(|mw| f64::from(mw) / 1e3);
         let values = [
             (Shows::PowerInstant, watts(sample.power_instant_mw)),
@@ -229,13 +258,17 @@ fn take(
             (Shows::Throttle, sample.throttle_reasons.map(|bits| bits as f64)),
         ];
         for (shows, value) in values {
-            let reading = value.map(|value| Reading { from_ns: at, at_ns: at, value });
+            let reading = value.map(|value| Reading { from_ns: at, at_ns: at + took, value });
             reading.into_iter().for_each(|reading| card.note(shows, reading, near));
         }
         if let Some(mj) = sample.energy_mj
             && !near.misses(at, at)
         {
-            card.energy.push((at, mj));
+            if card.energy.len() < MOST_NEAR {
+                card.energy.push(Counted { began_ns: at, ended_ns: at + took, mj });
+            } else {
+                card.left_out += 1;
+            }
         }
     }
     for told in batch.driver_samples.iter().filter(|s| s.signal == Signal::PowerSamples as i32) {
@@ -243,7 +276,8 @@ fn take(
         for (&raw, &value) in told.raw_ns.iter().zip(&told.values) {
             if let Some((at, _)) = place(raw).filter(|_| value.is_finite()) {
                 // Its own stamp is off by what carrying it over may be off.
-                let reading = Reading { from_ns: at - told.bound_ns, at_ns: at + told.bound_ns, value };
+                let bound = told.bound_ns.clamp(0, LONGEST_TOLD_NS);
+                let reading = Reading { from_ns: at - bound, at_ns: at + bound, value };
                 card.note(Shows::PowerSamples, reading, near);
             }
         }
@@ -257,9 +291,14 @@ fn take(
             card.note(Shows::SmActive, Reading { from_ns, at_ns, value }, near);
         }
     }
-    for event in batch.gpu_events.iter().filter(|event| event.kind == "lost") {
+    for event in &batch.gpu_events {
         let card = cards.entry((of, event.gpu)).or_default();
-        card.lost_ns = place(event.raw_ns).map(|(at, _)| at).or(card.lost_ns);
+        let at = place(event.raw_ns).map(|(at, _)| at);
+        match (event.kind.as_str(), card.lost.last_mut()) {
+            ("lost", _) => card.lost.extend(at.map(|at| (at, None))),
+            ("back", Some(last)) => last.1 = last.1.or(at),
+            _ => {}
+        }
     }
 }
 
@@ -274,7 +313,8 @@ impl Card {
         self.energy.extend(other.energy);
         self.energy.sort_unstable();
         self.energy_age_ns = self.energy_age_ns.max(other.energy_age_ns);
-        self.lost_ns = self.lost_ns.or(other.lost_ns);
+        self.lost.extend(other.lost);
+        self.left_out += other.left_out;
         self.bound_ns = self.bound_ns.max(other.bound_ns);
     }
 
@@ -283,7 +323,11 @@ impl Card {
         let new = || Series { reach, near: Vec::new(), spread: Vec::new(), stride: 1, seen: 0 };
         let series = self.series.entry(shows).or_insert_with(new);
         if !near.misses(reading.from_ns, reading.at_ns) {
-            series.near.push(reading);
+            if series.near.len() < MOST_NEAR {
+                series.near.push(reading);
+            } else {
+                self.left_out += 1;
+            }
         }
         if series.seen.is_multiple_of(series.stride) {
             series.spread.push(reading);

@@ -6,6 +6,7 @@ use super::scene::{Cause, PROBE, Scene};
 use super::*;
 use crate::merge::merge;
 use crate::merge::testrun::{MS, ORIGIN, S};
+use crate::stored::RunData;
 
 fn judged(data: &RunData) -> Stalls {
     merge(data).stalls
@@ -202,4 +203,132 @@ fn more_stalls_than_are_judged_are_counted() {
     gaps.iter_mut().enumerate().for_each(|(i, gap)| gap.to_raw_ns += i as i64);
     assert_eq!(keep_longest(&mut gaps), 7);
     assert_eq!(gaps.len(), MOST);
+}
+
+fn probe_batch(data: &mut RunData) -> &mut v1::Batch {
+    &mut data.nodes.get_mut(&PROBE).unwrap().batches[0]
+}
+
+#[test]
+fn a_counter_that_was_reset_before_the_stall_bounds_nothing() {
+    let scene = Scene::new(Cause::IdlePause, 20);
+    let mut data = scene.draw();
+    // The driver was loaded anew: readings from before count from elsewhere, and none are near for a second.
+    let reset = ORIGIN + scene.at + 10 * MS;
+    for sample in &mut probe_batch(&mut data).gpu_samples {
+        if sample.raw_ns < reset - S {
+            sample.energy_mj = sample.energy_mj.map(|mj| mj + 1_000_000_000);
+        } else if sample.raw_ns < reset {
+            sample.energy_mj = None;
+        }
+    }
+    let stalls = judged(&data);
+    let energy = of_cause(&stalls, &scene).unwrap().energy.unwrap();
+    assert_eq!(energy.method, "power", "{energy:?}");
+    assert!(energy.low <= energy.joules && energy.joules <= energy.high);
+}
+
+#[test]
+fn a_reading_that_took_long_bounds_from_its_end_and_from_its_beginning() {
+    for seed in 30..50 {
+        let scene = Scene::new(Cause::ExtraCompute, seed);
+        let mut data = scene.draw();
+        // Stamped before the call: what it gives is from its end.
+        for sample in probe_batch(&mut data).gpu_samples.iter_mut().filter(|s| s.energy_mj.is_some()) {
+            sample.read_ns = 30 * MS;
+            let at = sample.raw_ns - ORIGIN + sample.read_ns;
+            let shown = at.div_euclid(scene.energy_period) * scene.energy_period;
+            sample.energy_mj = Some((scene.energy(0, shown) * 1e3) as u64);
+        }
+        let stalls = judged(&data);
+        let stall = of_cause(&stalls, &scene).unwrap();
+        let truth = scene.energy(stall.gap.from_ns - ORIGIN, stall.gap.to_ns - ORIGIN);
+        let energy = stall.energy.unwrap();
+        assert!(energy.low <= truth && truth <= energy.high, "{truth}: {energy:?} {scene:?}");
+    }
+}
+
+#[test]
+fn a_stream_that_hangs_until_the_level_ends_is_a_stall_too() {
+    let scene = Scene { length: 0, ..Scene::new(Cause::Hold, 21) };
+    let mut data = scene.draw();
+    let records = &mut data.nodes.get_mut(&1).unwrap().batches[0].records;
+    records[0].outcome = v1::Outcome::Incomplete as i32;
+    records[0].done_raw_ns += 3 * S;
+    let id = records[0].request_id.clone();
+    let stalls = judged(&data);
+    let found: Vec<_> = stalls.all.iter().filter(|s| s.gap.unended).map(|s| &s.gap.request_id).collect();
+    assert_eq!(found, [&id]);
+}
+
+#[test]
+fn a_gpu_that_is_back_is_not_lost_any_more() {
+    let scene = Scene::new(Cause::IdlePause, 22);
+    let mut data = scene.draw();
+    let event =
+        |kind: &str, at: i64| v1::GpuEvent { raw_ns: at, kind: kind.to_owned(), ..Default::default() };
+    let (lost, back) = (ORIGIN + 4 * S, ORIGIN + 5 * S);
+    let batch = probe_batch(&mut data);
+    batch.gpu_events = vec![event("lost", lost), event("back", back)];
+    // As if its sensors were too slow from then on.
+    batch.driver_samples.clear();
+    batch.gpu_samples.retain(|s| s.raw_ns < ORIGIN + scene.at || s.raw_ns > ORIGIN + scene.at + scene.length);
+    let stalls = judged(&data);
+    let said = &of_cause(&stalls, &scene).unwrap().evidence;
+    assert!(said.gpu.is_none() && !said.gpu_absent.contains("lost"), "{}", said.gpu_absent);
+}
+
+#[test]
+fn nothing_that_a_broken_node_sends_makes_it_fall_over() {
+    let odd = [i64::MIN, i64::MIN + 1, -1, 0, 1, ORIGIN, ORIGIN + 7 * S, i64::MAX - 1, i64::MAX];
+    let mut random = fastrand::Rng::with_seed(23);
+    for seed in 0..30 {
+        let mut data = Scene::new(Cause::ALL[seed as usize % 8], seed).draw();
+        let mut pick = || odd[random.usize(0..odd.len())];
+        for node in data.nodes.values_mut() {
+            let batch = &mut node.batches[0];
+            for record in batch.records.iter_mut().step_by(3) {
+                record.intended_raw_ns = pick();
+                record.done_raw_ns = pick();
+                record.sent_raw_ns = Some(pick());
+                record.held_ns = Some(pick());
+                (record.control_pause_raw_ns, record.control_pause_ns) = (Some(pick()), pick());
+                record.first_token_raw_ns = Some(pick());
+            }
+            batch.loop_lags.push(v1::LoopLag {
+                from_raw_ns: pick(),
+                to_raw_ns: pick(),
+                ..Default::default()
+            });
+            for sample in batch.gpu_samples.iter_mut().step_by(5) {
+                (sample.raw_ns, sample.read_ns) = (pick(), pick());
+                sample.energy_mj = Some(pick().unsigned_abs());
+            }
+            for told in &mut batch.driver_samples {
+                (told.raw_ns[3], told.bound_ns) = (pick(), pick());
+                told.values = vec![f64::NAN; told.values.len() / 2];
+            }
+            let gpm = |from, to| v1::GpmSample {
+                from_raw_ns: from,
+                to_raw_ns: to,
+                sm_active_pct: Some(f32::INFINITY),
+                ..Default::default()
+            };
+            batch.gpm_samples.push(gpm(pick(), pick()));
+            batch.host_samples.push(v1::HostSample {
+                raw_ns: pick(),
+                server_cpu_ns: Some(pick()),
+                ..Default::default()
+            });
+            for report in &mut batch.sensors {
+                (report.period_ns, report.period_high_ns) = (Some(pick()), Some(pick()));
+                (report.window_ns, report.delay_ns) = (Some(pick()), Some(pick()));
+            }
+        }
+        let stalls = judged(&data);
+        for stall in &stalls.all {
+            let drawn = crate::report::stall_plot::draw(&data, &merge(&data).timeline, &stalls, stall);
+            assert!(drawn.ends_with("</svg>\n"));
+        }
+    }
 }
