@@ -11,6 +11,7 @@ mod ready;
 mod report;
 mod restart;
 mod sanity;
+mod secrets;
 mod server;
 mod spread;
 mod traces;
