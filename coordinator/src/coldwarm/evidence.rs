@@ -281,7 +281,7 @@ mod tests {
     fn faults_of_the_server_and_of_the_host_are_two_counters() {
         let sample = |n: u64, server_major_faults| v1::HostSample {
             raw_ns: n as i64 * 100_000_000,
-            major_faults: Some(1_000_000 + n),
+            major_faults: Some(1_000_000 + 10 * n),
             server_major_faults,
             ..Default::default()
         };
@@ -290,10 +290,10 @@ mod tests {
         let host_samples = (0..).zip(own).map(|(n, own)| sample(n, own)).collect();
         let curves = Series::of(&[v1::Batch { host_samples, ..Default::default() }]).curves();
         let at = |n: i64| n * 100_000_000;
-        assert_eq!(curves.major_faults.as_ref().unwrap().rise(at(0), at(8)), Some(8.0));
+        assert_eq!(curves.major_faults.as_ref().unwrap().rise(at(0), at(8)), Some(80.0));
         assert_eq!(curves.server_major_faults.as_ref().unwrap().rise(at(7), at(8)), Some(4.0));
         assert_eq!(curves.faults(at(7), at(8)), Some(4.0), "the server's, read all along");
-        assert_eq!(curves.faults(at(0), at(8)), Some(8.0), "the host's");
+        assert_eq!(curves.faults(at(0), at(8)), Some(80.0), "the host's");
     }
 
     #[test]
