@@ -8,9 +8,7 @@ use crate::args::coldwarm::ColdwarmArgs;
 use crate::coldwarm::{self, ColdwarmError, Ending, FILES, Job};
 
 pub(super) async fn main(args: ColdwarmArgs) -> i32 {
-    let restart = args.restart_cmd.clone();
-    // Secrets within the restart command are left out where it is shown by itself.
-    let command = command().into_iter().map(|word| word.replace(&restart, "(below)")).collect();
+    let command = without_restart(command());
     let job = match Job::from_args(args, std::env::var("OPENAI_API_KEY").ok(), command) {
         Ok(job) => job,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
@@ -36,6 +34,24 @@ pub(super) async fn main(args: ColdwarmArgs) -> i32 {
     }
 }
 
+/// The restart command is shown by itself, where its secrets are left out.
+fn without_restart(words: Vec<String>) -> Vec<String> {
+    const FLAG: &str = "--restart-cmd";
+    let mut is_value = false;
+    let one = |word: String| match (std::mem::replace(&mut is_value, word == FLAG), word.split_once('=')) {
+        (true, _) => {
+            is_value = false;
+            BELOW.to_owned()
+        }
+        (false, Some((FLAG, _))) => format!("{FLAG}={BELOW}"),
+        _ => word,
+    };
+    words.into_iter().map(one).collect()
+}
+
+/// Stands for it.
+const BELOW: &str = "(below)";
+
 /// The lines that answer the question; the rest is in the file.
 fn summary(report: &coldwarm::Report) -> String {
     let text = coldwarm::markdown(report);
@@ -43,4 +59,24 @@ fn summary(report: &coldwarm::Report) -> String {
     let section = text.split("## Interpretation\n").nth(1).unwrap_or_default();
     let lines = section.lines().filter(|line| line.starts_with("- ")).map(|line| line.replace("**", ""));
     format!("{simulated}{}", lines.collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_restart;
+
+    fn shown(words: &[&str]) -> String {
+        without_restart(words.iter().map(|word| (*word).to_owned()).collect()).join(" ")
+    }
+
+    #[test]
+    fn only_the_restart_command_is_shown_elsewhere() {
+        let words = ["tailcliff", "coldwarm", "--restart-cmd", "m", "--model", "m", "--url", "m:80"];
+        assert_eq!(shown(&words), "tailcliff coldwarm --restart-cmd (below) --model m --url m:80");
+        assert_eq!(
+            shown(&["--restart-cmd=K=x run", "--metadata", "K=x"]),
+            "--restart-cmd=(below) --metadata K=x"
+        );
+        assert_eq!(shown(&["--restart-cmd", "--restart-cmd", "m"]), "--restart-cmd (below) m");
+    }
 }

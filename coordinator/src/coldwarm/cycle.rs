@@ -86,7 +86,7 @@ impl Run {
             done_raw_ns: record.done_raw_ns,
             ttft_s: record.first_token_raw_ns.map(since),
             wall_s: since(record.done_raw_ns),
-            total_tokens: record.prompt_tokens.zip(record.output_tokens).map(|(p, o)| p + o),
+            total_tokens: record.prompt_tokens.zip(record.output_tokens).map(|(p, o)| p.saturating_add(o)),
             output_tokens: record.output_tokens,
             completed,
             notes,
@@ -285,4 +285,19 @@ fn of_first(raw: &Raw) -> Option<First> {
         warm_ns: warm.filter_map(time).collect(),
         fresh_ns: raw.runs.iter().find(|run| run.kind == Kind::Fresh).and_then(time),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_that_no_server_can_mean_are_no_panic() {
+        let record = v1::RequestRecord {
+            prompt_tokens: Some(u64::MAX),
+            output_tokens: Some(2),
+            ..v1::RequestRecord::default()
+        };
+        assert_eq!(Run::of(Kind::Cold, &record).total_tokens, Some(u64::MAX));
+    }
 }

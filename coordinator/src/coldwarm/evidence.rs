@@ -73,7 +73,8 @@ impl Series {
             disk: total(|s| s.disk_read_bytes.map(|n| n as f64)),
             server_read: total(|s| s.server_read_bytes.map(|n| n as f64)),
             cache: host(|s| s.page_cache_bytes.map(|n| n as f64)),
-            major_faults: total(|s| s.server_major_faults.or(s.major_faults).map(|n| n as f64)),
+            major_faults: total(|s| s.major_faults.map(|n| n as f64)),
+            server_major_faults: total(|s| s.server_major_faults.map(|n| n as f64)),
             io_stalled: total(|s| s.io_some_us.map(|us| us as f64 * 1e3)),
             server_cpu: total(|s| s.server_cpu_ns.map(|n| n as f64)),
             host_cpu: total(|s| s.cpu_busy_ns.map(|n| n as f64)),
@@ -160,8 +161,10 @@ pub struct Curves {
     pub server_read: Option<Curve>,
     /// Page cache, bytes.
     pub cache: Curve,
-    /// Major faults of the server, or of the host.
+    /// Major faults of the host.
     pub major_faults: Option<Curve>,
+    /// Major faults of the server.
+    pub server_major_faults: Option<Curve>,
     /// Time in which some task waited for I/O, ns.
     pub io_stalled: Option<Curve>,
     /// CPU time of the server, ns.
@@ -176,6 +179,15 @@ pub struct Curves {
     pub pcie: Option<Curve>,
     /// There is a GPU at all.
     pub has_gpu: bool,
+}
+
+impl Curves {
+    /// Major faults between two moments: the server's where they were read all along, else the host's.
+    pub fn faults(&self, from: i64, to: i64) -> Option<f64> {
+        let own = self.server_major_faults.as_ref().filter(|curve| curve.is_dense(from, to));
+        let own = own.and_then(|curve| curve.rise(from, to));
+        own.or_else(|| self.major_faults.as_ref()?.rise(from, to))
+    }
 }
 
 /// A quantity over time, (ns, value), stamps ascending; straight between two readings.
@@ -263,6 +275,25 @@ mod tests {
         assert!(!curve.is_dense(150 * ms, 300 * ms) && !curve.is_dense(300 * ms, 400 * ms));
         assert_eq!(curve.rise(300 * ms, 400 * ms), Some(100.0));
         assert!(!Curve::default().is_dense(0, 1));
+    }
+
+    #[test]
+    fn faults_of_the_server_and_of_the_host_are_two_counters() {
+        let sample = |n: u64, server_major_faults| v1::HostSample {
+            raw_ns: n as i64 * 100_000_000,
+            major_faults: Some(1_000_000 + 10 * n),
+            server_major_faults,
+            ..Default::default()
+        };
+        // No server in the middle.
+        let own = [Some(1), Some(3), None, None, None, None, None, Some(5), Some(9)];
+        let host_samples = (0..).zip(own).map(|(n, own)| sample(n, own)).collect();
+        let curves = Series::of(&[v1::Batch { host_samples, ..Default::default() }]).curves();
+        let at = |n: i64| n * 100_000_000;
+        assert_eq!(curves.major_faults.as_ref().unwrap().rise(at(0), at(8)), Some(80.0));
+        assert_eq!(curves.server_major_faults.as_ref().unwrap().rise(at(7), at(8)), Some(4.0));
+        assert_eq!(curves.faults(at(7), at(8)), Some(4.0), "the server's, read all along");
+        assert_eq!(curves.faults(at(0), at(8)), Some(80.0), "the host's");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod ready;
 mod report;
 mod restart;
 mod sanity;
+mod secrets;
 mod server;
 mod spread;
 mod traces;
@@ -85,13 +86,20 @@ pub async fn run(
     begin(&job.output_dir)?;
     let begun_utc = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
     let (mut cycles, mut ending) = (Vec::new(), Ending::Complete);
-    let mut server = None;
+    let (mut server, mut unwritten) = (None, None);
     for restart in 0..job.restarts {
         let raw = protocol.cycle(restart, &mut server).await;
-        traces::write(&job.output_dir, restart + 1, &raw)?;
+        let traces = traces::write(&job.output_dir, restart + 1, &raw);
         cycles.push(Cycle::of(&raw));
         if let Some(trouble) = raw.trouble {
             ending = if stop.is_cancelled() { Ending::Interrupted } else { Ending::Trouble(trouble) };
+            unwritten = traces.err();
+            break;
+        }
+        // A disk that is full will not hold the next ones either; the server is ended and what was measured told all the same.
+        if let Err(error) = traces {
+            ending = Ending::Trouble(error.to_string());
+            unwritten = Some(error);
             break;
         }
     }
@@ -108,7 +116,8 @@ pub async fn run(
         host: host::facts(0),
         ..Report::of(job, cycles, &ending)
     };
-    store(&job.output_dir, &report)?;
+    let stored = store(&job.output_dir, &report);
+    unwritten.map_or(stored, Err)?;
     Ok((report, ending))
 }
 
@@ -125,6 +134,41 @@ fn begin(dir: &Path) -> Result<(), ColdwarmError> {
 
 fn store(dir: &Path, report: &Report) -> Result<(), OutputError> {
     use std::io::Write;
-    outputs::write(dir, FILES[0], |out| out.write_all(markdown(report).as_bytes()))?;
-    outputs::write(dir, FILES[1], |out| outputs::json(out, &report.to_json()))
+    let text = outputs::write(dir, FILES[0], |out| out.write_all(markdown(report).as_bytes()));
+    let json = outputs::write(dir, FILES[1], |out| outputs::json(out, &report.to_json()));
+    text.and(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    /// A command that stays, and of which nobody ever hears.
+    fn job(dir: &Path) -> Job {
+        let line = "tailcliff coldwarm --url 127.0.0.1:1 --model m --ready-timeout 1s --nvml-path /nowhere";
+        let more = ["--restart-cmd", "echo $$; exec sleep 1000", "--output-dir", dir.to_str().unwrap()];
+        let Command::Coldwarm(args) = Cli::try_parse_from(line.split(' ').chain(more)).unwrap().command
+        else {
+            panic!("another job")
+        };
+        Job::from_args(*args, None, Vec::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_trace_that_cannot_be_written_leaves_no_server_and_a_report() {
+        let dir = tempfile::tempdir().unwrap();
+        // No file can take the place of a directory that is not empty.
+        fs::create_dir_all(dir.path().join("restart-1.host_trace.csv/x")).unwrap();
+        let (_kept, interrupts) = mpsc::channel(1);
+        let result = run(&job(dir.path()), interrupts, &|_: &str| {}).await;
+        assert!(matches!(result, Err(ColdwarmError::Output(_))), "{result:?}");
+        assert!(FILES.iter().all(|name| dir.path().join(name).exists()));
+        let text = fs::read_to_string(dir.path().join(FILES[0])).unwrap();
+        assert!(text.contains("Broken off") && text.contains("| its output | raw"), "{text}");
+        let pid = fs::read_to_string(dir.path().join("restart-1.log")).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "its own server still runs");
+    }
 }

@@ -11,8 +11,12 @@ use super::conclude::{Anchor, Facts, Knob, anchor, knob};
 use super::cycle::Cycle;
 use super::diagnose::{Diagnosis, Verdict, overall};
 use super::job::Job;
-use super::server::redacted_script;
+use super::secrets::redacted_script;
 use crate::redact::redacted_query;
+
+/// Of the files that hold what others print.
+const RAW_OUTPUT: &str = "raw, in restart-N.log: secrets that the command or the server prints are not left out; only its \
+    owner may read it";
 
 /// All that is told.
 #[derive(Clone, Debug)]
@@ -111,6 +115,7 @@ impl Report {
             "command": self.command,
             "target": { "base_url": self.url, "path": self.path, "model": self.model },
             "restart_cmd": self.restart_cmd,
+            "restart_output": RAW_OUTPUT,
             "request": { "prompt": self.workload.prompt, "max_tokens": self.workload.max_tokens,
                 "temperature": self.workload.temperature, "ignore_eos": self.workload.ignore_eos },
             "host": { "hostname": self.host.hostname, "os": self.host.os, "kernel": self.host.kernel,

@@ -1,8 +1,9 @@
 //! The restart command: run by a shell, its output in a file, its end judged. A process that it leaves behind is none of
 //! ours; one that stays is.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -17,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between two looks at whether it has.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Read and written by its owner alone.
+const ONLY_MINE: u32 = 0o600;
 
 /// A command under way, or ended.
 #[derive(Debug)]
@@ -41,7 +45,9 @@ impl Restart {
     /// # Errors
     /// When the log cannot be written, or the shell cannot be run.
     pub(super) fn begin(command: &str, log: &Path) -> io::Result<Self> {
-        let out = File::options().create(true).append(true).open(log)?;
+        // Nobody knows what it prints.
+        let out = File::options().create(true).append(true).mode(ONLY_MINE).open(log)?;
+        out.set_permissions(Permissions::from_mode(ONLY_MINE))?;
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(command).process_group(0);
         shell.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
@@ -143,6 +149,19 @@ mod tests {
         assert!(restart.stays());
         restart.end().await;
         assert!(!restart.stays() && !is_there(pid_in(&log)));
+    }
+
+    #[tokio::test]
+    async fn its_output_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (new, old) = (dir.path().join("new"), dir.path().join("old"));
+        std::fs::write(&old, "").unwrap();
+        std::fs::set_permissions(&old, Permissions::from_mode(0o644)).unwrap();
+        for log in [new, old] {
+            let mut restart = Restart::begin("true", &log).unwrap();
+            ended(&mut restart).await;
+            assert_eq!(std::fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600, "{log:?}");
+        }
     }
 
     #[tokio::test]

@@ -5,10 +5,9 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use tailcliff_proto::secret::is_secret;
 
+use super::secrets::{redacted_value, redacted_words};
 use crate::local::{Server, processes_of};
-use crate::redact::REDACTED;
 
 /// Bytes of a command line or an environment that are read.
 const MOST_BYTES: u64 = 256 << 10;
@@ -67,7 +66,7 @@ impl Process {
         let read = |name: &str| strings(PathBuf::from(format!("/proc/{pid}/{name}")));
         Self {
             pid: Some(pid),
-            command: read("cmdline").map(|words| redacted_words(&words)).filter(|words| !words.is_empty()),
+            command: read("cmdline").map(|words| shown(&words)).filter(|words| !words.is_empty()),
             env: read("environ").map(|all| kept(&all, names)),
             unknown: None,
         }
@@ -79,8 +78,16 @@ fn strings(path: PathBuf) -> Option<Vec<String>> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    let printable = |word: &str| word.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    Some(text.split_terminator('\0').map(printable).collect())
+    Some(text.split_terminator('\0').map(str::to_owned).collect())
+}
+
+fn printable(word: &str) -> String {
+    word.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Lines of a shell's text are told apart before they become one.
+fn shown(words: &[String]) -> Vec<String> {
+    redacted_words(words).iter().map(|word| printable(word)).collect()
 }
 
 fn kept(all: &[String], names: &[String]) -> Vec<(String, String)> {
@@ -88,123 +95,15 @@ fn kept(all: &[String], names: &[String]) -> Vec<(String, String)> {
     let is_kept = |name: &str| TELLING.iter().any(|p| name.starts_with(p)) || names.iter().any(|n| n == name);
     let mut kept: Vec<(String, String)> = pairs
         .filter(|(name, _)| is_kept(name))
-        .map(|(name, value)| (name.to_owned(), without_secret(name, value)))
+        .map(|(name, value)| (printable(name), printable(&redacted_value(name, value))))
         .collect();
     kept.sort();
     kept
 }
 
-/// A number is no secret (`--max-num-batched-tokens 4096`), and neither is a tokenizer.
-fn without_secret(name: &str, value: &str) -> String {
-    let name = name.to_ascii_lowercase().replace("tokenizer", "");
-    let is_plain = value.parse::<f64>().is_ok() || ["true", "false", ""].contains(&value);
-    if is_secret(&name) && !is_plain { REDACTED.to_owned() } else { without_user(value) }
-}
-
-/// `scheme://user:password@host` without the middle.
-fn without_user(value: &str) -> String {
-    let Some((scheme, rest)) = value.split_once("://") else { return value.to_owned() };
-    let authority = rest.split('/').next().unwrap_or(rest);
-    match authority.rsplit_once('@') {
-        Some((user, _)) => format!("{scheme}://{REDACTED}{}", &rest[user.len()..]),
-        None => value.to_owned(),
-    }
-}
-
-/// Words of a command line: values of flags, and of NAME=VALUE, whose names speak of secrets are left out.
-pub(super) fn redacted_words(words: &[String]) -> Vec<String> {
-    let mut before: Option<&str> = None;
-    let mut hide_more = false;
-    let mut kept = Vec::new();
-    for word in words {
-        let flag = before.take();
-        let text = match word.split_once('=') {
-            _ if flag.is_some_and(|flag| without_secret(flag, word) == REDACTED) => {
-                hide_more = true;
-                REDACTED.to_owned()
-            }
-            // A flag may take several keys.
-            _ if hide_more && !word.starts_with('-') => REDACTED.to_owned(),
-            Some((name, value)) => {
-                hide_more = false;
-                format!("{name}={}", without_secret(name, value))
-            }
-            None => {
-                hide_more = false;
-                without_user(word)
-            }
-        };
-        before = word.starts_with('-').then_some(word.as_str()).filter(|word| !word.contains('='));
-        kept.push(if is_bearer(&text) { REDACTED.to_owned() } else { text });
-    }
-    kept
-}
-
-/// As servers' keys often look.
-fn is_bearer(word: &str) -> bool {
-    let word = word.trim_matches(['"', '\'']);
-    word.len() > 16 && ["sk-", "hf_", "Bearer "].iter().any(|start| word.starts_with(start))
-}
-
-/// A shell's text, word by word: what a quote holds together is one.
-pub(super) fn redacted_script(text: &str) -> String {
-    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
-    for c in text.chars() {
-        match quote {
-            None if c.is_whitespace() || ";|&()".contains(c) => {
-                words.push(std::mem::take(&mut word));
-                words.push(c.to_string());
-                continue;
-            }
-            None if c == '"' || c == '\'' => quote = Some(c),
-            Some(q) if c == q => quote = None,
-            _ => {}
-        }
-        word.push(c);
-    }
-    words.push(word);
-    // Blanks between words are no values.
-    let is_sign =
-        |word: &String| word.trim().is_empty() || [";", "|", "&", "(", ")"].contains(&word.as_str());
-    let is_word = |word: &String| !is_sign(word);
-    let plain: Vec<String> = words.iter().filter(|word| is_word(word)).cloned().collect();
-    let mut redacted = redacted_words(&plain).into_iter();
-    words
-        .iter()
-        .map(|word| if is_word(word) { redacted.next().unwrap_or_default() } else { word.clone() })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(text: &str) -> Vec<String> {
-        text.split(' ').map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn a_command_line_is_shown_without_its_secrets() {
-        let line = "vllm serve m --api-key hunter2 hunter3 --port 8000 --api-key=hunter4 --hf-token hunter5 \
-                    --max-num-batched-tokens 4096 --tokenizer /models/t --tokenizer-mode auto \
-                    --otlp http://me:hunter6@host:4317/x HF_TOKEN=hunter7 sk-hunter8hunter8hunter8";
-        let shown = redacted_words(&words(line)).join(" ");
-        assert!(!shown.contains("hunter"), "{shown}");
-        for kept in ["4096", "--tokenizer /models/t", "--tokenizer-mode auto", "--port 8000", "@host:4317/x"]
-        {
-            assert!(shown.contains(kept), "{kept}: {shown}");
-        }
-    }
-
-    #[test]
-    fn so_is_a_script() {
-        let text = "pkill -x vllm; export VLLM_API_KEY='hunter 2'\nvllm serve m --api-key \"hunter 3\" --max-tokens 5 &";
-        let shown = redacted_script(text);
-        assert!(!shown.contains("hunter"), "{shown}");
-        assert!(shown.starts_with("pkill -x vllm; export VLLM_API_KEY="), "{shown}");
-        assert!(shown.ends_with("--max-tokens 5 &"), "{shown}");
-        assert_eq!(redacted_script("a  b&&c"), "a  b&&c");
-    }
 
     #[test]
     fn of_an_environment_what_matters_is_kept() {
@@ -213,6 +112,23 @@ mod tests {
         let kept = kept(&all.map(str::to_owned), &["MINE".to_owned()]);
         let shown: Vec<String> = kept.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(shown, ["CUDA_VISIBLE_DEVICES=0,1", "HF_TOKEN=(redacted)", "MINE=x", "VLLM_USE_V1=1"]);
+    }
+
+    #[test]
+    fn a_value_that_is_a_number_or_holds_a_secret_is_left_out() {
+        let all =
+            ["HF_TOKEN=123456", "MINE=https://h/x?api_key=hunter2", "VLLM_ARGS=serve --api-key hunter2"];
+        let kept = kept(&all.map(str::to_owned), &["MINE".to_owned()]);
+        let shown = kept.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ");
+        assert!(!shown.contains("hunter") && !shown.contains("123456"), "{shown}");
+        assert!(kept.len() == 3 && shown.contains("serve --api-key"), "{shown}");
+    }
+
+    #[test]
+    fn a_shells_text_in_a_command_line_is_shown_in_one_line() {
+        let words = ["sh", "-c", "# don't\nvllm serve m \\\n --api-key 'hunter 2'\necho ok"];
+        let shown = shown(&words.map(str::to_owned)).join(" ");
+        assert!(!shown.contains("hunter") && !shown.contains('\n') && shown.ends_with(" echo ok"), "{shown}");
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub(super) fn seen(curves: &Curves, from: i64, to: i64) -> Seen {
         disk_read_bytes: rise(curves.disk.as_ref()),
         server_read_bytes: rise(curves.server_read.as_ref()),
         page_cache_growth_bytes: curves.cache.rise(from, to),
-        major_faults: rise(curves.major_faults.as_ref()),
+        major_faults: curves.faults(from, to),
         io_stalled_ns: rise(curves.io_stalled.as_ref()),
         server_cpu_ns: rise(curves.server_cpu.as_ref()),
         gpu_memory_growth_bytes: rise(curves.gpu_memory.as_ref()),

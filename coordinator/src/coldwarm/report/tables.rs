@@ -1,6 +1,6 @@
 //! The sections that state what was seen.
 
-use super::{Report, or_unknown, plain, seconds};
+use super::{RAW_OUTPUT, Report, or_unknown, plain, seconds};
 use crate::coldwarm::cycle::{Cycle, Kind, Run};
 use crate::coldwarm::diagnose::bytes;
 use crate::coldwarm::spread::{STABLE_PCT, Spread};
@@ -65,6 +65,7 @@ pub(super) fn server(out: &mut String, report: &Report) {
     });
     row("environment", env.unwrap_or("unknown".to_owned()));
     row("restart command", format!("`{}`", plain(&report.restart_cmd)));
+    row("its output", RAW_OUTPUT.to_owned());
     let temperature = report.workload.temperature.map_or("not sent".to_owned(), |t| t.to_string());
     row(
         "request",
