@@ -28,8 +28,8 @@ pub enum ProbeError {
     #[error(transparent)]
     Link(#[from] LinkError),
     /// There is nothing to print.
-    #[error(transparent)]
-    Absent(#[from] NvmlAbsent),
+    #[error("{0}; is the driver installed? --nvml-path names its library")]
+    Absent(NvmlAbsent),
     /// The output cannot be written.
     #[error("failed to print samples")]
     Print(#[from] io::Error),

@@ -1,11 +1,12 @@
 //! `tailcliff-gpu-probe`: samples GPUs for a coordinator, prints them, or checks them.
 
-use std::io::{Write, stdout};
+use std::io::{ErrorKind, Write, stdout};
 
 use clap::Parser;
+use tailcliff_gpu_probe::ProbeError;
 use tailcliff_gpu_probe::check::{self, CheckError};
 use tailcliff_gpu_probe::config::{Args, Config, Job};
-use tailcliff_gpu_probe::sensor::table;
+use tailcliff_gpu_probe::sensor::table::{self, SensorsError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,9 @@ fn main() {
         Some(Job::Check(args)) => {
             return ended(until_signal(|stop| async { Ok(check::serve(args, stop).await?) }));
         }
-        Some(Job::Sensors(args)) => return ended(table::run(&args, &mut stdout()).map_err(Into::into)),
+        Some(Job::Sensors(args)) => {
+            return ended(until_signal(|stop| async { Ok(table::serve(args, stop, tell).await?) }));
+        }
         None => {}
     }
     let seconds = args.print_seconds;
@@ -34,11 +37,24 @@ fn main() {
 
 fn ended(how: anyhow::Result<()>) {
     if let Err(error) = how {
+        if is_closed(&error) {
+            return;
+        }
         tell(&format!("{error:#}"));
-        let interrupted = matches!(error.downcast_ref(), Some(CheckError::Interrupted));
+        let interrupted = matches!(error.downcast_ref(), Some(CheckError::Interrupted))
+            || matches!(error.downcast_ref(), Some(SensorsError::Interrupted));
         // 130 is what a shell expects of who ended by Ctrl-C.
         std::process::exit(if interrupted { 130 } else { 1 });
     }
+}
+
+/// A reader that has seen enough, as `head` has, is no error.
+fn is_closed(error: &anyhow::Error) -> bool {
+    let printing = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(ProbeError::Print(why)), _) | (_, Some(SensorsError::Print(why))) => why,
+        _ => return false,
+    };
+    printing.kind() == ErrorKind::BrokenPipe
 }
 
 fn tell(line: &str) {

@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// When there is no NVML, or `out` cannot be written.
 pub fn print(config: &Config, seconds: u64, out: &mut impl Write) -> Result<(), ProbeError> {
-    let source = NvmlSource::open(config.nvml_path.as_deref())?;
+    let source = NvmlSource::open(config.nvml_path.as_deref()).map_err(ProbeError::Absent)?;
     for gpu in source.facts() {
         writeln!(out, "# GPU {}: {} (driver {}){}", gpu.index, gpu.name, gpu.driver, notes(&gpu))?;
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Intervals of what takes milliseconds to read; each is slowed where reading takes more than a share of it.
+/// Intervals of what takes milliseconds to read; where all of it takes more than its share of a core, what takes most of
+/// that is read less often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
     /// The energy counter: 3 ms of CPU a call on an H100, where it steps each 100 ms.

@@ -64,7 +64,7 @@ fn a_card_is_told_in_words_and_its_bandwidth_is_what_the_script_says_without_the
         "idle",
         "MIG off, ECC on, persistence on",
         "1340 GB/s copied = 2680 GB/s moved",
-        "80.0 % of 3350 GB/s (NVIDIA H100 SXM data sheet)",
+        "80.0 % of 3350 GB/s (published by NVIDIA for the H100 SXM)",
         "8 × 10 copies of 1024 MiB after 5; slowest to fastest 0.0 %",
     ] {
         assert!(said.contains(words), "{words} in {said}");
@@ -213,6 +213,7 @@ fn what_cannot_be_kept_is_said_before_the_time_is_spent() {
     let output = scene.run(&["--output-dir", under_a_file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("--output-dir"), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr).matches("os error").count(), 1, "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "");
 }
 

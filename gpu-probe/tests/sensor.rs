@@ -258,6 +258,10 @@ fn is_an_h100(said: &BTreeMap<Signal, SensorReport>) {
         assert!(near(report.period_ns, period, 0.06), "{report:?}");
         assert!(window.is_none_or(|ms| near(report.window_ns, ms, 0.06)), "{report:?}");
     }
+    // Its stamps are not the driver's.
+    let gpm = &said[&Signal::Gpm];
+    assert_eq!(gpm.method, "pairs");
+    assert!(!gpm.note.contains("nearly every reading"), "{gpm:?}");
     // It covers a part of each period only. How small a part is told where power was polled fast enough; it is never less
     // than an entry of the driver's buffer is known to hold.
     let instant = &said[&Signal::PowerInstant];

@@ -4,14 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use tailcliff_gpu_probe::config::Config;
 use tailcliff_gpu_probe::record::Recording;
 use tailcliff_gpu_probe::sensor::table::{self, SensorsArgs, SensorsError};
 use tailcliff_gpu_probe::sensor::{Watch, trace};
 use tailcliff_proto::v1::{SensorReport, Signal};
+use tokio_util::sync::CancellationToken;
 
 const WATCHED: Duration = Duration::from_secs(15);
 
@@ -88,15 +93,61 @@ fn an_h100s_sensors_are_found_while_it_is_sampled_and_again_from_the_recording()
     assert!(table.contains("SIMULATED") && table.contains("plain power is an average over"), "{table}");
 }
 
+fn sensors(library: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tailcliff-gpu-probe"));
+    command.arg("sensors").arg("--nvml-path").arg(library).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
 #[test]
-fn without_a_driver_the_command_says_what_was_tried_at_once() {
+fn without_a_driver_the_command_says_what_was_tried_at_once_and_keeps_an_older_recording() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = dir.path().join("card.trace");
+    std::fs::write(&record, "older").unwrap();
     let args = SensorsArgs {
         seconds: 3_000,
         interval: Duration::from_millis(10),
         nvml_path: Some("/nowhere/libnvidia-ml.so".into()),
-        record: None,
+        record: Some(record.clone()),
     };
-    let error = table::run(&args, &mut Vec::new()).unwrap_err();
+    let error = table::run(&args, &mut Vec::new(), &CancellationToken::new(), |_| {}).unwrap_err();
     assert!(matches!(error, SensorsError::Absent(_)));
     assert!(error.to_string().contains("/nowhere/libnvidia-ml.so"), "{error}");
+    assert_eq!(std::fs::read_to_string(record).unwrap(), "older");
+}
+
+#[test]
+fn an_interrupted_command_prints_and_keeps_what_it_saw() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = dir.path().join("card.trace");
+    let mut command = sensors(&library(dir.path()));
+    let mut child = command.args(["--seconds", "600", "--record"]).arg(&record).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("watching for 600 s"), "{said}");
+    std::thread::sleep(Duration::from_secs(2));
+    kill(Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(table.contains("\ninstant power ") && !table.contains("for 600 s"), "{table}");
+    let kept = std::fs::read_to_string(record).unwrap();
+    assert!(kept.lines().filter(|line| line.starts_with("g,")).count() > 20, "{kept}");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let library = library(dir.path());
+    let mut print = Command::new(env!("CARGO_BIN_EXE_tailcliff-gpu-probe"));
+    print.args(["--print-seconds", "2", "--nvml-path"]).arg(&library);
+    let mut table = sensors(&library);
+    table.args(["--seconds", "1"]);
+    for mut command in [print, table] {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !said.contains("failed"), "{said}");
+    }
 }

@@ -169,6 +169,9 @@ mod tests {
         assert_eq!([12_080, 13_000].map(version), ["12.8", "13.0"]);
         assert_eq!(throttle_words(0), "nothing holds the clocks down");
         assert_eq!(throttle_words(0x24), "power cap; heat, by software");
+        // All that nvml.h knows.
+        assert!(!throttle_words(0x1ff).contains("no word"));
+        assert!((0..9).all(|bit| !throttle_words(1 << bit).contains("no word")));
         assert!(throttle_words(1 << 40).contains("0x10000000000"));
     }
 }

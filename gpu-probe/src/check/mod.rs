@@ -58,8 +58,8 @@ pub struct CheckArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// There is nothing to check.
-    #[error(transparent)]
-    Absent(#[from] NvmlAbsent),
+    #[error("{0}; is the driver installed? --nvml-path names its library")]
+    Absent(NvmlAbsent),
     /// NVML does not work.
     #[error("{0}")]
     Nvml(String),
@@ -70,12 +70,12 @@ pub enum CheckError {
     #[error("failed to print the check")]
     Print(#[from] io::Error),
     /// What was found cannot be kept.
-    #[error("failed to write {path}: {source}; is --output-dir a place that can be written to?")]
+    #[error("failed to write {path}: {why}; is --output-dir a place that can be written to?")]
     Keep {
         /// The file or folder.
         path: PathBuf,
         /// What the file system said.
-        source: io::Error,
+        why: io::Error,
     },
     /// Ctrl-C; what there was is kept.
     #[error("interrupted; what was seen until then is kept")]
@@ -145,7 +145,7 @@ fn run(args: &CheckArgs, screen: &mut Screen<'_>, stop: &CancellationToken) -> R
     }
     if let Some(dir) = &args.output_dir {
         // Before the time is spent, not after.
-        fs::create_dir_all(dir).map_err(|source| CheckError::Keep { path: dir.clone(), source })?;
+        fs::create_dir_all(dir).map_err(|why| CheckError::Keep { path: dir.clone(), why })?;
         keep(dir, "check.json", "")?;
     }
     let nvml = match nvml::load(args.nvml_path.as_deref()) {
@@ -153,7 +153,7 @@ fn run(args: &CheckArgs, screen: &mut Screen<'_>, stop: &CancellationToken) -> R
         Err(absent) => {
             let report = Report { nvml_absent: absent.to_string(), ..Report::default() };
             finish(args, &report, screen)?;
-            return Err(absent.into());
+            return Err(CheckError::Absent(absent));
         }
     };
     let mut report = Report { gpus: check_all(&nvml, args, screen)?, ..Report::default() };
@@ -224,5 +224,5 @@ fn finish(args: &CheckArgs, report: &Report, screen: &mut Screen<'_>) -> Result<
 fn keep(dir: &Path, name: &str, text: &str) -> Result<(), CheckError> {
     let (path, partial) = (dir.join(name), dir.join(format!("{name}.partial")));
     let written = fs::write(&partial, text).and_then(|()| fs::rename(&partial, &path));
-    written.map_err(|source| CheckError::Keep { path, source })
+    written.map_err(|why| CheckError::Keep { path, why })
 }

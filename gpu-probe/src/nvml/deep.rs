@@ -6,7 +6,7 @@ use nvml_wrapper::Nvml;
 use tailcliff_proto::v1;
 
 use super::answers::{Answers, Loss};
-use super::buffers::Buffer;
+use super::buffers::{Buffer, Steps};
 use super::fields::{energy, is_empty, levels, stamped};
 use super::gpm::Counters;
 use super::presence::{Handle, refusal};
@@ -33,6 +33,7 @@ pub(crate) struct Deep<'n> {
     nvml: &'n Nvml,
     cards: Vec<Card<'n>>,
     presence: Arc<Presence>,
+    steps: Steps,
 }
 
 #[derive(Debug)]
@@ -72,26 +73,33 @@ impl<'n> Deep<'n> {
             xids: Xids::default(),
         };
         let all = cards.known.iter().map(card).collect();
-        Self { nvml: &cards.nvml, cards: all, presence: cards.presence.clone() }
+        Self { nvml: &cards.nvml, cards: all, presence: cards.presence.clone(), steps: Steps::default() }
     }
 
     /// One reading of a group, of every card.
     pub(crate) fn read(&mut self, group: Group, found: &mut Found) {
         for card in &mut self.cards {
-            card.read(self.nvml, &self.presence, group, found);
+            card.read(self.nvml, &self.presence, &mut self.steps, group, found);
         }
     }
 }
 
 impl<'n> Card<'n> {
-    fn read(&mut self, nvml: &'n Nvml, presence: &Presence, group: Group, found: &mut Found) {
+    fn read(
+        &mut self,
+        nvml: &'n Nvml,
+        presence: &Presence,
+        steps: &mut Steps,
+        group: Group,
+        found: &mut Found,
+    ) {
         let gpu = self.handle.gpu;
         let Self { handle, buffers, counters, xids } = self;
         match group {
             Group::Energy => sampled(handle, nvml, presence, found, energy),
             Group::Levels => sampled(handle, nvml, presence, found, levels),
-            Group::PowerSamples => buffered(handle, nvml, presence, found, &mut buffers[..1]),
-            Group::UtilSamples => buffered(handle, nvml, presence, found, &mut buffers[1..]),
+            Group::PowerSamples => buffered(handle, nvml, presence, found, (&mut buffers[..1], steps)),
+            Group::UtilSamples => buffered(handle, nvml, presence, found, (&mut buffers[1..], steps)),
             Group::Gpm => handle.read(nvml, presence, found, |device, answers, found| {
                 found.batch.gpm_samples.extend(counters.read(nvml, gpu, device, answers)?);
                 Ok(())
@@ -139,12 +147,13 @@ fn buffered<'n>(
     nvml: &'n Nvml,
     presence: &Presence,
     found: &mut Found,
-    buffers: &mut [Buffer],
+    (buffers, steps): (&mut [Buffer], &mut Steps),
 ) {
     let gpu = handle.gpu;
     handle.read(nvml, presence, found, |device, answers, found| {
         for buffer in buffers {
-            found.batch.driver_samples.extend(buffer.read(gpu, device, answers)?);
+            found.batch.driver_samples.extend(buffer.read(gpu, device, answers, steps)?);
+            found.troubles.extend(steps.news.take());
         }
         Ok(())
     });

@@ -171,7 +171,7 @@ impl Card {
         let _sampled = self.sample(device);
         let index = self.facts.index;
         for mut buffer in buffers::Buffer::all() {
-            let _read = buffer.read(index, device, &mut self.answers);
+            let _read = buffer.read(index, device, &mut self.answers, &mut buffers::Steps::default());
         }
         let _has_gpm = self.answers.ask(Reading::Gpm, || gpm::has(device));
         let _listens = self.answers.ask(Reading::Xids, || xid::listen(nvml, device).map(drop));

@@ -1,7 +1,7 @@
 //! When to read what: deadlines on a grid, and intervals that follow what a reading costs. Pure.
 
-/// Of a signal's interval, the most that reading it may take: beyond, it is read less often.
-pub(crate) const MOST_SHARE: f64 = 0.03;
+/// Of a core, the most that all the slow readings together may take: beyond, what takes most of it is read less often.
+pub(crate) const SLOW_SHARE: f64 = 0.05;
 /// Of the time, the most that the readings of the fast thread may take: the rest of the 1 % of a core is for waking up.
 const MOST_FAST_SHARE: f64 = 0.008;
 /// Of all that is cheap, what power alone takes: 6 of 20 µs on an H100.
@@ -66,9 +66,8 @@ impl<T> Paced<T> {
         }
     }
 
-    /// It was read, at a cost, and is over `now_ns`: how many deadlines were missed, and whether it is slowed by this (said
-    /// the first time, and when it has doubled since).
-    pub(crate) fn done(&mut self, cost_ns: i64, now_ns: i64) -> (u64, Option<Slowed>) {
+    /// It was read, at a cost, and is over `now_ns`: how many deadlines were missed.
+    pub(crate) fn done(&mut self, cost_ns: i64, now_ns: i64) -> u64 {
         if self.costs.len() == REMEMBERED {
             self.costs.remove(0);
         }
@@ -76,7 +75,7 @@ impl<T> Paced<T> {
         let next = next_deadline(self.due_ns, now_ns, self.interval_ns);
         let missed = ((next - self.due_ns) / self.interval_ns - 1).unsigned_abs();
         self.due_ns = next;
-        (missed, self.follow_cost(now_ns))
+        missed
     }
 
     /// It is not to be read now.
@@ -84,19 +83,33 @@ impl<T> Paced<T> {
         self.due_ns = next_deadline(self.due_ns, now_ns, self.interval_ns);
     }
 
-    fn follow_cost(&mut self, now_ns: i64) -> Option<Slowed> {
-        // A first reading loads what later ones find in place.
-        if self.costs.len() < 4 {
-            return None;
-        }
-        let cost_ns = quantile(self.costs.clone(), 0.5)?;
-        let least = (cost_ns as f64 / MOST_SHARE).ceil() as i64;
-        let slowed = (least + GRAIN_NS - 1) / GRAIN_NS * GRAIN_NS;
+    /// What a reading usually costs; `None` until that is known: a first one loads what later ones find in place.
+    fn cost_ns(&self) -> Option<i64> {
+        if self.costs.len() < 4 { None } else { quantile(self.costs.clone(), 0.5) }
+    }
+
+    /// Of a core, what reading it as often as it should be takes: also of what was read only a few times, so that the others
+    /// need not be slowed twice.
+    fn share(&self) -> f64 {
+        let cost = self.cost_ns().or_else(|| self.costs.iter().min().copied());
+        cost.map_or(0.0, |cost| cost as f64 / self.usual_ns as f64)
+    }
+
+    fn keep_to(&mut self, most_share: f64, now_ns: i64) {
+        let Some(cost_ns) = self.cost_ns() else { return };
+        let least = (cost_ns as f64 / most_share).ceil() as i64;
+        let slowed = least.saturating_add(GRAIN_NS - 1) / GRAIN_NS * GRAIN_NS;
         let before = self.interval_ns;
         self.interval_ns = if least > self.usual_ns { slowed.max(self.usual_ns) } else { self.usual_ns };
-        if self.interval_ns != before {
+        // One that is due already stays so: it is not put off again and again.
+        if self.interval_ns != before && self.due_ns > now_ns {
             self.due_ns = next_deadline(self.due_ns - before, now_ns, self.interval_ns);
         }
+    }
+
+    /// Whether it is slowed, said the first time, and when it has doubled since.
+    pub(crate) fn news(&mut self) -> Option<Slowed> {
+        let cost_ns = self.cost_ns()?;
         let first = self.told_ns == self.usual_ns && self.interval_ns > self.usual_ns;
         if !first && self.interval_ns < 2 * self.told_ns {
             return None;
@@ -104,6 +117,27 @@ impl<T> Paced<T> {
         self.told_ns = self.interval_ns;
         Some(Slowed { cost_ns, usual_ns: self.usual_ns, interval_ns: self.interval_ns })
     }
+}
+
+/// Slows what takes most, so that all together take no more of a core than they may.
+pub(crate) fn share_out<T>(all: &mut [Paced<T>], now_ns: i64) {
+    let most = most_share(all.iter().map(Paced::share).collect());
+    all.iter_mut().for_each(|one| one.keep_to(most, now_ns));
+}
+
+/// The share that each may take at most. One that takes less leaves what it does not need to the others, so that nothing
+/// cheap is slowed by what is dear: a driver's buffer has to be read before it is written over.
+fn most_share(mut shares: Vec<f64>) -> f64 {
+    shares.sort_unstable_by(f64::total_cmp);
+    let (mut left, mut takers) = (SLOW_SHARE, shares.len());
+    for share in shares {
+        let fair = left / takers as f64;
+        if share > fair {
+            return fair;
+        }
+        (left, takers) = (left - share, takers - 1);
+    }
+    SLOW_SHARE
 }
 
 #[cfg(test)]
@@ -121,27 +155,78 @@ mod tests {
         assert_eq!(next_deadline(100, 99, 10), 110);
     }
 
+    /// Reads everything for half a minute at these costs; gives what was said, and of a core what all took, in the end.
+    fn read(
+        all: &mut [Paced<&'static str>],
+        cost: impl Fn(&str) -> i64,
+        now: &mut i64,
+    ) -> (Vec<Slowed>, f64) {
+        let (mut said, from, mut took) = (Vec::new(), *now, 0);
+        while *now < from + 30_000 * MS {
+            let next = all.iter_mut().min_by_key(|one| one.due_ns).unwrap();
+            let cost = cost(next.what);
+            *now = next.due_ns.max(*now) + cost;
+            next.done(cost, *now);
+            share_out(all, *now);
+            said.extend(all.iter_mut().filter_map(Paced::news));
+            took += if *now > from + 10_000 * MS { cost } else { 0 };
+        }
+        (said, took as f64 / (20_000 * MS) as f64)
+    }
+
+    fn interval_ms(all: &[Paced<&'static str>], what: &str) -> i64 {
+        all.iter().find(|one| one.what == what).unwrap().interval_ns / MS
+    }
+
     #[test]
     fn a_reading_that_costs_too_much_is_slowed_said_once_and_quickened_again() {
-        let mut energy = Paced::new("energy", 50 * MS, 0);
-        let mut now = 0;
-        let mut read = |energy: &mut Paced<_>, cost: i64| {
-            now = energy.due_ns + cost;
-            energy.done(cost, now).1
-        };
-        let said: Vec<_> = (0..20).filter_map(|_| read(&mut energy, 3 * MS)).collect();
+        let (mut energy, mut now) = ([Paced::new("energy", 50 * MS, 0)], 0);
+        let (said, _) = read(&mut energy, |_| 3 * MS, &mut now);
         assert_eq!(said, [Slowed { cost_ns: 3 * MS, usual_ns: 50 * MS, interval_ns: 60 * MS }]);
-        let said: Vec<_> = (0..20).filter_map(|_| read(&mut energy, 12 * MS)).collect();
+        let (said, _) = read(&mut energy, |_| 12 * MS, &mut now);
         assert_eq!(said.last().map(|s| s.interval_ns), Some(240 * MS));
-        let again: Vec<_> = (0..20).filter_map(|_| read(&mut energy, MS)).collect();
-        assert!(again.is_empty() && energy.interval_ns == 50 * MS, "{again:?}");
+        let (said, _) = read(&mut energy, |_| MS, &mut now);
+        assert!(said.is_empty() && energy[0].interval_ns == 50 * MS, "{said:?}");
+    }
+
+    #[test]
+    fn all_together_keep_to_their_share_and_what_is_cheap_is_not_slowed() {
+        // As measured on an H100, by so many cards.
+        let usual =
+            [("energy", 100), ("gpm", 500), ("power", 250), ("util", 1_000), ("levels", 250), ("host", 200)];
+        let cost = |what: &str| match what {
+            "energy" => 3_300_000,
+            "gpm" => 10 * MS,
+            "power" => 600_000,
+            "util" => 5_600_000,
+            _ => 30_000,
+        };
+        for (cards, energy_ms, gpm_ms, power_ms) in [(1, 160, 500, 250), (8, 2_180, 6_610, 400)] {
+            let mut all = usual.map(|(what, ms)| Paced::new(what, ms * MS, 0));
+            let (_, took) = read(&mut all, |what| cards * cost(what), &mut 0);
+            assert!((0.8..=1.1).contains(&(took / SLOW_SHARE)), "{cards}: {took}");
+            for (what, ms) in [("energy", energy_ms), ("gpm", gpm_ms), ("power", power_ms)] {
+                let found = interval_ms(&all, what);
+                assert!((found - ms).abs() <= 10 + ms / 50, "{cards}: {what} {found}");
+            }
+            assert_eq!(["levels", "host"].map(|what| interval_ms(&all, what)), [250, 200]);
+        }
+    }
+
+    #[test]
+    fn what_is_due_already_is_not_put_off_by_being_slowed() {
+        let mut late = Paced::new((), 100 * MS, 0);
+        (0..4).for_each(|_| _ = late.done(8 * MS, late.due_ns));
+        let due = late.due_ns;
+        share_out(std::slice::from_mut(&mut late), due + 30 * MS);
+        assert_eq!((late.due_ns, late.interval_ns), (due, 160 * MS));
     }
 
     #[test]
     fn a_cheap_reading_keeps_its_grid_and_counts_what_it_missed() {
         let mut levels = Paced::new((), 100 * MS, 0);
-        assert_eq!(levels.done(MS, MS), (0, None));
-        assert_eq!((levels.due_ns, levels.done(MS, 350 * MS)), (100 * MS, (2, None)));
+        assert_eq!(levels.done(MS, MS), 0);
+        assert_eq!((levels.due_ns, levels.done(MS, 350 * MS)), (100 * MS, 2));
         assert_eq!(levels.due_ns, 400 * MS);
     }
 

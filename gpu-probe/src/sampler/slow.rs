@@ -2,7 +2,7 @@
 
 use tailcliff_proto::clock::HostClock;
 
-use super::pace::{Paced, Slowed};
+use super::pace::{Paced, SLOW_SHARE, Slowed, share_out};
 use super::{Common, HostReader, Part, nanos};
 use crate::nvml::deep::{Deep, Group};
 use crate::nvml::{Cards, Found};
@@ -39,8 +39,11 @@ pub(super) fn run(
             Task::Cards(group) => deep.iter_mut().for_each(|deep| deep.read(group, &mut found)),
             Task::Host => host.iter_mut().for_each(|read| read(&mut found)),
         }
-        let (missed, slowed) = next.done(HostClock.now() - began, HostClock.monotonic());
-        found.troubles.extend(slowed.map(|slowed| words(next.what, slowed)));
+        let now = HostClock.monotonic();
+        let missed = next.done(HostClock.now() - began, now);
+        share_out(&mut tasks, now);
+        let slowed = tasks.iter_mut().filter_map(|task| Some(words(task.what, task.news()?)));
+        found.troubles.extend(slowed);
         common.leave(&mut found, part);
         common.switch.slow.count(missed);
     }
@@ -76,5 +79,9 @@ fn words(task: Task, slowed: Slowed) -> String {
     };
     let ms = |ns: i64| ns as f64 / 1e6;
     let (cost, interval, usual) = (ms(slowed.cost_ns), ms(slowed.interval_ns), ms(slowed.usual_ns));
-    format!("reading {what} takes {cost:.1} ms: it is read each {interval:.0} ms, not each {usual:.0} ms")
+    let share = SLOW_SHARE * 100.0;
+    format!(
+        "reading {what} takes {cost:.1} ms: it is read each {interval:.0} ms, not each {usual:.0} ms, as all that is slow \
+         may take {share:.0} % of a core"
+    )
 }

@@ -9,6 +9,8 @@ const MOST_UPDATES: usize = 2_048;
 const RECENT: usize = 512;
 /// Fewest gaps that a period is told from.
 const FEWEST_GAPS: usize = 8;
+/// A gap known less well than this many times the usual is none that a period is told from.
+const MOST_BLUR: f64 = 1.3;
 /// Readings further apart than this say nothing of what was between them, ns.
 const HOLE_NS: i64 = 2_000_000_000;
 /// Where a triangular spread has its 10, 30, 50, 70 and 90 %, in half-widths.
@@ -141,7 +143,14 @@ pub(crate) fn period(updates: &[Update]) -> Option<Period> {
         return None;
     }
     gaps.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    let blur = gaps[gaps.len() / 2].1;
+    let mut blurs: Vec<f64> = gaps.iter().map(|(_, half)| *half).collect();
+    blurs.sort_unstable_by(f64::total_cmp);
+    let blur = blurs[blurs.len() / 2];
+    // Between readings further apart than usual another update may have gone unseen: such a gap may be of two periods.
+    gaps.retain(|(_, half)| *half <= MOST_BLUR * blur);
+    if gaps.len() < FEWEST_GAPS {
+        return None;
+    }
     // Shortest but for odd ones; then the middle of what is near it.
     let mut base = gaps[gaps.len() / 10].0;
     for _ in 0..3 {
@@ -225,6 +234,20 @@ mod tests {
             assert!(found.low_ns <= found.median_ns && found.median_ns <= found.high_ns, "{found:?}");
             assert!(found.high_ns < (period + 2.0 * poll) * MS, "{found:?}");
         }
+    }
+
+    #[test]
+    fn updates_that_late_readings_hide_do_not_lengthen_the_period() {
+        // As a thread with other work reads a counter of 100 ms: each 60 ms, one in four times only after 100 to 160.
+        let mut random = fastrand::Rng::with_seed(5);
+        let (mut changes, mut at) = (Changes::default(), 0.0);
+        while at < 60_000.0 {
+            changes.poll((at * MS) as i64, (at / 100.0_f64 + 0.37).floor());
+            at +=
+                if random.u32(0..4) == 0 { 100.0 + 60.0 * random.f64() } else { 50.0 + 20.0 * random.f64() };
+        }
+        let found = changes.period().unwrap();
+        assert!((found.median_ns / MS - 100.0).abs() < 5.0, "{found:?}");
     }
 
     #[test]

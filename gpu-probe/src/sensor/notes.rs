@@ -33,8 +33,8 @@ pub(crate) fn has_window(signal: Signal) -> bool {
 /// The note on a report: on the window first, then on how well the period is known.
 pub(crate) fn note(signal: Signal, report: &SensorReport, found: Option<Found>) -> String {
     let period_ns = report.period_ns.map(|ns| ns as f64);
-    let polled_slowly =
-        report.method != "driver_stamps" && period_ns.is_some_and(|p| p < 1.5 * report.poll_ns as f64);
+    let is_polled = !matches!(report.method.as_str(), "driver_stamps" | "pairs");
+    let polled_slowly = is_polled && period_ns.is_some_and(|p| p < 1.5 * report.poll_ns as f64);
     let mut parts = Vec::new();
     if has_window(signal) {
         parts.push(on_window(signal, period_ns, found));

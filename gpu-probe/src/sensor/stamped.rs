@@ -1,4 +1,5 @@
-//! What the driver stamps itself: entries of its buffers, and pairs of performance counters.
+//! What is not found by its changes: entries of the driver's buffers, which it stamps, and pairs of performance counters,
+//! which we do.
 
 use std::collections::VecDeque;
 
@@ -9,6 +10,7 @@ use super::gpu::with_period;
 
 /// Entries kept of a driver's buffer: minutes of one each 20 ms.
 const MOST_SAMPLES: usize = 16_384;
+
 /// What the driver stamped.
 #[derive(Debug, Default)]
 pub(super) struct Stamped {
@@ -19,6 +21,7 @@ pub(super) struct Stamped {
     handed_ns: Option<i64>,
 }
 
+/// Averages between two readings of ours.
 #[derive(Debug, Default)]
 pub(super) struct Gpm {
     pub(super) seen: u64,
@@ -81,7 +84,7 @@ impl Gpm {
             period_ns: Some(length),
             window_ns: Some(length),
             updates: self.seen,
-            method: "driver_stamps".to_owned(),
+            method: "pairs".to_owned(),
             from_raw_ns: self.first_ns?,
             to_raw_ns: self.last_ns?,
             ..Default::default()

@@ -5,7 +5,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1;
+use tokio_util::sync::CancellationToken;
 
 use super::trace::TraceWriter;
 use super::{Watch, name, notes};
@@ -44,33 +46,75 @@ pub enum SensorsError {
     /// The table cannot be written.
     #[error("failed to print the table")]
     Print(#[from] io::Error),
+    /// Ctrl-C; the table was printed.
+    #[error("interrupted; the table is of what was seen until then")]
+    Interrupted,
+    /// Ctrl-C, and a driver that does not return; or a thread that broke off.
+    #[error("{0}")]
+    Broken(String),
 }
 
-/// Watches as long as is asked, then prints.
+/// How often the end is looked for.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a driver, and what is left to find, may take once somebody wants to leave.
+const LAST_WORDS: Duration = Duration::from_secs(15);
+
+/// As [`run`], on standard output, in a thread of its own: drivers block.
+///
+/// # Errors
+/// As [`run`]; when the driver does not return after `stop`.
+pub async fn serve(args: SensorsArgs, stop: CancellationToken, tell: fn(&str)) -> Result<(), SensorsError> {
+    let asked = stop.clone();
+    let hung = async {
+        asked.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    let made = tokio::task::spawn_blocking(move || run(&args, &mut io::stdout(), &stop, tell));
+    tokio::select! {
+        made = made => {
+            made.unwrap_or_else(|panicked| Err(SensorsError::Broken(format!("watching broke off: {panicked}"))))
+        }
+        () = hung => Err(SensorsError::Broken("interrupted; the driver did not return".to_owned())),
+    }
+}
+
+/// Watches as long as is asked, or until `stop`, then prints; says meanwhile what it does.
 ///
 /// # Errors
 /// When there is no NVML, or something cannot be written.
-pub fn run(args: &SensorsArgs, out: &mut impl Write) -> Result<(), SensorsError> {
-    // Before a minute is spent on watching.
-    let unwritten = |error| SensorsError::Record(args.record.clone().unwrap_or_default(), error);
-    let file = args.record.as_ref().map(File::create).transpose().map_err(unwritten)?;
+pub fn run(
+    args: &SensorsArgs,
+    out: &mut impl Write,
+    stop: &CancellationToken,
+    tell: fn(&str),
+) -> Result<(), SensorsError> {
     let config =
         Config { interval: args.interval, nvml_path: args.nvml_path.clone(), ..Config::new(String::new()) };
     let recording = Recording::start(&config).map_err(SensorsError::Start)?;
     if !recording.absent().is_empty() {
         return Err(SensorsError::Absent(recording.absent().to_owned()));
     }
-    std::thread::sleep(Duration::from_secs(args.seconds));
+    // Before a minute is spent on watching; not before there is something to watch, over an older recording.
+    let unwritten = |error| SensorsError::Record(args.record.clone().unwrap_or_default(), error);
+    let file = args.record.as_ref().map(File::create).transpose().map_err(unwritten)?;
+    tell(&format!("watching for {} s", args.seconds));
+    let began = HostClock.monotonic();
+    let watched = || u64::try_from((HostClock.monotonic() - began) / 1_000_000_000).unwrap_or(0);
+    while watched() < args.seconds && !stop.is_cancelled() {
+        std::thread::sleep(LOOK);
+    }
+    let seconds = watched();
     let recorded = recording.stop();
     if let Some(file) = file {
-        keep(&recorded, args, file).map_err(unwritten)?;
+        keep(&recorded, args, seconds, file).map_err(unwritten)?;
     }
-    Ok(print(&recorded, args.seconds, out)?)
+    print(&recorded, seconds, out)?;
+    if stop.is_cancelled() { Err(SensorsError::Interrupted) } else { Ok(()) }
 }
 
-fn keep(recorded: &Recorded, args: &SensorsArgs, file: File) -> io::Result<()> {
+fn keep(recorded: &Recorded, args: &SensorsArgs, seconds: u64, file: File) -> io::Result<()> {
     let cards = recorded.gpus.iter().map(|gpu| format!("GPU {}\n", title(gpu)));
-    let how = format!("read each {} ms for {} s", args.interval.as_secs_f64() * 1e3, args.seconds);
+    let how = format!("read each {} ms for {} s", args.interval.as_secs_f64() * 1e3, seconds);
     let mut writer = TraceWriter::new(BufWriter::new(file), &(cards.collect::<String>() + &how))?;
     recorded.batches.iter().try_for_each(|batch| writer.add(batch))?;
     writer.end()
@@ -98,10 +142,11 @@ pub fn print(recorded: &Recorded, seconds: u64, out: &mut impl Write) -> io::Res
             "signal", "period [5-95 %]", "window", "delay", "read", "updates", "found by"
         )?;
         for report in reports.iter().filter(|report| report.gpu == gpu.index) {
-            writeln!(out, "{}", row(report))?;
+            writeln!(out, "{}", row(report).trim_end())?;
         }
         gpu.notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))?;
     }
+    recorded.troubles.iter().try_for_each(|trouble| writeln!(out, "note: {trouble}"))?;
     writeln!(
         out,
         "Windows are found only while power moves, by pulses of many lengths; a read is of what is read together."
