@@ -3,6 +3,8 @@
 use serde::Serialize;
 use tailcliff_proto::v1;
 
+use crate::stall::REASONS;
+
 use super::evidence::{Curves, Series};
 
 /// Of one GPU.
@@ -38,16 +40,6 @@ pub struct Sanity {
     /// What happened to a GPU.
     pub gpu_events: Vec<String>,
 }
-
-/// Reasons that are none of the server's load; idle and set clocks are left out.
-const REASONS: [(u64, &str); 6] = [
-    (0x4, "software power cap"),
-    (0x8, "hardware slowdown"),
-    (0x10, "sync boost"),
-    (0x20, "software thermal slowdown"),
-    (0x40, "hardware thermal slowdown"),
-    (0x80, "hardware power brake"),
-];
 
 pub(super) fn sanity(series: &Series, curves: &Curves, from: i64, to: i64) -> Sanity {
     let within = |at: i64| (from..=to).contains(&at);

@@ -9,25 +9,10 @@ use crate::stored::Node;
 
 use super::text::{json_ms, number};
 
-/// The name of a signal, as in `stalls.csv` and the probe's own table.
-fn name(signal: i32) -> &'static str {
-    match Signal::try_from(signal).unwrap_or_default() {
-        Signal::PowerInstant => "power_instant",
-        Signal::PowerAverage => "power_average",
-        Signal::Energy => "energy",
-        Signal::GpuUtil => "gpu_util",
-        Signal::MemUtil => "mem_util",
-        Signal::SmClock => "sm_clock",
-        Signal::MemClock => "mem_clock",
-        Signal::MemUsed => "mem_used",
-        Signal::Temperature => "temperature",
-        Signal::Throttle => "throttle",
-        Signal::PowerSamples => "power_samples",
-        Signal::GpuUtilSamples => "gpu_util_samples",
-        Signal::MemUtilSamples => "mem_util_samples",
-        Signal::Gpm => "gpm",
-        Signal::Unspecified => "unknown",
-    }
+/// The name of a signal, as the wire has it.
+fn name(signal: i32) -> String {
+    let named = Signal::try_from(signal).unwrap_or_default().as_str_name();
+    named.trim_start_matches("SIGNAL_").to_ascii_lowercase()
 }
 
 /// `sensors` of a probe in `environment.json`, by GPU and signal; times in ms.

@@ -11,6 +11,16 @@ use super::gpu::{GpuView, State};
 /// A verdict with at least this confidence is meant to be relied on.
 pub const CONFIDENT: f64 = 0.8;
 
+/// What holds a working card's clocks down (`nvmlClocksEventReason…`); idle and set clocks do not.
+pub(crate) const REASONS: [(u64, &str); 6] = [
+    (0x4, "software power cap"),
+    (0x8, "hardware slowdown"),
+    (0x10, "sync boost"),
+    (0x20, "software thermal slowdown"),
+    (0x40, "hardware thermal slowdown"),
+    (0x80, "hardware power brake"),
+];
+
 /// What a stall was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
@@ -254,16 +264,9 @@ fn numbers(view: &GpuView) -> String {
 }
 
 /// Throttle reasons in words.
-pub(crate) fn reasons(bits: u64) -> String {
-    let names = [
-        (0x4, "power cap"),
-        (0x8, "hardware slowdown"),
-        (0x20, "thermal (software)"),
-        (0x40, "thermal (hardware)"),
-        (0x80, "power brake"),
-    ];
-    let named: Vec<&str> = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
-    if named.is_empty() { "none".to_owned() } else { named.join(", ") }
+fn reasons(bits: u64) -> String {
+    let named: Vec<&str> = REASONS.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
+    named.join(", ")
 }
 
 fn at_once(burst: &super::Burst) -> String {

@@ -34,6 +34,7 @@ pub use energy::Energy;
 pub use gaps::{Gap, Kind};
 pub use gpu::{Bands, GpuView, Mover, State};
 pub use host::HostView;
+pub(crate) use judge::REASONS;
 pub use judge::{CONFIDENT, Judgement, Verdict};
 pub use others::{Others, Progress};
 

@@ -92,14 +92,14 @@ fn is_right(kind: Kind, row: &Row) -> bool {
 impl Display for Matrix {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
         write!(out, "{:<14}", "truth")?;
-        Verdict::ALL.iter().try_for_each(|verdict| write!(out, "{:>14}", verdict.name()))?;
+        Verdict::ALL.iter().try_for_each(|verdict| write!(out, "{:>14}", verdict.as_str()))?;
         writeln!(out, "   expected")?;
         for kind in Kind::ALL {
             write!(out, "{:<14}", kind.name())?;
             for verdict in Verdict::ALL {
                 write!(out, "{:>14}", self.counts.get(&(kind, verdict)).copied().unwrap_or(0))?;
             }
-            writeln!(out, "   {}", kind.verdict().name())?;
+            writeln!(out, "   {}", kind.verdict().as_str())?;
         }
         writeln!(
             out,

@@ -2,52 +2,15 @@
 
 use std::io;
 use std::path::Path;
-use std::str::FromStr;
 
 use crate::csv::Table;
 
-/// What a stall is said to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Verdict {
-    /// Queued behind others' work, or nobody worked.
-    Waiting,
-    /// The GPU worked and nobody got anything.
-    ExtraCompute,
-    /// The GPU was held back.
-    Throttled,
-    /// The load generator itself.
-    Client,
-    /// Between the two.
-    Network,
-    /// The evidence does not tell.
-    CantTell,
-}
+pub use tailcliff::stall::Verdict;
 
-impl Verdict {
-    /// All, in the order of the table.
-    pub const ALL: [Self; 6] =
-        [Self::Waiting, Self::ExtraCompute, Self::Throttled, Self::Client, Self::Network, Self::CantTell];
-
-    /// As the file names it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::ExtraCompute => "extra_compute",
-            Self::Throttled => "throttled",
-            Self::Client => "client",
-            Self::Network => "network",
-            Self::CantTell => "cant_tell",
-        }
-    }
-}
-
-impl FromStr for Verdict {
-    type Err = io::Error;
-
-    fn from_str(text: &str) -> io::Result<Self> {
-        let unknown = || io::Error::other(format!("{text:?} is no verdict"));
-        Self::ALL.into_iter().find(|verdict| verdict.name() == text).ok_or_else(unknown)
-    }
+/// The verdict that the file names so.
+fn verdict(text: &str) -> io::Result<Verdict> {
+    let unknown = || io::Error::other(format!("{text:?} is no verdict"));
+    Verdict::ALL.into_iter().find(|verdict| verdict.as_str() == text).ok_or_else(unknown)
 }
 
 /// A row.
@@ -84,7 +47,7 @@ impl Row {
         for (column, name) in columns.iter_mut().zip(names) {
             *column = table.column(name)?;
         }
-        let [t_s, kind, gap_ms, verdict, confidence, low, high, id] = columns;
+        let [t_s, kind, gap_ms, said, confidence, low, high, id] = columns;
         let row = |cells: &Vec<String>| {
             let energy = match (cells[low].as_str(), cells[high].as_str()) {
                 ("", _) | (_, "") => None,
@@ -94,7 +57,7 @@ impl Row {
                 t_s: number(&cells[t_s])?,
                 kind: cells[kind].clone(),
                 gap_ms: number(&cells[gap_ms])?,
-                verdict: cells[verdict].parse()?,
+                verdict: verdict(&cells[said])?,
                 confidence: number(&cells[confidence])?,
                 energy_j: energy,
                 request_id: cells[id].clone(),

@@ -62,7 +62,7 @@ fn is_724_ms(kind: Kind, rows: &[Row], known: &Known) -> bool {
         "{}: {:.1} ms, off by {off:.1?} ms, {} at {:.2}, {:.0?} J, truly {:.0} J",
         kind.name(),
         row.gap_ms,
-        row.verdict.name(),
+        row.verdict.as_str(),
         row.confidence,
         row.energy_j,
         truth.energy_j
