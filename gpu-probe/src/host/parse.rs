@@ -1,6 +1,8 @@
 //! What the kernel's text files say: pure functions that take anything and answer `None` for what is not there, or is not
 //! a number.
 
+use std::ops::RangeInclusive;
+
 /// Of /proc/vmstat: reads from block devices, bytes, and major faults, both since boot. `pgpgin` is used and not
 /// /proc/diskstats: it is counted once where a read is submitted, so that partitions, device mapper and RAID do not count
 /// it again; reads over network file systems are not in it.
@@ -61,7 +63,8 @@ fn interface(line: &str) -> Option<(&str, u64, u64)> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) parent: u32,
-    /// Ticks on a CPU, its threads together, in user mode and in the kernel.
+    /// Ticks on a CPU, its threads together, in user mode and in the kernel. As of the faults, those of its children that
+    /// have ended count with it, so that the sum over a tree of processes does not fall when one of them ends.
     pub(crate) cpu_ticks: u64,
     pub(crate) major_faults: u64,
     /// In ticks since boot: with the pid, its identity.
@@ -80,10 +83,13 @@ pub(crate) fn process(stat: &[u8]) -> Option<Process> {
     }
     // proc(5) numbers the fields from 1; the state, the third, is the first after the name.
     let field = |number: usize| words.get(number - 3)?.parse::<u64>().ok();
+    let sum = |numbers: RangeInclusive<usize>| {
+        numbers.map(field).try_fold(0u64, |sum, ticks| sum.checked_add(ticks?))
+    };
     Some(Process {
         parent: u32::try_from(field(4)?).ok()?,
-        major_faults: field(12)?,
-        cpu_ticks: field(14)?.checked_add(field(15)?)?,
+        major_faults: sum(12..=13)?,
+        cpu_ticks: sum(14..=17)?,
         started: field(22)?,
         rss_pages: field(24)?,
     })
@@ -137,7 +143,7 @@ mod tests {
         assert_eq!(interfaces(NET), [("lo", 500, 500), ("eth0", 1000, 2000)]);
         let process = process(PROCESS).unwrap();
         let expected =
-            Process { parent: 17, cpu_ticks: 155, major_faults: 7, started: 5555, rss_pages: 2048 };
+            Process { parent: 17, cpu_ticks: 178, major_faults: 13, started: 5555, rss_pages: 2048 };
         assert_eq!(process, expected);
         assert_eq!(read_bytes("rchar: 9\nread_bytes: 4096\ncancelled_write_bytes: 0\n"), Some(4096));
         assert_eq!(listeners(TCP, 8000), [424_242], "not the connection to it");
@@ -185,7 +191,7 @@ mod tests {
             let _read = process(&bytes);
             if let Some(read) = process(&PROCESS[..cut.min(PROCESS.len())]) {
                 // A file cut within the last number that is read is a smaller number, and nothing else is wrong.
-                prop_assert_eq!((read.parent, read.cpu_ticks, read.started), (17, 155, 5555));
+                prop_assert_eq!((read.parent, read.cpu_ticks, read.started), (17, 178, 5555));
             }
         }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::*;
@@ -171,6 +172,9 @@ fn a_port_that_leads_nowhere_says_why() {
     assert!(said(&tree).contains("another user"), "{}", said(&tree));
 }
 
+/// Children of one test are this process's to the other.
+static OWN_CHILDREN: Mutex<()> = Mutex::new(());
+
 /// A child that ends with the test, however it ends.
 struct Held(Child);
 
@@ -183,8 +187,11 @@ impl Drop for Held {
 
 #[test]
 fn a_real_child_is_seen_working_and_then_gone() {
-    // Reads its standard input in a loop, so that it ends by itself when this test does.
-    let work = "while read -r line; do i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done; done";
+    let _alone = OWN_CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    // Reads its standard input in a loop, so that it ends by itself when this test does. The work is a child's, which has
+    // ended when the word comes.
+    let work =
+        "while read -r line; do (i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; :); echo done; done";
     let mut child = Command::new("sh");
     child.args(["-c", work]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut held = Held(child.spawn().unwrap());
@@ -204,6 +211,7 @@ fn a_real_child_is_seen_working_and_then_gone() {
 
 #[test]
 fn this_host_tells_what_every_linux_does_and_finds_this_test_by_its_port() {
+    let _alone = OWN_CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut source = HostSource::new(Some(Server::Port(listener.local_addr().unwrap().port())));
     let first = source.sample();
