@@ -64,7 +64,7 @@ fn interface(line: &str) -> Option<(&str, u64, u64)> {
 pub(crate) struct Process {
     pub(crate) parent: u32,
     /// Ticks on a CPU, its threads together, in user mode and in the kernel. As of the faults, those of its children that
-    /// have ended count with it, so that the sum over a tree of processes does not fall when one of them ends.
+    /// have ended count with it.
     pub(crate) cpu_ticks: u64,
     pub(crate) major_faults: u64,
     /// In ticks since boot: with the pid, its identity.

@@ -19,7 +19,7 @@ const LOOK_SHARE: i64 = 200;
 /// may have open.
 const MOST: usize = 256;
 
-/// What the server's processes took, together.
+/// What the server's processes took, together, and those of them that have ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) cpu_ticks: Option<u64>,
@@ -35,6 +35,8 @@ pub(crate) struct Tracked {
     /// By pid; the first of each pair is its `stat`, the second its `io`.
     open: BTreeMap<u32, Watched>,
     roots: Vec<(u32, u64)>,
+    /// The most that these roots were seen to have taken.
+    most: Usage,
     next_look_ns: i64,
     /// Who listened, when nothing was found.
     known: BTreeSet<u64>,
@@ -56,6 +58,7 @@ impl Tracked {
             proc: proc.to_owned(),
             open: BTreeMap::new(),
             roots: Vec::new(),
+            most: Usage::default(),
             next_look_ns: i64::MIN,
             known: BTreeSet::new(),
             said: String::new(),
@@ -92,7 +95,9 @@ impl Tracked {
             let took = HostClock.now() - before;
             self.next_look_ns = raw_ns + LOOK_EVERY_NS.max(took * LOOK_SHARE);
         }
-        (self.usage(), said)
+        let mut usage = self.usage();
+        usage.hold(&mut self.most);
+        (usage, said)
     }
 
     /// The one process that everything hangs on is gone: its follower is looked for at once, but not at every tick.
@@ -172,7 +177,10 @@ impl Tracked {
                 io: ProcFile::open(&path.join("io")),
             });
         }
-        self.roots = roots.iter().filter_map(|pid| Some((*pid, processes.get(pid)?.started))).collect();
+        let roots = roots.iter().filter_map(|pid| Some((*pid, processes.get(pid)?.started))).collect();
+        if self.roots != roots {
+            (self.roots, self.most) = (roots, Usage::default());
+        }
         let news = words != self.said;
         self.said.clone_from(&words);
         news.then_some(words)
@@ -243,6 +251,17 @@ impl Usage {
             major_faults: sum(self.major_faults, Some(process.major_faults)),
             read_bytes: sum(self.read_bytes, read_bytes),
         }
+    }
+
+    /// Totals do not fall below the most so far: what a child took is in nobody's until its parent has asked how it ended.
+    fn hold(&mut self, most: &mut Self) {
+        let hold = |now: &mut Option<u64>, most: &mut Option<u64>| {
+            *most = (*now).max(*most);
+            *now = now.and(*most);
+        };
+        hold(&mut self.cpu_ticks, &mut most.cpu_ticks);
+        hold(&mut self.major_faults, &mut most.major_faults);
+        hold(&mut self.read_bytes, &mut most.read_bytes);
     }
 }
 

@@ -4,7 +4,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::*;
@@ -107,9 +106,10 @@ fn another_process_with_the_same_number_is_not_the_server() {
     tree.process(11, 10, 51, 4);
     let mut source = tree.source(Some(Server::Pid(10)));
     assert_eq!(source.sample().server_major_faults, Some(10));
-    // A child's number, between two looks: what it had is gone, and what another one has is not added.
+    // A child's number, between two looks: what it had stays, and what another one has is not added.
     tree.process(11, 1, 99, 1000);
-    assert_eq!(source.sample().server_major_faults, Some(5));
+    let sample = source.sample();
+    assert_eq!((sample.server_cpu_ns, sample.server_major_faults), (source.ns(7), Some(10)));
     tree.process(10, 1, 99, 1000);
     assert_eq!((source.sample().server_cpu_ns, source.server_pids()), (None, None));
     assert!(source.troubles()[1].contains("not there"));
@@ -148,8 +148,9 @@ fn the_port_leads_to_the_process_and_to_the_one_after_it() {
     fs::write(tree.0.path().join("proc/20/comm"), "vllm").unwrap();
     // A file that is kept open outlives its name here, so that its end is not seen; under /proc it does not.
     source.server.as_mut().unwrap().look_next_time();
-    source.sample();
+    let cpu = source.sample().server_cpu_ns;
     assert_eq!(source.server_pids(), Some(vec![20]));
+    assert_eq!(cpu, source.ns(7), "what the one before it took is not its own");
     assert_eq!(source.troubles(), ["the server is process server 10", "the server is process vllm 20"]);
     let mut none = tree.source(Some(Server::Port(8001)));
     none.sample();
@@ -172,9 +173,6 @@ fn a_port_that_leads_nowhere_says_why() {
     assert!(said(&tree).contains("another user"), "{}", said(&tree));
 }
 
-/// Children of one test are this process's to the other.
-static OWN_CHILDREN: Mutex<()> = Mutex::new(());
-
 /// A child that ends with the test, however it ends.
 struct Held(Child);
 
@@ -187,7 +185,6 @@ impl Drop for Held {
 
 #[test]
 fn a_real_child_is_seen_working_and_then_gone() {
-    let _alone = OWN_CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     // Reads its standard input in a loop, so that it ends by itself when this test does. The work is a child's, which has
     // ended when the word comes.
     let work =
@@ -211,7 +208,6 @@ fn a_real_child_is_seen_working_and_then_gone() {
 
 #[test]
 fn this_host_tells_what_every_linux_does_and_finds_this_test_by_its_port() {
-    let _alone = OWN_CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut source = HostSource::new(Some(Server::Port(listener.local_addr().unwrap().port())));
     let first = source.sample();
