@@ -1,10 +1,14 @@
 //! Deliberate faults of the client, from the flag to the run's files.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::io::{Read, Write};
+mod support;
+
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+
+use support::next_body;
 
 const EVENTS: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"ab\"},\"finish_reason\":null}]}\n\n\
     data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"cd\"},\"finish_reason\":\"stop\"}]}\n\n\
@@ -24,31 +28,11 @@ fn server() -> String {
 
 fn serve(mut stream: TcpStream) {
     let mut bytes = Vec::new();
-    while take_request(&mut stream, &mut bytes).is_some() {
+    while next_body(&mut stream, &mut bytes).is_some() {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: ";
         std::thread::sleep(std::time::Duration::from_millis(5));
         if stream.write_all(format!("{head}{}\r\n\r\n{EVENTS}", EVENTS.len()).as_bytes()).is_err() {
             return;
-        }
-    }
-}
-
-fn take_request(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<()> {
-    let mut chunk = [0; 65_536];
-    loop {
-        let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
-        if let Some(end) = text.find("\r\n\r\n").map(|at| at + 4) {
-            let length =
-                text[..end].lines().find_map(|l| l.strip_prefix("content-length:")?.trim().parse().ok());
-            let whole = end + length.unwrap_or(0);
-            if bytes.len() >= whole {
-                bytes.drain(..whole);
-                return Some(());
-            }
-        }
-        match stream.read(&mut chunk) {
-            Ok(n @ 1..) => bytes.extend_from_slice(&chunk[..n]),
-            _ => return None,
         }
     }
 }

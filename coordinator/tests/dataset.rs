@@ -2,11 +2,15 @@
 //! any load; what is right reaches the server and the run's files.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::io::{Read, Write};
+mod support;
+
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc::{Receiver, Sender, channel};
+
+use support::next_body;
 
 const ANSWER: &str = r#"{"choices":[{"message":{"content":"as it said"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
 
@@ -53,26 +57,6 @@ fn serve(mut stream: TcpStream, tell: &Sender<serde_json::Value>) {
         );
         if stream.write_all(format!("{head}{ANSWER}").as_bytes()).is_err() {
             return;
-        }
-    }
-}
-
-fn next_body(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
-    let mut chunk = [0; 65_536];
-    loop {
-        let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
-        if let Some(end) = text.find("\r\n\r\n").map(|at| at + 4) {
-            let length =
-                text[..end].lines().find_map(|l| l.strip_prefix("content-length:")?.trim().parse().ok());
-            let whole = end + length.unwrap_or(0);
-            if bytes.len() >= whole {
-                let request: Vec<u8> = bytes.drain(..whole).collect();
-                return Some(request[end..].to_vec());
-            }
-        }
-        match stream.read(&mut chunk) {
-            Ok(n @ 1..) => bytes.extend_from_slice(&chunk[..n]),
-            _ => return None,
         }
     }
 }
