@@ -21,6 +21,7 @@ use tailcliff_proto::link::Route;
 use tailcliff_proto::link::tls::Tls;
 
 use crate::args::k8s::{K8sArgs, K8sRunArgs};
+use crate::args::server::host_and_port;
 use crate::certs;
 use crate::config::{ConfigError, bad};
 use crate::plan::Plan;
@@ -76,9 +77,10 @@ fn check(plan: &PlanFile, args: &K8sArgs) -> Result<(), ConfigError> {
 
 /// In a pod loopback is that pod.
 fn check_url(base_url: &str) -> Result<(), ConfigError> {
-    let authority = manifests::authority(base_url);
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let route = Route::new(if has_port { authority.to_owned() } else { format!("{authority}:80") });
+    let Some((host, port)) = host_and_port(base_url) else {
+        return Err(bad("--url", format!("the port of {base_url} is no number")));
+    };
+    let route = Route::new(format!("{host}:{port}"));
     let nowhere = route.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
     if nowhere || route.is_loopback() || route.host().ends_with(".localhost") {
         let why = format!("{base_url} would be each agent's own pod");

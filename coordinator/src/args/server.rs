@@ -13,7 +13,8 @@ pub fn server_of(flags: ServerArgs, base_url: &str) -> Option<Server> {
     })
 }
 
-fn host_and_port(base_url: &str) -> Option<(&str, u16)> {
+/// Of a URL, an IPv6 address in its brackets; `None` where its port is no number.
+pub(crate) fn host_and_port(base_url: &str) -> Option<(&str, u16)> {
     let (scheme, rest) = base_url.split_once("://")?;
     let authority = rest.split('/').next()?;
     let usual = if scheme == "https" { 443 } else { 80 };

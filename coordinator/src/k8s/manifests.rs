@@ -7,6 +7,7 @@ use tailcliff_proto::link::tls::FILE_NAMES;
 use super::plan_file::{DATA_DIR, PLAN_DIR, PlanFile};
 use super::settings::{Labels, Settings};
 use crate::args::fleet::FleetRuleArgs;
+use crate::args::server::host_and_port;
 
 /// Port of control, bulk and results; the clock has the next one.
 pub const PORT: u16 = 7100;
@@ -173,15 +174,8 @@ fn to_server(settings: &Settings, base_url: &str) -> Value {
     if !settings.server.is_empty() {
         return json!({ "to": [{ "namespaceSelector": {}, "podSelector": { "matchLabels": settings.server } }] });
     }
-    let usual = if base_url.starts_with("https://") { 443 } else { 80 };
-    let port =
-        authority(base_url).rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or(usual);
+    let port = host_and_port(base_url).map_or(80, |(_, port)| port);
     json!({ "ports": [{ "port": port, "protocol": "TCP" }] })
-}
-
-/// HOST or HOST:PORT of a URL.
-pub(super) fn authority(url: &str) -> &str {
-    url.split("://").last().unwrap_or_default().split('/').next().unwrap_or_default()
 }
 
 /// A drain waits: each pod of a run is needed. What is broken anyway may go.
