@@ -13,6 +13,7 @@ pub mod pong;
 pub mod reach;
 mod redacted;
 pub mod secret;
+pub mod throttle;
 pub mod tokens;
 pub mod words;
 

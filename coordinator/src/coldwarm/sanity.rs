@@ -1,9 +1,7 @@
 //! What else went on during the warm runs: whether their figures can be trusted (MISSION C4).
 
 use serde::Serialize;
-use tailcliff_proto::v1;
-
-use crate::stall::REASONS;
+use tailcliff_proto::{throttle, v1};
 
 use super::evidence::{Curves, Series};
 
@@ -79,7 +77,7 @@ fn band(gpu: u32, samples: Vec<v1::GpuSample>) -> GpuBand {
         util_pct: quantiles(&of(|s| s.gpu_util_pct)),
         power_w: quantiles(&power).map(|(low, high)| (low / 1e3, high / 1e3)),
         sm_clock_mhz: clock.first().copied().zip(clock.last().copied()),
-        throttled: REASONS.iter().filter(|(bit, _)| reasons & bit != 0).map(|(_, name)| *name).collect(),
+        throttled: throttle::names(reasons & throttle::HOLDING),
     }
 }
 

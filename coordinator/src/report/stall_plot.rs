@@ -75,8 +75,8 @@ impl Seen {
         for (of, node) in agents(data) {
             for batch in node.each_batch() {
                 for record in &batch.records {
-                    let is_own = (gap.of, gap.level, gap.stream, gap.request)
-                        == (of, record.level, record.stream, record.request);
+                    // All tries of a request have its numbers; each has an id of its own.
+                    let is_own = (gap.of, &gap.request_id) == (of, &record.request_id);
                     let place = |raw| timeline.place(of, raw).map(|at| at.ns.saturating_sub(gap.from_ns));
                     if is_own {
                         seen.own = points(record, place);

@@ -70,8 +70,8 @@ pub struct Gap {
     pub bound_ns: i64,
     /// The stream's own median gap, or its level's; `None` where there is neither.
     pub median_ns: Option<i64>,
-    /// Of a late first token: when the request was sent.
-    pub sent_raw_ns: Option<i64>,
+    /// Of a late first token: when our own part ended. Connecting is the network's and the server's time.
+    pub handed_raw_ns: Option<i64>,
     /// How long the bytes that ended it had lain in the socket, where one chunk came alone and so was dated.
     pub socket_wait_ns: Option<i64>,
     /// What came at once after it.
@@ -88,7 +88,7 @@ impl Gap {
 
     /// Share of it that lies before the send.
     pub(super) fn unsent_share(&self) -> f64 {
-        let before = self.sent_raw_ns.map_or(0, |sent| sent.min(self.to_raw_ns) - self.from_raw_ns);
+        let before = self.handed_raw_ns.map_or(0, |at| at.min(self.to_raw_ns) - self.from_raw_ns);
         before.max(0) as f64 / self.length_ns().max(1) as f64
     }
 
@@ -243,7 +243,9 @@ fn look(found: &mut Found, stream: &mut Stream, look: Look<'_>) {
         add(Kind::Gap, stream.stamps.len(), last, record.done_raw_ns);
     }
     let held = record.held_ns.filter(|ns| is_sane(*ns)).unwrap_or(0).max(0);
-    let from = record.intended_raw_ns + held;
+    // A retry is meant for no moment: what came before it is another try's, or a rest on purpose.
+    let issued = record.issued_raw_ns.filter(|ns| record.attempt > 0 && is_sane(*ns));
+    let from = issued.unwrap_or(record.intended_raw_ns + held);
     let late = medians.ttft_ns.map(|ns| (ns as f64 * rule.ttft_multiple).max(rule.floor_ns as f64));
     // One that was sent and never got a token waited until it was given up.
     let given_up = Some(record.done_raw_ns).filter(|_| is_cut && record.sent_raw_ns.is_some());
@@ -282,6 +284,7 @@ impl Look<'_> {
         let pace = median.map(|median| stream.pace(median));
         let paused =
             record.control_pause_raw_ns.filter(|ns| is_sane(*ns) && is_sane(record.control_pause_ns));
+        let handed = record.sent_raw_ns.filter(|_| record.reused_connection).or(record.issued_raw_ns);
         let control = paused.map(|from| (from, from + record.control_pause_ns.max(0)));
         Some(Gap {
             of: self.of,
@@ -299,7 +302,7 @@ impl Look<'_> {
             to_ns: until.ns,
             bound_ns: at.bound_ns.max(until.bound_ns),
             median_ns: median,
-            sent_raw_ns: record.sent_raw_ns.filter(|ns| kind == Kind::Ttft && is_sane(*ns)),
+            handed_raw_ns: handed.filter(|ns| kind == Kind::Ttft && is_sane(*ns)),
             socket_wait_ns: stream.wait_alone(chunk),
             burst: pace.and_then(|pace| Burst::of(&stream.stamps, &stream.chars, chunk, to - from, pace)),
             control_raw_ns: control,

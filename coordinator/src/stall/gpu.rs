@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tailcliff_proto::throttle::{POWER_CAP, SLOWING};
+
 use crate::merge::timeline::Timeline;
 use crate::stored::{Incarnation, RunData};
 
@@ -19,11 +21,6 @@ const IDLE_TO: f64 = 0.25;
 const BUSY_FROM: f64 = 0.6;
 /// After the last byte of a request its GPU may still be at work, ns.
 const SETTLED_NS: i64 = 50_000_000;
-/// Reasons that slow a working GPU: power cap, hardware slowdown, thermal (software, hardware), power brake; not idle, not
-/// a clock setting. `nvmlClocksEventReason…`.
-const SLOWING: u64 = 0x4 | 0x8 | 0x20 | 0x40 | 0x80;
-/// Of these, the power cap.
-const POWER_CAP: u64 = 0x4;
 /// Power over its busy median of a GPU that does more than usual.
 const HARDER: f64 = 1.1;
 /// Clocks below this share of the run's own are throttled.
@@ -338,8 +335,12 @@ impl Gpus {
     }
 
     /// A probe whose GPUs never answer to the load is on another host than the server, or the load is too small to see.
-    pub(super) fn warnings(&self, data: &RunData) -> Vec<String> {
+    pub(super) fn warnings(&self, data: &RunData, spans: &Spans) -> Vec<String> {
         let mut warnings = Vec::new();
+        // Without whole replies' inner life nothing is known to be busy.
+        if spans.streaming.is_empty() {
+            return warnings;
+        }
         for (of, probe) in &self.names {
             let mut own = self.cards.range((*of, 0)..=(*of, u32::MAX)).map(|(_, card)| card);
             if own.by_ref().any(Watched::moves) || data.levels.is_empty() {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use tailcliff_proto::throttle;
+
 use crate::knee::duration;
 
 use super::Evidence;
@@ -10,16 +12,6 @@ use super::gpu::{GpuView, State};
 
 /// A verdict with at least this confidence is meant to be relied on.
 pub const CONFIDENT: f64 = 0.8;
-
-/// What holds a working card's clocks down (`nvmlClocksEventReason…`); idle and set clocks do not.
-pub(crate) const REASONS: [(u64, &str); 6] = [
-    (0x4, "software power cap"),
-    (0x8, "hardware slowdown"),
-    (0x10, "sync boost"),
-    (0x20, "software thermal slowdown"),
-    (0x40, "hardware thermal slowdown"),
-    (0x80, "hardware power brake"),
-];
 
 /// What a stall was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -171,12 +163,6 @@ fn server(gap: &Gap, e: &Evidence) -> Told {
     let seen = if e.burst.is_some() || e.server_emitted == Some(false) { 1.0 } else { 0.8 };
     let what = what_others_did(e);
     let read = 1.0 - e.unread_share;
-    if let Some(view) = e.gpu.as_ref().filter(|view| view.state == State::Throttled) {
-        let clock = 100.0 * view.clock_share.unwrap_or(1.0);
-        let why =
-            format!("the GPU was held down to {clock:.0} % of its usual clock ({}); {what}", numbers(view));
-        return (Verdict::Throttled, 0.92 * sharpness(gap, view) * read, why);
-    }
     let (ours, elsewhere) = (e.others.same_loop.and(e.others.same_agent), e.others.elsewhere);
     if ours.streams >= 2 && ours.went_on == 0 && elsewhere.went_on > 0 {
         // No scheduler tells agents apart: the way to this one, or its host, but nothing shows which.
@@ -213,7 +199,12 @@ fn server(gap: &Gap, e: &Evidence) -> Told {
                 format!("the GPU was busy ({numbers}), for this request or for others that were not seen");
             (Verdict::ExtraCompute, 0.6 * sharp * seen * read, why)
         }
-        State::Throttled | State::Between => {
+        State::Throttled => {
+            let clock = 100.0 * view.clock_share.unwrap_or(1.0);
+            let why = format!("the GPU was held down to {clock:.0} % of its usual clock ({numbers}); {what}");
+            (Verdict::Throttled, 0.92 * sharp * read, why)
+        }
+        State::Between => {
             (Verdict::CantTell, 0.0, format!("{what}; the GPU was neither idle nor busy ({numbers})"))
         }
     }
@@ -255,18 +246,13 @@ fn numbers(view: &GpuView) -> String {
     );
     if view.throttle != 0 {
         let clock = 100.0 * view.clock_share.unwrap_or(1.0);
-        let _written = write!(text, "; {}, SM clock at {clock:.0} % of its usual", reasons(view.throttle));
+        let reasons = throttle::names(view.throttle).join(", ");
+        let _written = write!(text, "; {reasons}, SM clock at {clock:.0} % of its usual");
     }
     if !view.measured {
         let _written = write!(text, ", their reach of {} assumed", time(view.reach_ns));
     }
     text
-}
-
-/// Throttle reasons in words.
-fn reasons(bits: u64) -> String {
-    let named: Vec<&str> = REASONS.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
-    named.join(", ")
 }
 
 fn at_once(burst: &super::Burst) -> String {

@@ -34,7 +34,6 @@ pub use energy::Energy;
 pub use gaps::{Gap, Kind};
 pub use gpu::{Bands, GpuView, Mover, State};
 pub use host::HostView;
-pub(crate) use judge::REASONS;
 pub use judge::{CONFIDENT, Judgement, Verdict};
 pub use others::{Others, Progress};
 
@@ -154,7 +153,7 @@ pub fn stalls(data: &RunData, timeline: &Timeline, levels: &[Level], rule: Rule)
             Stall { gap, evidence, judgement, energy, episode }
         })
         .collect();
-    let mut warnings = gpus.warnings(data);
+    let mut warnings = gpus.warnings(data, &found.spans);
     warnings.extend(gpus.too_many());
     if found.without_trace > 0 {
         let n = found.without_trace;

@@ -45,6 +45,10 @@ impl Union {
         self.loose_from = self.spans.len();
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
     /// True when none of [from, to] lies inside.
     pub(crate) fn misses(&self, from: i64, to: i64) -> bool {
         self.first_after(from).is_none_or(|span| span.0 > to)

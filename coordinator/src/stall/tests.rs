@@ -195,6 +195,50 @@ fn a_first_token_late_for_its_level_is_a_stall_before_the_first_token() {
     assert_eq!((stall.gap.kind, &stall.gap.request_id), (Kind::Ttft, &id));
     // It was due two seconds before it was sent.
     assert_eq!(stall.judgement.verdict, Verdict::Client, "{:?}", stall.judgement);
+    let mut again = |change: fn(&mut v1::RequestRecord)| {
+        change(&mut data.nodes.get_mut(&1).unwrap().batches[0].records[40]);
+        judged(&data).all
+    };
+    // The moment came in time, and the connection took two seconds.
+    let stalls = again(|record| record.issued_raw_ns = Some(record.intended_raw_ns));
+    assert_ne!(stalls[0].judgement.verdict, Verdict::Client, "{:?}", stalls[0].judgement);
+    let stalls = again(|record| record.reused_connection = true);
+    assert_eq!(stalls[0].judgement.verdict, Verdict::Client, "{:?}", stalls[0].judgement);
+    // A retry after a rest of two seconds is no pause.
+    let stalls = again(|record| {
+        (record.attempt, record.issued_raw_ns) = (1, record.sent_raw_ns);
+    });
+    assert!(stalls.is_empty(), "{stalls:?}");
+}
+
+#[test]
+fn whole_replies_accuse_no_probe() {
+    let scene = Scene::new(Cause::IdlePause, 8);
+    let mut data = scene.draw();
+    let is_accused = |data: &RunData| judged(data).warnings.iter().any(|w| w.contains("moves with the load"));
+    assert!(!is_accused(&data));
+    for node in data.nodes.values_mut() {
+        let records = node.batches.iter_mut().flat_map(|batch| &mut batch.records);
+        records.for_each(|record| {
+            (record.first_token_raw_ns, record.last_token_raw_ns) = (None, None);
+            record.arrivals.clear();
+        });
+    }
+    assert!(!is_accused(&data));
+}
+
+#[test]
+fn clocks_that_are_held_down_prove_nothing_while_other_streams_go_on() {
+    let mut scene = Scene::new(Cause::Throttle, 6);
+    scene.length = 724 * MS;
+    let mut held_down = scene.draw();
+    assert_eq!(of_cause(&judged(&held_down), &scene).unwrap().judgement.verdict, Verdict::Throttled);
+    // The same card under streams of which one alone stands still.
+    scene.cause = Cause::Preempt;
+    let mut data = scene.draw();
+    data.nodes.insert(PROBE, held_down.nodes.remove(&PROBE).unwrap());
+    let said = of_cause(&judged(&data), &scene).unwrap().judgement.clone();
+    assert_eq!(said.verdict, Verdict::Waiting, "{said:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::device::Device;
 use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
+use tailcliff_proto::throttle;
 
 use super::reading::{self, Power};
 use super::spec::{Specified, specified};
@@ -136,24 +137,10 @@ fn nvlinks(device: &Device<'_>) -> Option<u32> {
     (!states.is_empty()).then(|| states.iter().filter(|up| **up).count() as u32)
 }
 
-/// Why clocks are held down, in NVML's bits. Idling and set clocks are no fault.
-const REASONS: [(u64, &str); 9] = [
-    (0x1, "idle"),
-    (0x2, "clocks set by an application"),
-    (0x4, "power cap"),
-    (0x8, "hardware slowdown (heat, power brake or a fast power peak)"),
-    (0x10, "sync boost with another GPU"),
-    (0x20, "heat, by software"),
-    (0x40, "heat, by hardware"),
-    (0x80, "power brake: the power supply asks for less"),
-    (0x100, "clocks set for the display"),
-];
-
-/// The same in words.
+/// Why clocks are held down, in words.
 pub(crate) fn throttle_words(bits: u64) -> String {
-    let mut words: Vec<String> =
-        REASONS.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, words)| (*words).to_owned()).collect();
-    let unknown = REASONS.iter().fold(bits, |left, (bit, _)| left & !bit);
+    let mut words: Vec<String> = throttle::names(bits).into_iter().map(str::to_owned).collect();
+    let unknown = throttle::unknown(bits);
     if unknown != 0 {
         words.push(format!("{unknown:#x}, which this build has no word for"));
     }
@@ -168,10 +155,7 @@ mod tests {
     fn versions_and_throttle_bits_have_words() {
         assert_eq!([12_080, 13_000].map(version), ["12.8", "13.0"]);
         assert_eq!(throttle_words(0), "nothing holds the clocks down");
-        assert_eq!(throttle_words(0x24), "power cap; heat, by software");
-        // All that nvml.h knows.
-        assert!(!throttle_words(0x1ff).contains("no word"));
-        assert!((0..9).all(|bit| !throttle_words(1 << bit).contains("no word")));
+        assert_eq!(throttle_words(0x24), "software power cap; software thermal slowdown");
         assert!(throttle_words(1 << 40).contains("0x10000000000"));
     }
 }
