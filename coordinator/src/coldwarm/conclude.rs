@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::cycle::Cycle;
 use super::diagnose::Term;
+use super::spread::{STABLE_PCT, Spread};
 
 /// A cold request this many times as slow as a warm one is worth a pre-warm.
 const UNACCEPTABLE: f64 = 2.0;
@@ -32,25 +33,25 @@ pub struct Knob {
     pub why: String,
 }
 
-/// Of the last restart that got as far as warm requests.
+/// Of the last restart whose warm requests were streamed, or else got to their end.
 pub(super) fn anchor(cycles: &[Cycle]) -> Option<Anchor> {
-    let cycle = cycles.iter().rev().find(|cycle| cycle.warm_wall().is_some())?;
-    let (spread, what) = match cycle.warm_ttft() {
-        Some(ttft) => (ttft, "warm TTFT"),
-        None => (cycle.warm_wall()?, "warm wall time"),
-    };
+    let last = |of: fn(&Cycle) -> Option<Spread>| cycles.iter().rev().find_map(of);
+    let ttft = last(Cycle::warm_ttft).map(|ttft| (ttft, "warm TTFT"));
+    let (spread, what) = ttft.or_else(|| Some((last(Cycle::warm_wall)?, "warm wall time")))?;
     let n = spread.n;
     Some(match spread.is_stable() {
         Some(true) => Anchor {
             seconds: spread.median,
             words: format!(
-                "median {what} of {n} runs, which are stable; one request at a time, so that load comes on top"
+                "median {what} of {n} runs, which spread by {STABLE_PCT:.0} % at most; one request at a time, so that load \
+                 comes on top"
             ),
         },
         Some(false) => Anchor {
             seconds: spread.max,
             words: format!(
-                "slowest {what} of {n} runs: they are not stable, so that their median promises too much"
+                "slowest {what} of {n} runs: they spread by more than {STABLE_PCT:.0} %, so that their median promises too \
+                 much"
             ),
         },
         None => Anchor {
@@ -157,7 +158,40 @@ fn prewarm(first: Option<Term>) -> (&'static str, &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use tailcliff_proto::v1;
+
     use super::*;
+    use crate::coldwarm::cycle::{Kind, Run};
+
+    fn cycle(ttfts: &[Option<f64>]) -> Cycle {
+        let run = |(n, &ttft): (usize, &Option<f64>)| {
+            let ns = |s: f64| (s * 1e9) as i64;
+            let outcome = v1::Outcome::Completed as i32;
+            let record = v1::RequestRecord {
+                first_token_raw_ns: ttft.map(ns),
+                done_raw_ns: ns(2.0),
+                outcome,
+                ..Default::default()
+            };
+            Run::of(Kind::Warm(n as u32 + 1), &record)
+        };
+        Cycle { runs: ttfts.iter().enumerate().map(run).collect(), ..Cycle::default() }
+    }
+
+    #[test]
+    fn the_anchor_is_a_warm_ttft_where_any_restart_was_streamed() {
+        let streamed = cycle(&[Some(0.10), Some(0.11), Some(0.105)]);
+        let whole = cycle(&[None; 3]);
+        let said = |cycles: &[Cycle]| anchor(cycles).map(|a| (a.seconds, a.words));
+        let (seconds, words) = said(&[streamed, whole.clone()]).unwrap();
+        assert!(seconds == 0.105 && words.starts_with("median warm TTFT"), "{seconds} {words}");
+        let (seconds, words) = said(std::slice::from_ref(&whole)).unwrap();
+        assert!(seconds == 2.0 && words.starts_with("median warm wall time"), "{seconds} {words}");
+        let wild = cycle(&[Some(0.092), Some(0.1), Some(0.108)]);
+        let (seconds, words) = said(&[wild]).unwrap();
+        assert!(seconds == 0.108 && words.starts_with("slowest warm TTFT"), "{seconds} {words}");
+        assert_eq!(said(&[cycle(&[])]), None);
+    }
 
     #[test]
     fn each_state_has_its_knob() {

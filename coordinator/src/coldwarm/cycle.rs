@@ -114,7 +114,7 @@ pub struct Memory {
 }
 
 /// A restart and what followed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Cycle {
     /// From 1.
     pub restart: u32,

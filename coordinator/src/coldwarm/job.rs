@@ -152,10 +152,11 @@ mod tests {
             (&["--restart-cmd", "x", "--temperature", "NaN"], "--temperature"),
             (&["--restart-cmd", "x", "--env", "A=b"], "--env"),
             (&["--restart-cmd", "x", "--prompt", ""], "--prompt"),
-            (&["--restart-cmd", "x", "--url", "https://h", "--ready", "/x"], ""),
         ] {
             let error = job(flags).unwrap_err();
             assert!(error.contains(word), "{flags:?}: {error}");
         }
+        assert!(ready_path("/health", "https://h").unwrap_err().to_string().contains("auto"));
+        assert_eq!(ready_path("/health", "http://h").unwrap().as_deref(), Some("/health"));
     }
 }

@@ -17,8 +17,9 @@ use crate::local::{self, Recorded, Single, processes_of};
 
 /// Sampled before the restart: what this host reads when nothing is loaded.
 const BEFORE: Duration = Duration::from_secs(1);
-/// After readiness and after the first request: slow sensors catch up.
-const SETTLE: Duration = Duration::from_millis(250);
+/// After readiness and after the first request: slow sensors catch up. Longer than what is looked at for a queue before the
+/// request and what the slowest sensor reaches back together (0.5 s and 0.4 s), so that a start-up's end is no queue.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Failures in a row after which there is no server any more.
 const MOST_FAILURES: usize = 2;
 /// Questions between two looks at which process listens.

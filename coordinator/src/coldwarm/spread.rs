@@ -34,7 +34,7 @@ impl Spread {
         (self.median > 0.0).then(|| (self.max - self.min) / self.median * 100.0)
     }
 
-    /// At least 3 values, within 10 % of the median.
+    /// At least 3 values, which spread by 10 % of their median at most.
     pub fn is_stable(&self) -> Option<bool> {
         (self.n >= LEAST).then(|| self.pct().is_some_and(|pct| pct <= STABLE_PCT))
     }

@@ -4,6 +4,7 @@ use super::slices::{Quiet, Slice, Work, absent, seen, slices};
 use super::verdict::{Ledger, conclude, widen_jumps};
 use super::{Confidence, Diagnosis, Term, Verdict};
 use crate::coldwarm::evidence::Curves;
+use crate::merge::nodes::median;
 
 /// The first request and those after it.
 #[derive(Clone, Debug, Default)]
@@ -44,17 +45,11 @@ pub fn first(curves: &Curves, of: &First, quiet: Quiet) -> Diagnosis {
     Diagnosis { span_ns, terms, verdict, seen, absent: absent(&seen, curves) }
 }
 
-fn median(sorted_from: &[i64]) -> Option<i64> {
-    let mut all = sorted_from.to_vec();
-    all.sort_unstable();
-    all.get(all.len() / 2).copied()
-}
-
 /// There is no penalty, or nothing to hold it against.
 fn nothing(of: &First) -> Option<Verdict> {
     let span = of.until_ns - of.sent_ns;
     let say = |because: String| Some(Verdict { because, confidence: Confidence::Low, term: None });
-    let Some(usual) = median(&of.warm_ns) else {
+    let Some(usual) = median(of.warm_ns.clone()) else {
         return say("can't tell: no warm request to hold it against".to_owned());
     };
     if span as f64 <= usual as f64 * PENALTY || span - usual < LEAST_PENALTY_NS {
@@ -69,7 +64,8 @@ fn nothing(of: &First) -> Option<Verdict> {
 }
 
 fn unsettled(warm_ns: &[i64]) -> bool {
-    let (Some(next), Some(rest)) = (warm_ns.first(), median(warm_ns.get(1..).unwrap_or_default())) else {
+    let (Some(next), Some(rest)) = (warm_ns.first(), median(warm_ns.get(1..).unwrap_or_default().to_vec()))
+    else {
         return false;
     };
     *next as f64 > rest as f64 * UNSETTLED
@@ -88,7 +84,7 @@ fn terms(slices: &[Slice], of: &First, curves: &Curves, growth: Option<f64>) -> 
     };
     let mut terms: Vec<Term> = slices.iter().map(inferred).collect();
     widen_jumps(slices, &mut terms, growth);
-    put_prefill_last(slices, &mut terms, of.fresh_ns.or_else(|| median(&of.warm_ns)).unwrap_or(0));
+    put_prefill_last(slices, &mut terms, of.fresh_ns.or_else(|| median(of.warm_ns.clone())).unwrap_or(0));
     if is_busy_before(curves, of.sent_ns) {
         let waiting = slices.iter().zip(&mut terms);
         let waiting = waiting.take_while(|(s, term)| s.work == Work::Gpu && **term == Term::RuntimeWarmup);

@@ -6,6 +6,7 @@ use fastrand::Rng;
 use super::simulate::{AROUND_NS, Sensors, Stage, readings};
 use super::slices::Quiet;
 use super::*;
+use crate::coldwarm::evidence::Curve;
 
 const MS: i64 = 1_000_000;
 const STARTUP: [Term; 4] = [Term::StorageToRam, Term::RamToGpu, Term::RuntimeWarmup, Term::Allocation];
@@ -211,11 +212,20 @@ fn work_of_the_server_before_the_request_is_a_queue() {
     let (series, end) = readings(&[before, wait], Sensors::ALL, &mut rng);
     let sent_ns = AROUND_NS + 1_000 * MS;
     let of = First { sent_ns, until_ns: end, warm_ns: vec![50 * MS; 5], fresh_ns: Some(60 * MS) };
-    let busy = series.curves().gpu_busy.unwrap().rise(sent_ns - 500 * MS, sent_ns).unwrap() / 5e8;
-    let diagnosis = first(&series.curves(), &of, quiet());
-    let queued = diagnosis.verdict.term == Some(Term::Queueing);
-    assert_eq!(queued, busy >= 0.5, "{busy}: {diagnosis:#?}");
-    assert!(!queued || diagnosis.verdict.confidence == Confidence::Low);
+    for (busy_before, queued) in [(0.9, true), (0.6, true), (0.4, false), (0.0, false)] {
+        let mut curves = series.curves();
+        let at = |ns: i64, busy: f64| (ns, busy);
+        let before_ns = 500.0 * MS as f64 * busy_before;
+        let sent = at(sent_ns, before_ns);
+        let ended = at(end, before_ns + (end - sent_ns) as f64);
+        let steps = (sent_ns..end).step_by(100 * MS as usize).skip(1);
+        let working = steps.map(|ns| at(ns, before_ns + (ns - sent_ns) as f64));
+        let points = [at(sent_ns - 500 * MS, 0.0), sent].into_iter().chain(working).chain([ended]);
+        curves.gpu_busy = Some(Curve::new(points.collect()));
+        let verdict = first(&curves, &of, quiet()).verdict;
+        assert_eq!(verdict.term == Some(Term::Queueing), queued, "{busy_before}: {verdict:#?}");
+        assert!(!queued || verdict.confidence == Confidence::Low);
+    }
 }
 
 /// Of the recorded start of vLLM 0.32 on a CPU (no GPU memory there to see): names and lengths as it emitted them.
