@@ -140,10 +140,12 @@ fn cost(batch: &v1::Batch) -> usize {
     size_of::<v1::Batch>() + batch.encoded_len() + records + windows + gauges + evidence_cost(batch)
 }
 
-/// Readings of GPUs and hosts beside GPU samples.
+/// Readings of GPUs, of hosts and of event loops, beside GPU samples.
 pub fn other_readings(batch: &v1::Batch) -> usize {
     let stamped = batch.driver_samples.iter().map(|of| of.raw_ns.len()).sum::<usize>();
-    batch.host_samples.len() + batch.gpm_samples.len() + batch.gpu_events.len() + stamped
+    let each =
+        [batch.host_samples.len(), batch.gpm_samples.len(), batch.gpu_events.len(), batch.loop_lags.len()];
+    each.iter().sum::<usize>() + stamped
 }
 
 /// The part of it that is readings of GPUs, of hosts, and of the senders themselves.

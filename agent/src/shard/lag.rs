@@ -63,18 +63,11 @@ impl Watch {
     }
 
     fn note_long(&mut self, now: RawNs) -> (RawNs, i64) {
-        let ran_before_raw_ns = std::mem::replace(&mut self.ran, now);
-        let due = ran_before_raw_ns.saturating_add(TICK_NS);
+        let due = std::mem::replace(&mut self.ran, now).saturating_add(TICK_NS);
         let lag_ns = now.saturating_sub(due).max(0);
         if lag_ns >= TOLD_FROM_NS {
             let (level, shard) = (self.level, self.shard);
-            self.longest.note(v1::LoopLag {
-                level,
-                shard,
-                from_raw_ns: due,
-                to_raw_ns: now,
-                ran_before_raw_ns,
-            });
+            self.longest.note(v1::LoopLag { level, shard, from_raw_ns: due, to_raw_ns: now });
         }
         (due, lag_ns)
     }
@@ -150,14 +143,8 @@ mod tests {
         assert_eq!(watch.histogram.len(), 1);
         watch.hand_on(&outbox);
         assert_eq!(watch.end(1_060 * MS, &outbox), 0, "the last beat was overdue when all was over");
-        let lag = |ran, from, to| v1::LoopLag {
-            level: 3,
-            shard: 2,
-            ran_before_raw_ns: ran * MS,
-            from_raw_ns: from * MS,
-            to_raw_ns: to * MS,
-        };
-        assert_eq!(told(&outbox), [lag(29, 39, 339), lag(339, 349, 1_010), lag(1_020, 1_030, 1_060)]);
+        let lag = |from, to| v1::LoopLag { level: 3, shard: 2, from_raw_ns: from * MS, to_raw_ns: to * MS };
+        assert_eq!(told(&outbox), [lag(39, 339), lag(349, 1_010), lag(1_030, 1_060)]);
     }
 
     #[test]

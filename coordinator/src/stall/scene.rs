@@ -153,7 +153,6 @@ impl Scene {
         is_late.then(|| v1::LoopLag {
             level: 0,
             shard,
-            ran_before_raw_ns: from - 5 * MS,
             from_raw_ns: from + 5 * MS,
             to_raw_ns: from + self.length,
         })

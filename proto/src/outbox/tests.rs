@@ -15,7 +15,8 @@ fn record(bytes: usize) -> v1::RequestRecord {
 }
 
 fn batch(bytes: usize) -> v1::Batch {
-    v1::Batch { records: vec![record(bytes)], ..Default::default() }
+    let loop_lags = vec![v1::LoopLag::default()];
+    v1::Batch { records: vec![record(bytes)], loop_lags, ..Default::default() }
 }
 
 fn room_for(batches: usize, bytes: usize) -> usize {
@@ -242,6 +243,8 @@ fn a_damaged_spool_is_counted_and_holds_up_nothing() {
         let lost: u64 = batches.iter().filter_map(|b| b.lost).map(|lost| lost.records).sum();
         let whole: u64 = batches.iter().map(|b| b.records.len() as u64).sum();
         assert_eq!(lost + whole, 100, "each record is there or counted");
+        let lags: u64 = batches.iter().filter_map(|b| b.lost).map(|lost| lost.evidence).sum();
+        assert_eq!(lags, lost, "and so is each lag of a loop, one a batch");
         assert_eq!(lost == 1, damage == 1, "{lost} lost by damage {damage}");
         assert!(lost > 0 && told_of(&mut told, "lost"));
     }
