@@ -58,8 +58,6 @@ impl CudaError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CudaDevice {
     device: Device,
-    /// Name; the stand-in of the tests says "SIMULATED".
-    pub(crate) name: String,
     /// UUID of the GPU, as NVML writes it after "GPU-".
     pub(crate) uuid: Option<String>,
     /// UUID of the part of a GPU that MIG gave this process, where it differs from the GPU's.
@@ -72,7 +70,6 @@ struct Calls {
     error_string: unsafe extern "C" fn(Code, *mut *const c_char) -> Code,
     device_count: unsafe extern "C" fn(*mut c_int) -> Code,
     device_get: unsafe extern "C" fn(*mut Device, c_int) -> Code,
-    device_name: unsafe extern "C" fn(*mut c_char, c_int, Device) -> Code,
     device_uuid: Option<unsafe extern "C" fn(*mut [u8; 16], Device) -> Code>,
     /// The same, but the UUID of the MIG part where there is one.
     device_uuid_v2: Option<unsafe extern "C" fn(*mut [u8; 16], Device) -> Code>,
@@ -136,7 +133,6 @@ impl Cuda {
                 error_string: function(library, &["cuGetErrorString"])?,
                 device_count: function(library, &["cuDeviceGetCount"])?,
                 device_get: function(library, &["cuDeviceGet"])?,
-                device_name: function(library, &["cuDeviceGetName"])?,
                 device_uuid: function(library, &["cuDeviceGetUuid"]).ok(),
                 device_uuid_v2: function(library, &["cuDeviceGetUuid_v2"]).ok(),
                 context_retain: function(library, &["cuDevicePrimaryCtxRetain"])?,
@@ -204,13 +200,9 @@ impl Cuda {
     }
 
     fn device(&self, ordinal: c_int) -> Result<CudaDevice, CudaError> {
-        let (mut device, mut name) = (0, [0 as c_char; 256]);
+        let mut device = 0;
         // SAFETY: the pointer is valid for the write.
         self.check("cuDeviceGet", unsafe { (self.calls.device_get)(&raw mut device, ordinal) })?;
-        // SAFETY: the buffer is as long as said.
-        let code = unsafe { (self.calls.device_name)(name.as_mut_ptr(), name.len() as c_int, device) };
-        self.check("cuDeviceGetName", code)?;
-        let bytes: Vec<u8> = name.iter().map(|&c| c as u8).take_while(|&byte| byte != 0).collect();
         let uuid = |call: Option<unsafe extern "C" fn(*mut [u8; 16], Device) -> Code>| {
             let mut bytes = [0; 16];
             // SAFETY: a `CUuuid` is 16 bytes, and valid for the write.
@@ -220,7 +212,7 @@ impl Cuda {
         // Where only the newer one is left, it is the GPU's own outside of MIG.
         let uuid = whole.or_else(|| part.clone());
         let part = part.filter(|part| uuid.as_ref() != Some(part));
-        Ok(CudaDevice { device, name: String::from_utf8_lossy(&bytes).into_owned(), uuid, part })
+        Ok(CudaDevice { device, uuid, part })
     }
 
     /// The primary context of a GPU, current to this thread until it is dropped.
@@ -399,7 +391,7 @@ impl Drop for Event<'_> {
 #[cfg(test)]
 impl CudaDevice {
     pub(crate) fn for_tests(uuid: Option<String>) -> Self {
-        Self { device: 0, name: String::new(), uuid, part: None }
+        Self { device: 0, uuid, part: None }
     }
 }
 

@@ -92,8 +92,8 @@ fn a_split_card_says_whose_its_readings_are() {
 
 #[test]
 fn a_card_that_cannot_be_opened_is_noted_and_read_once_it_can_be() {
-    let script = format!("gpus 2\nerror handle 999 until 400ms\n{STEADY}");
-    let scene = record(&script, 1_500, |config| config.rates.lost = Duration::from_millis(100));
+    let script = format!("gpus 2\nerror handle 999 until 1s\n{STEADY}");
+    let scene = record(&script, 2_500, |config| config.rates.lost = Duration::from_millis(100));
     let notes = scene.recorded.gpus[1].notes.join("\n");
     assert!(notes.contains("could not be opened"), "{notes}");
     assert!(scene.events().contains(&("back", 1, 0)), "{:?}", scene.events());

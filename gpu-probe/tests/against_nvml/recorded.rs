@@ -8,7 +8,7 @@ use tailcliff_gpu_probe::record::{Recorded, Recording};
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1::{self, Signal};
 
-use crate::library::library;
+use crate::library::library_then;
 
 /// A script that began when its recording did.
 pub(crate) struct Scene {
@@ -20,9 +20,12 @@ pub(crate) struct Scene {
 /// Records scripted cards for some time.
 pub(crate) fn record(script: &str, ms: u64, tune: impl FnOnce(&mut Config)) -> Scene {
     let dir = tempfile::tempdir().unwrap();
-    let origin = HostClock.now();
+    let mut origin = 0;
     let mut config = Config::new("");
-    config.nvml_path = Some(library(dir.path(), &format!("{script}\norigin_raw_ns {origin}\n")));
+    config.nvml_path = Some(library_then(dir.path(), || {
+        origin = HostClock.now();
+        format!("{script}\norigin_raw_ns {origin}\n")
+    }));
     tune(&mut config);
     let recording = Recording::start(&config).unwrap();
     std::thread::sleep(Duration::from_millis(ms));

@@ -172,17 +172,6 @@ unsafe extern "C" fn cuDeviceGet(to: *mut c_int, ordinal: c_int) -> Code {
     code(ready("cuDeviceGet").and_then(|_| gpu(ordinal)).and_then(|_| unsafe { put(to, ordinal) }))
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetName(to: *mut c_char, length: c_int, device: c_int) -> Code {
-    const NAME: &[u8] = b"SIMULATED GPU\0";
-    let known = ready("cuDeviceGetName").and_then(|_| gpu(device));
-    if to.is_null() || length < NAME.len() as c_int {
-        return INVALID_VALUE;
-    }
-    // SAFETY: the caller's buffer is as long as it said, which was checked.
-    code(known.map(|_| unsafe { to.cast::<u8>().copy_from_nonoverlapping(NAME.as_ptr(), NAME.len()) }))
-}
-
 /// As `nvmlDeviceGetUUID` of this library writes it.
 fn uuid(gpu: u32) -> [u8; 16] {
     let mut bytes = [0x51, 0x01, 0x1a, 0x7e, 0xd0, 0, 0x40, 0, 0x80, 0, 0, 0, 0, 0, 0, 0];

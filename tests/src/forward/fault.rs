@@ -18,7 +18,7 @@ pub enum Which {
     All,
     /// The n-th in the order of acceptance, counted round.
     One(usize),
-    /// Every other one, from the n-th on.
+    /// Every other one, from the first on or from the second.
     Half(usize),
 }
 
@@ -78,7 +78,7 @@ impl Flows {
             match which {
                 Which::All => true,
                 Which::One(nth) => place - 1 == nth % count,
-                Which::Half(nth) => place % 2 == nth % 2,
+                Which::Half(nth) => (place - 1) % 2 == nth % 2,
             }
         });
         all

@@ -18,7 +18,7 @@ pub struct Matrix {
     pub unmade: u32,
     /// Stalls of a known cause that the busy machine added to; not judged here either.
     pub disturbed: u32,
-    /// Injections of which no row tells.
+    /// Injections of which no row tells, not even one that the busy machine added to.
     pub missed: Vec<String>,
     /// Rows that are wrong, each in words.
     pub wrong: Vec<String>,
@@ -33,12 +33,14 @@ impl Matrix {
     pub fn add(&mut self, label: &str, rows: &[Row], known: &Known) {
         // Rows of each injection, and how many of them are right.
         let mut told = vec![(0, 0); known.injected().len()];
+        let mut has_row = vec![false; known.injected().len()];
         for row in rows {
             let truth = known.of(row);
             let Some((injection, kind)) = truth.and_then(|t| Some((t.injection?, t.kind?))) else {
                 self.unmade += 1;
                 continue;
             };
+            has_row[injection] = true;
             if truth.is_some_and(|truth| truth.disturbed) {
                 self.disturbed += 1;
                 continue;
@@ -54,7 +56,7 @@ impl Matrix {
         let heard = || told.iter().filter(|(rows, _)| *rows > 0);
         self.told.0 += heard().count() as u32;
         self.told.1 += heard().filter(|(rows, right)| 2 * right > *rows).count() as u32;
-        let unheard = known.injected().iter().zip(&told).filter(|(_, (rows, _))| *rows == 0);
+        let unheard = known.injected().iter().zip(has_row).filter(|(_, has_row)| !has_row);
         for (one, _) in unheard.filter(|(one, _)| known.was_felt(one)) {
             let ms = (one.to_ns - one.from_ns) / 1_000_000;
             self.missed.push(format!("{label}: {} of {ms} ms", one.kind.name()));

@@ -205,11 +205,13 @@ impl<'a> Stage<'a> {
         let deadline = HostClock.now() + PATIENCE_NS;
         while HostClock.now() < deadline {
             let log = std::fs::read_to_string(self.dir.join("gpu.log"))?;
-            let last = log.lines().last().and_then(|line| {
+            let read = |line: &str| {
                 let mut words = line.split(' ').map(str::parse::<i64>);
                 Some((words.next()?.ok()?, words.next()?.ok()?))
-            });
-            let busy = last.filter(|(_, watts)| *watts > 300).map(|(since, _)| since);
+            };
+            // Each change of its power is a line: its work began with the first after the last that is idle.
+            let back = log.lines().rev().filter_map(read).take_while(|(_, watts)| *watts > 300);
+            let busy = back.last().map(|(since, _)| since);
             if let Some(since) = busy.filter(|since| HostClock.now() - since > 500_000_000) {
                 self.began_ns = since;
                 return Ok(());

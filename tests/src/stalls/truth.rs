@@ -32,7 +32,7 @@ pub struct Injected {
     pub from_ns: i64,
     /// Until when.
     pub to_ns: i64,
-    /// Requests that it held up, where the server tells; otherwise none are named.
+    /// Requests that were under way when the server did it, which it tells.
     pub requests: Vec<String>,
 }
 
@@ -162,7 +162,13 @@ impl Known {
         let first = served.emissions.first().map_or(0, |first| first - served.arrived_ns);
         let servers_ns = i.map_or(first, |i| gap(served, i));
         let is_servers = servers_ns as f64 >= SERVERS_SHARE * (to - from) as f64;
-        let fits = self.injected.iter().enumerate().filter(|(_, one)| one.kind.is_servers() == is_servers);
+        // One that is preempted is named; what another lacks meanwhile has another cause.
+        let is_its = |one: &Injected| {
+            one.kind != Kind::Preempt
+                || served.request_id.as_ref().is_some_and(|id| one.requests.contains(id))
+        };
+        let is_like = |one: &Injected| one.kind.is_servers() == is_servers && is_its(one);
+        let fits = self.injected.iter().enumerate().filter(|(_, one)| is_like(one));
         let best = fits.max_by_key(|(_, one)| one.overlap(from, to));
         // Most of it, or most of the cause, must lie in the other.
         let enough = |one: &Injected| {

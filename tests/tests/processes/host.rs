@@ -23,7 +23,7 @@ fn a_probe_without_a_gpu_tells_of_its_host_and_of_the_server_that_the_port_leads
     let numbers = |name: &str| -> Vec<f64> {
         column(&trace, name).iter().filter_map(|cell| cell.parse().ok()).collect()
     };
-    // Two levels of about 300 ms at least, and a sample each 100 ms: a busy machine may miss some.
+    // A sample each 200 ms from the probe's joining on, over the preflight and two levels: a busy machine may miss some.
     let (t_s, cpu) = (numbers("t_s"), numbers("server_cpu_s"));
     assert!(t_s.len() >= 3 && t_s.is_sorted(), "{trace}");
     assert_eq!(cpu.len(), t_s.len(), "the server was there all along");

@@ -113,9 +113,10 @@ fn a_gpu_that_is_lost_or_whose_probe_starts_again_explains_what_it_saw() {
     [0, 2, 3].iter().for_each(|injection| tells(&rows, &known, *injection));
 
     let plan = needs_the_gpu(1_005, 2);
-    // Idle, lead-in and two injections are over by then, and the others are to come.
+    // The run's rest and its start take 3 s or some more, and the lead-in 1.5 s: the first injection is over by then, and the
+    // last is to come.
     let two: u64 = plan.injections[..2].iter().map(|one| one.ms + one.rest_ms).sum();
-    let lost_ms = plan.idle_ms + 2_500 + two;
+    let lost_ms = plan.idle_ms + 4_500 + two;
     let (rows, known) = falls_back("lost", &plan, &Card::Follows(format!("{H100}lost 0 {lost_ms}ms")));
     tells(&rows, &known, 0);
     let last = verdicts(&rows, &known, 3);
