@@ -71,20 +71,8 @@ fn rows(
     for sample in &batch.gpu_samples {
         writeln!(out, "{}", row(sample, start))?;
     }
-    for cost in &batch.probe_costs {
-        add(costs, cost);
-    }
+    batch.probe_costs.iter().for_each(|cost| costs.add(cost));
     Ok(true)
-}
-
-fn add(all: &mut v1::ProbeCost, cost: &v1::ProbeCost) {
-    all.to_raw_ns = cost.to_raw_ns;
-    all.cpu_ns += cost.cpu_ns;
-    all.fast_cpu_ns += cost.fast_cpu_ns;
-    all.ticks += cost.ticks;
-    all.missed += cost.missed;
-    all.slow_ticks += cost.slow_ticks;
-    all.slow_missed += cost.slow_missed;
 }
 
 /// What the probe itself took.

@@ -5,6 +5,7 @@ pub mod arrivals;
 pub mod beat;
 pub mod clock;
 pub mod controls;
+mod cost;
 pub mod histogram;
 pub mod host;
 pub mod link;

@@ -98,15 +98,8 @@ fn probe_cost(node: &Node) -> Option<v1::ProbeCost> {
     let mut sum: Option<v1::ProbeCost> = None;
     for batch in node.each_batch_with_evidence() {
         for cost in &batch.probe_costs {
-            let sum = sum
-                .get_or_insert_with(|| v1::ProbeCost { from_raw_ns: cost.from_raw_ns, ..Default::default() });
-            sum.to_raw_ns = sum.to_raw_ns.max(cost.to_raw_ns);
-            sum.cpu_ns = sum.cpu_ns.saturating_add(cost.cpu_ns);
-            sum.fast_cpu_ns = sum.fast_cpu_ns.saturating_add(cost.fast_cpu_ns);
-            sum.ticks = sum.ticks.saturating_add(cost.ticks);
-            sum.missed = sum.missed.saturating_add(cost.missed);
-            sum.slow_ticks = sum.slow_ticks.saturating_add(cost.slow_ticks);
-            sum.slow_missed = sum.slow_missed.saturating_add(cost.slow_missed);
+            let first = || v1::ProbeCost { from_raw_ns: cost.from_raw_ns, ..Default::default() };
+            sum.get_or_insert_with(first).add(cost);
         }
     }
     sum

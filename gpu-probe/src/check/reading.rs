@@ -5,8 +5,7 @@ use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::structs::device::FieldId;
 
-/// `NVML_FI_DEV_POWER_INSTANT`, mW.
-const POWER_INSTANT: u32 = 186;
+use crate::nvml::POWER_INSTANT;
 
 /// What a power reading is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

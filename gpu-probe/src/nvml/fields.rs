@@ -17,7 +17,7 @@ const ENERGY: u32 = 83;
 /// `NVML_FI_DEV_POWER_AVERAGE`, mW over the last second.
 const POWER_AVERAGE: u32 = 185;
 /// `NVML_FI_DEV_POWER_INSTANT`, mW.
-const POWER_INSTANT: u32 = 186;
+pub(crate) const POWER_INSTANT: u32 = 186;
 
 /// Which of the quick readings are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ pub(crate) mod quick;
 mod xid;
 
 use answers::{Answers, Loss, Reading};
-pub(crate) use fields::{Extent, throttle_bits};
+pub(crate) use fields::{Extent, POWER_INSTANT, throttle_bits};
 pub(crate) use found::{Found, append};
 pub(crate) use presence::Presence;
 pub(crate) use processes::{OnGpu, on_gpu};

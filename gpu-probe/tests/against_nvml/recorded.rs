@@ -60,13 +60,7 @@ impl Scene {
     pub(crate) fn cost(&self) -> v1::ProbeCost {
         let mut all = v1::ProbeCost::default();
         for cost in self.recorded.batches.iter().flat_map(|batch| &batch.probe_costs) {
-            all.cpu_ns += cost.cpu_ns;
-            all.fast_cpu_ns += cost.fast_cpu_ns;
-            all.ticks += cost.ticks;
-            all.missed += cost.missed;
-            all.slow_ticks += cost.slow_ticks;
-            all.slow_missed += cost.slow_missed;
-            all.to_raw_ns = all.to_raw_ns.max(cost.to_raw_ns);
+            all.add(cost);
         }
         all
     }
