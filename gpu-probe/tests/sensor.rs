@@ -1,6 +1,6 @@
 //! What is found of sensors whose truth is known: simulated cards, in virtual time.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and print what it found")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -255,6 +255,9 @@ fn is_an_h100(said: &BTreeMap<Signal, SensorReport>) {
         (Signal::GpuUtilSamples, 200.0, Some(200.0)),
     ] {
         let report = &said[&signal];
+        let ms = |ns: Option<i64>| ns.map(|ns| ns as f64 / 1e6);
+        let seen = (ms(report.period_ns), ms(report.window_ns), ms(report.window_bar_ns));
+        println!("real H100, {signal:?}: period, window, its bar in ms: {seen:.1?}");
         assert!(near(report.period_ns, period, 0.06), "{report:?}");
         assert!(window.is_none_or(|ms| near(report.window_ns, ms, 0.06)), "{report:?}");
     }
