@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tailcliff_proto::histogram::LatencyHistogram;
 
 use crate::axis::Load;
+use crate::blocks::Block;
 use crate::certificate::Certificate;
 use crate::little::Little;
 use crate::merge::interval;
@@ -203,6 +204,8 @@ pub struct Level {
     pub latencies: Latencies,
     /// Rates; `None` when no window can be named.
     pub throughput: Option<Throughput>,
+    /// The window in equal blocks, for error bars by resampling; empty without a window.
+    pub blocks: Vec<Block>,
     /// Prompt tokens of the completed requests of the measured phase.
     pub input_tokens: u64,
     /// Output tokens of the same.

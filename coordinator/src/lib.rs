@@ -3,6 +3,7 @@
 pub mod args;
 pub mod axis;
 mod beats;
+pub mod blocks;
 pub mod bursts;
 pub mod calibrate;
 pub mod capacity;

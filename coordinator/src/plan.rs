@@ -93,6 +93,18 @@ pub struct Plan {
     pub gpu_interval_ns: Option<i64>,
     /// Thresholds of knee and cliff.
     pub cliff: CliffRule,
+    /// The levels are searched for as the run goes on; `concurrency` and `request_rate` are empty then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto: Option<AutoPlan>,
+    /// What a request must keep to count as good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slo: Option<SloPlan>,
+    /// Which experiment it is, where it is no sweep: `baseline`, `grid` or `overload`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub experiment: String,
+    /// What single rungs ask for in place of the plan's own; as many as there are levels, or none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cells: Vec<Cell>,
     /// Trace mode: agents tell the stages of requests and the lag of each thread.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub trace: bool,
@@ -119,6 +131,53 @@ impl Plan {
     pub fn file(&self) -> Option<&FileFacts> {
         self.dataset.as_ref().and_then(|dataset| dataset.file.as_ref())
     }
+}
+
+/// A search for knee and cliff along an axis.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AutoPlan {
+    /// Along offered rate instead of concurrency.
+    pub open: bool,
+    /// Lowest load.
+    pub from: f64,
+    /// Highest load.
+    pub to: f64,
+    /// Width that the interval of knee and cliff is to have, as a share of where they are; never less than a stream.
+    pub resolution: f64,
+    /// Time that all levels together may take, ns.
+    pub budget_ns: i64,
+}
+
+/// Limits that a request must keep.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SloPlan {
+    /// `ttft`, `tpot` or `e2e`, and its limit in ns.
+    pub terms: Vec<(String, i64)>,
+    /// Share of the requests that must keep all of them, such as 0.99.
+    pub share: f64,
+}
+
+/// What one rung of an experiment asks for; a field that is `None` is as the plan has it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cell {
+    /// What it is for, such as `baseline`, `overload`, `recovery`; empty where all rungs are alike.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub role: String,
+    /// Length of the prompt in characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_chars: Option<u32>,
+    /// `max_tokens`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_len: Option<u32>,
+    /// Longest a request may take, ns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_timeout_ns: Option<i64>,
+    /// Requests of the measured window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_prompts: Option<u64>,
 }
 
 /// Deliberate faults of the client, whose truth is known.

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tailcliff_proto::v1;
+use tailcliff_proto::v1::{self, load_share::Stop};
 
 use crate::axis::Load;
 use crate::clock::{Beat, Exchange};
@@ -159,6 +159,23 @@ pub struct LevelLog {
     pub marks: Vec<String>,
     /// The run went on from here: this rung is not tried again.
     pub passed: bool,
+}
+
+impl LevelLog {
+    /// Warm-up, and length of the measured window where it goes by time, ns: as its agents were asked, and where no share
+    /// tells, as the plan has it.
+    pub fn lengths(&self, plan: &Plan) -> (i64, Option<i64>) {
+        let asked = self.shares.values().find_map(|share| {
+            Some((
+                share.warmup_ns,
+                match share.stop? {
+                    Stop::DurationNs(ns) => Some(ns),
+                    Stop::Requests(_) => None,
+                },
+            ))
+        });
+        asked.unwrap_or_else(|| (plan.warmup_of(self.load), plan.duration_ns))
+    }
 }
 
 /// The last frame of a journal that was closed.

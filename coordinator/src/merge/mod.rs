@@ -155,7 +155,8 @@ fn merge_level(
         log.done.iter().filter_map(|(&of, done)| timeline.place(of, done.dry_raw_ns?)).map(|d| d.ns).min();
     let is_left = |of| !log.done.contains_key(of) && log.marks.is_empty();
     let cut_short = log.voided.is_some() || log.shares.keys().any(is_left);
-    let window = window::choose(&data.header.plan, log.load, log.start_ref_ns, dry, cut_short, &tally.points);
+    let lengths = log.lengths(&data.header.plan);
+    let window = window::choose(lengths, log.load, log.start_ref_ns, dry, cut_short, &tally.points);
     let agents: Vec<_> = log.shares.keys().copied().collect();
     let mut outside = tally.outside;
     for (_, metric) in tally.latencies.named() {
@@ -186,6 +187,7 @@ fn merge_level(
         measured,
         all_phases,
         throughput: window.map(|w| window::throughput(w, log.load, &tally.points)),
+        blocks: window.map_or_else(Vec::new, |w| tally.lives.blocks(w, log.load, &tally.points)),
         little: gauged.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
         in_flight: gauged.and_then(|w| little::in_flight(w, &agents, &tally.gauges)),
         connecting: window.map(|w| tally.connecting(w)),

@@ -15,7 +15,7 @@ pub(super) fn rates(plan: &Plan, log: &LevelLog, window: Window, points: &[Point
     if !log.load.is_open() || log.load.is_at_once() {
         return None;
     }
-    let from = log.start_ref_ns.checked_add(plan.warmup_of(log.load))?;
+    let from = log.start_ref_ns.checked_add(log.lengths(plan).0)?;
     let arrived = || points.iter().filter(|p| p.first && p.measured);
     let last = arrived().map(|p| p.intended_ns).max()?;
     let (end, unsent) = match window.rule {

@@ -6,6 +6,7 @@ use tailcliff_proto::arrivals;
 use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::v1::{self, Outcome, Phase, TokenSource};
 
+use crate::blocks::Lives;
 use crate::levels::{Counts, HostLimits, Latencies, Metric, Outside};
 use crate::stored::{Incarnation, Node, RunData};
 
@@ -55,6 +56,7 @@ pub(crate) struct Tally {
     pub(crate) issued_raw_ns: BTreeMap<Incarnation, Vec<i64>>,
     pub(crate) latencies: Latencies,
     pub(crate) points: Vec<Point>,
+    pub(crate) lives: Lives,
     /// (coordinator's clock, streams in flight) by agent.
     pub(crate) gauges: BTreeMap<Incarnation, Vec<(i64, u32)>>,
     pub(crate) bounds_ns: Vec<i64>,
@@ -115,6 +117,9 @@ impl Tally {
         self.outside.bad_traces += u64::from(arrivals::decode(&record.arrivals).any(|a| a.is_err()));
         match point(of, record, outcome, measured, timeline) {
             Some((point, bound_ns)) => {
+                if measured && !record.is_control() {
+                    self.lives.add(record, outcome, point.intended_ns);
+                }
                 self.points.push(point);
                 self.bounds_ns.push(bound_ns);
             }

@@ -8,10 +8,8 @@
 //! that gives 1.4 times of what it can do. And it is counted from the first end on: without a warm-up, a server that keeps
 //! up would lose the requests in flight at the end, the more of them the higher the rate, and that would pass for a knee.
 
-use crate::axis::Load;
-use crate::plan::Plan;
-
 use super::tally::Point;
+use crate::axis::Load;
 
 /// Parts that a window is cut into for the error bar of its rates.
 const PARTS: usize = 10;
@@ -77,9 +75,9 @@ impl Window {
     }
 
     /// Its parts, equal to the ns.
-    fn parts(self) -> [Self; PARTS] {
+    pub(crate) fn parts<const N: usize>(self) -> [Self; N] {
         let length = i128::from(self.end_ns - self.start_ns);
-        let edge = |i: usize| self.start_ns + (length * i as i128 / PARTS as i128) as i64;
+        let edge = |i: usize| self.start_ns + (length * i as i128 / N as i128) as i64;
         std::array::from_fn(|i| Self { start_ns: edge(i), end_ns: edge(i + 1), ..self })
     }
 
@@ -89,24 +87,24 @@ impl Window {
     }
 }
 
-/// The window of a level that began at `start_ns` and whose first slot ran dry at `dry_ns`; one that was cut short ends
+/// The window of a level with this warm-up and length that began at `start_ns` and whose first slot ran dry at `dry_ns`; one that was cut short ends
 /// with its last request.
 pub(crate) fn choose(
-    plan: &Plan,
+    (warmup_ns, duration_ns): (i64, Option<i64>),
     load: Load,
     start_ns: i64,
     dry_ns: Option<i64>,
     cut_short: bool,
     points: &[Point],
 ) -> Option<Window> {
-    let mut from = start_ns.checked_add(plan.warmup_of(load))?;
+    let mut from = start_ns.checked_add(warmup_ns)?;
     if load.is_open() && !load.is_at_once() {
         // That first one marks the start, and does not count.
         let first_end = points.iter().filter(|p| p.completed()).map(|p| p.done_ns).min();
         from = from.max(first_end.map_or(from, |end| end.saturating_add(1)));
     }
-    if let Some(duration) = plan.duration_ns {
-        let planned = start_ns.checked_add(plan.warmup_of(load))?.checked_add(duration)?;
+    if let Some(duration) = duration_ns {
+        let planned = start_ns.checked_add(warmup_ns)?.checked_add(duration)?;
         // In a closed loop every stream has a request under way until it is stopped; in an open one requests are sent until
         // then, whenever they had been meant to.
         let last = || points.iter().map(|p| if load.is_open() { p.issued_ns } else { p.done_ns }).max();
@@ -171,6 +169,19 @@ pub(crate) fn throughput(window: Window, load: Load, points: &[Point]) -> Throug
     }
 }
 
+/// (requests, output tokens) done in each of some parts of a window.
+pub(crate) fn credits(parts: &[Window], load: Load, points: &[Point]) -> Vec<(f64, f64)> {
+    let share = if load.is_open() { by_end } else { by_life };
+    let completed: Vec<&Point> = points.iter().filter(|p| p.completed()).collect();
+    let of = |part: &Window| {
+        completed.iter().fold((0.0, 0.0), |(requests, tokens), p| {
+            let part = share(*part, p);
+            (requests + part, tokens + part * p.output_tokens as f64)
+        })
+    };
+    parts.iter().map(of).collect()
+}
+
 /// How much of a request counts as done within a window.
 type Share = fn(Window, &Point) -> f64;
 
@@ -182,12 +193,14 @@ fn rate(window: Window, completed: &[&Point], share: Share, weight: &dyn Fn(&Poi
     let enough = ended.len() as u64 >= MIN_FOR_BAR;
     let bar = || {
         let parts = if is_short(window, &ended) {
-            window.parts().map(|part| completed.iter().map(|p| weight(p) as f64 * share(part, p)).sum())
+            window
+                .parts::<PARTS>()
+                .map(|part| completed.iter().map(|p| weight(p) as f64 * share(part, p)).sum())
         } else {
             // What is under way spans several parts and would make them alike: ends are lumpier than the work, so this bar
             // is rather too wide than too narrow.
             window
-                .parts()
+                .parts::<PARTS>()
                 .map(|part| ended.iter().filter(|p| part.holds(p.done_ns)).map(|p| weight(p) as f64).sum())
         };
         bar(window, &parts, per_s)
