@@ -133,6 +133,18 @@ impl Lives {
     }
 }
 
+/// The blocks of a window over records whose clock is the window's own, as those of simulated requests are.
+pub fn of_records(records: &[RequestRecord], window: Window, load: Load) -> Vec<Block> {
+    let mut lives = Lives::default();
+    let mut points = Vec::with_capacity(records.len());
+    for record in records {
+        let outcome = record::outcome(record);
+        points.push(Point::of_one_clock(record, outcome));
+        lives.add(record, outcome, record.intended_raw_ns);
+    }
+    lives.blocks(window, load, &points)
+}
+
 impl Block {
     fn add(&mut self, life: &Life) {
         match life.outcome {

@@ -36,6 +36,7 @@ pub mod report;
 pub mod results;
 pub mod resume;
 pub mod run;
+pub mod search;
 pub mod service;
 pub mod split;
 pub mod ssh;

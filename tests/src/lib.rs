@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod csv;
 pub mod floor;
 pub mod forward;
+pub mod knees;
 pub mod light;
 pub mod memory;
 pub mod plain_reqwest;

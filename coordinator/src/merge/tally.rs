@@ -35,6 +35,21 @@ pub(crate) struct Point {
 }
 
 impl Point {
+    /// Of a record whose clock is the coordinator's.
+    pub(crate) fn of_one_clock(record: &v1::RequestRecord, outcome: Outcome) -> Self {
+        Self {
+            intended_ns: record.intended_raw_ns,
+            issued_ns: record.issued_raw_ns.unwrap_or(record.intended_raw_ns),
+            connecting_ns: 0,
+            done_ns: record.done_raw_ns,
+            outcome,
+            measured: true,
+            first: record.attempt == 0,
+            input_tokens: record.prompt_tokens.unwrap_or(0),
+            output_tokens: record.output_tokens.unwrap_or(0),
+        }
+    }
+
     pub(crate) fn completed(&self) -> bool {
         self.outcome == Outcome::Completed
     }
