@@ -182,12 +182,24 @@ pub struct SweepArgs {
     /// Ask for whole replies instead of streams.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub no_streaming: Option<bool>,
-    /// Streams in flight at each level, ascending [default: 1,2,4,8,16].
+    /// Streams in flight at each level, ascending, or auto to search for knee and cliff [default: 1,2,4,8,16].
     #[arg(long, value_name = "N,N,…")]
     pub concurrency: Option<Levels>,
-    /// Open loop instead: requests per second that arrive at each level, ascending; inf sends all at once.
+    /// Open loop instead: requests per second that arrive at each level, ascending; inf sends all at once, auto searches.
     #[arg(long, value_name = "R,R,…")]
     pub request_rate: Option<Rates>,
+    /// Of a search: lowest load [default: 1].
+    #[arg(long, value_name = "LOAD")]
+    pub search_from: Option<f64>,
+    /// Of a search: highest load [default: 512 streams, 1024 req/s].
+    #[arg(long, value_name = "LOAD")]
+    pub search_to: Option<f64>,
+    /// Of a search: width of the intervals of knee and cliff, as a share of where they are [default: 0.1].
+    #[arg(long, value_name = "SHARE")]
+    pub resolution: Option<f64>,
+    /// Of a search: time that all levels together may take [default: 20m].
+    #[arg(long, value_name = "TIME")]
+    pub budget: Option<Span>,
     /// Law of an open loop's arrivals [default: poisson, or gamma with a --burstiness].
     #[arg(long, value_name = "LAW", value_parser = ["constant", "poisson", "gamma"])]
     pub arrival_pattern: Option<String>,
@@ -370,6 +382,10 @@ impl SweepArgs {
             concurrency: self.concurrency.or(file.concurrency.filter(|_| self.request_rate.is_none())),
             replay_speed: self.replay_speed.or(file.replay_speed.filter(|_| !closed && !paced)),
             request_rate: self.request_rate.or(file.request_rate.filter(|_| !closed)),
+            search_from: self.search_from.or(file.search_from),
+            search_to: self.search_to.or(file.search_to),
+            resolution: self.resolution.or(file.resolution),
+            budget: self.budget.or(file.budget),
             arrival_pattern: self.arrival_pattern.or(file.arrival_pattern.filter(|_| !closed)),
             burstiness: self.burstiness.or(file.burstiness.filter(|_| !closed)),
             max_concurrency: self.max_concurrency.or(file.max_concurrency.filter(|_| !closed)),
@@ -477,17 +493,38 @@ impl TryFrom<serde_norway::Value> for Span {
     }
 }
 
-/// Levels of a sweep: `1,2,4,8`.
+/// What stands for levels that are searched for.
+const AUTO: &str = "auto";
+
+/// Levels of a sweep: `1,2,4,8`; none for `auto`, which searches for them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "serde_norway::Value")]
+#[serde(try_from = "serde_norway::Value", into = "serde_norway::Value")]
 pub struct Levels(pub Vec<u32>);
+
+impl Levels {
+    /// They are searched for.
+    pub fn is_auto(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<Levels> for serde_norway::Value {
+    fn from(levels: Levels) -> Self {
+        if levels.is_auto() { AUTO.into() } else { levels.0.into_iter().collect() }
+    }
+}
 
 impl FromStr for Levels {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == AUTO {
+            return Ok(Self(Vec::new()));
+        }
         let level = |part: &str| {
-            part.trim().parse().map_err(|_| format!("{part:?} is not a number of streams: try 1,2,4,8"))
+            part.trim()
+                .parse()
+                .map_err(|_| format!("{part:?} is not a number of streams: try 1,2,4,8 or auto"))
         };
         text.split(',').map(level).collect::<Result<_, _>>().map(Self)
     }
@@ -501,15 +538,36 @@ impl TryFrom<serde_norway::Value> for Levels {
     }
 }
 
-/// Rates of a sweep: `1,2.5,inf`.
+/// Rates of a sweep: `1,2.5,inf`; none for `auto`, which searches for them.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(try_from = "serde_norway::Value")]
+#[serde(try_from = "serde_norway::Value", into = "serde_norway::Value")]
 pub struct Rates(pub Vec<Rate>);
+
+impl Rates {
+    /// They are searched for.
+    pub fn is_auto(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<Rates> for serde_norway::Value {
+    fn from(rates: Rates) -> Self {
+        // As text where YAML has no number of its own for it.
+        let number = |Rate(rate): Rate| match rate.is_finite() {
+            true => serde_norway::Value::from(rate),
+            false => rate.to_string().into(),
+        };
+        if rates.is_auto() { AUTO.into() } else { rates.0.into_iter().map(number).collect() }
+    }
+}
 
 impl FromStr for Rates {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == AUTO {
+            return Ok(Self(Vec::new()));
+        }
         text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
     }
 }

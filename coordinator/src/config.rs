@@ -1,6 +1,7 @@
 //! From what was typed to what is meant: flags and plan file validated into one [`Config`]. Secrets stay out of the
 //! [`Plan`], which is stored.
 
+mod auto;
 mod control;
 mod open;
 mod replay;
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tailcliff_proto::{MAX_AGENT_STREAMS, MAX_INPUT_WORDS, v1};
+
+pub(crate) use auto::most_streams;
 
 use crate::args::{Rates, Span, SweepArgs};
 use crate::dataset::Corpus;
@@ -89,7 +92,7 @@ impl Config {
     /// # Errors
     /// When it does not, with how many agents it takes.
     pub fn check_agents(&self) -> Result<(), ConfigError> {
-        let most = self.plan.concurrency.iter().max().copied().unwrap_or(0);
+        let most = most_streams(&self.plan);
         let (agents, need) = (self.plan.agents, most.div_ceil(MAX_AGENT_STREAMS));
         if need <= agents {
             return Ok(());
@@ -127,6 +130,8 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
     };
     let ns = |span: Option<Span>, default_s: i64| span.map_or(default_s * 1_000_000_000, |s| s.0);
     let request_timeout_ns = ns(args.request_timeout, 60);
+    let auto = auto::plan(args)?;
+    let is_auto = auto.is_some();
     let plan = Plan {
         base_url,
         path: args.endpoint.as_deref().map_or(format!("{prefix}{usual}"), redacted_query),
@@ -145,7 +150,7 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         ramp_ns: ns(args.ramp, 0),
         retries: args.retries.unwrap_or(0),
         retry_backoff_ns: args.retry_backoff.map_or(100_000_000, |s| s.0),
-        num_prompts: args.num_prompts.or((args.duration.is_none()).then_some(80)),
+        num_prompts: args.num_prompts.or((args.duration.is_none() && !is_auto).then_some(80)),
         duration_ns: args.duration.map(|s| s.0),
         // A ramp is warm-up, so that it asks for one.
         warmup_ns: args.warmup.or(args.ramp).map_or(0, |s| s.0),
@@ -167,6 +172,7 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         probes: 1,
         gpu_interval_ns: None,
         cliff: cliff(args)?,
+        auto,
         trace: args.verbose >= TRACE_FROM,
         control: args.control.plan(),
         metadata: metadata(&args.metadata)?,
@@ -189,7 +195,7 @@ fn check(plan: &Plan) -> Result<(), ConfigError> {
     }
     open::check(plan)?;
     control::check(plan)?;
-    if plan.request_rate.is_empty() {
+    if plan.request_rate.is_empty() && plan.auto.is_none() {
         check_levels(&plan.concurrency)?;
     }
     let most = plan.concurrency.last().copied().unwrap_or(1);

@@ -72,7 +72,8 @@ const PLAIN_WIDTH: usize = 100;
 const MOST_KEPT: usize = 4_000;
 
 impl Display {
-    /// On standard error; live when that is a terminal. `levels` is the number of levels planned.
+    /// On standard error; live when that is a terminal. `levels` is the number of levels planned; 0 when they
+    /// are searched for.
     pub fn stderr(levels: usize) -> Self {
         let live = std::io::stderr().is_terminal() && !is_dumb();
         let out: Box<dyn Write + Send> = match Patient::over(std::io::stderr()) {
@@ -353,8 +354,8 @@ impl Level {
             Load::Streams(streams) => format!("{streams} streams"),
             Load::Rate(_) => self.load.words(),
         };
-        let head =
-            format!("level {}/{levels}{}: {load} {} ", self.drive.rung + 1, self.drive.again(), bar(done));
+        let of = if levels > 0 { format!("/{levels}") } else { String::new() };
+        let head = format!("level {}{of}{}: {load} {} ", self.drive.rung + 1, self.drive.again(), bar(done));
         fitted(head, &parts, width)
     }
 }

@@ -26,6 +26,7 @@ use crate::pinger;
 use crate::results::Shelf;
 use crate::resume::{Resume, ResumeError};
 use crate::run::{Ending, Run};
+use crate::search::seen::Seen;
 use crate::service;
 use crate::ssh::Failures;
 use crate::stored::{RunEnd, RunHeader};
@@ -288,17 +289,18 @@ async fn conduct(
     if let Some(corpus) = &config.corpus {
         run = run.with_corpus(corpus.id, corpus.parts.len() as u32);
     }
+    let (judgements, judged) = mpsc::unbounded_channel();
     if let Some(resume) = &setup.resume {
         let stored = resume.nodes.iter().map(|node| (node.incarnation, node.last_seq)).collect();
-        run = run.resumed(resume.next, resume.orphans.clone(), stored);
+        run = run.resumed(resume.next, resume.orphans.clone(), stored).having_seen(resume.seen.clone());
     }
     let names = (begun.run_id, clock_port);
     let mut fleet = Fleet::new(run, begun.journal, pinger, names, places, stored, display);
     if let Some(resume) = &setup.resume {
         fleet = fleet.resumed(resume);
     }
-    let mut fleet = fleet.with_corpus(config.corpus);
-    let sources = Sources { nodes, clock, on_disk, interrupts, failed, told, hosts: setup.hosts };
+    let mut fleet = fleet.with_corpus(config.corpus).judging(begun.dir.clone(), judgements);
+    let sources = Sources { nodes, clock, on_disk, interrupts, failed, told, judged, hosts: setup.hosts };
     let ended = sources.feed(&mut fleet).await;
     server.abort();
     shutdown.cancel();
@@ -313,6 +315,7 @@ struct Sources {
     interrupts: mpsc::Receiver<String>,
     failed: mpsc::Receiver<(NodeKind, String)>,
     told: mpsc::Receiver<String>,
+    judged: mpsc::UnboundedReceiver<Result<Seen, String>>,
     hosts: Failures,
 }
 
@@ -328,6 +331,7 @@ impl Sources {
                 Some(why) = self.interrupts.recv() => Happening::Interrupt(why),
                 Some((kind, why)) = self.failed.recv() => Happening::Failed(kind, why),
                 Some(line) = self.told.recv() => Happening::Told(line),
+                Some(seen) = self.judged.recv() => Happening::Judged(Box::new(seen)),
                 // Nobody is left to come; a run that has begun knows what it does without them.
                 Some(why) = self.hosts.all(), if !fleet.has_started() => {
                     without = Some(why.clone());

@@ -2,6 +2,7 @@
 //! in over channels, orders go out; every fact is journalled before anything is built on it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tailcliff_proto::clock::HostClock;
@@ -16,9 +17,12 @@ use crate::clock::online::Online;
 use crate::dataset::Corpus;
 use crate::display::Display;
 use crate::journal::{Entry, Exchanges, Fact, Journal, JournalError, LevelPlanned, LevelShare, StoredBatch};
+use crate::load;
+use crate::merge::searched;
 use crate::pinger::{ClockEvent, Pinger};
 use crate::resume::Resume;
 use crate::run::{Command, Ending, Event, LEASE_NS, Run};
+use crate::search::seen::Seen;
 use crate::service::{Connection, Input, ToNode, ToShipper, message};
 use crate::stored::{Drive, Incarnation};
 
@@ -42,6 +46,8 @@ pub enum Happening {
     Failed(v1::NodeKind, String),
     /// Something for the person who runs the coordinator.
     Told(String),
+    /// What a search's level came to.
+    Judged(Box<Result<Seen, String>>),
     /// A quarter of a second passed.
     Beat,
 }
@@ -83,6 +89,8 @@ pub struct Fleet {
     turn: usize,
     display: Display,
     corpus: Option<Arc<Corpus>>,
+    /// Where the journal is, and who is told what a level of a search came to.
+    judged: Option<(PathBuf, mpsc::UnboundedSender<Result<Seen, String>>)>,
 }
 
 impl Fleet {
@@ -116,7 +124,15 @@ impl Fleet {
             turn: 0,
             display,
             corpus: None,
+            judged: None,
         }
+    }
+
+    /// Tells `judged` of each level of a search, from the journal in `dir`.
+    #[must_use]
+    pub fn judging(mut self, dir: PathBuf, judged: mpsc::UnboundedSender<Result<Seen, String>>) -> Self {
+        self.judged = Some((dir, judged));
+        self
     }
 
     /// With what agents are told before the preflight.
@@ -172,6 +188,7 @@ impl Fleet {
                 self.display.say(&label(&line));
                 Ok(None)
             }
+            Happening::Judged(seen) => self.step(Event::Judged(*seen)),
             Happening::Beat => self.beat(),
         }
     }
@@ -445,6 +462,7 @@ impl Fleet {
                 }
                 self.display.settled(level, HostClock.now());
             }
+            Command::Judge(level) => self.judge(level)?,
             Command::Void(level, reason) => self.void(level, reason)?,
             Command::Mark(level, reason) => {
                 self.display.say(&format!("this level goes on with those who are left: {reason}"));
@@ -492,6 +510,25 @@ impl Fleet {
             let order = v1::StartAt { level, at_raw_ns, at_ref_ns, bound_ns, sent_ref_ns };
             self.send(of, Order::Start(order));
         }
+        Ok(())
+    }
+
+    /// Reads the level back once all that was said of it is on disk.
+    fn judge(&mut self, level: u32) -> Result<(), JournalError> {
+        let (fired, on_disk) = oneshot::channel();
+        self.journal.append(Entry { incarnation: 0, fact: None }, Some(fired))?;
+        let Some((dir, judged)) = self.judged.clone() else { return Ok(()) };
+        tokio::spawn(async move {
+            if on_disk.await.is_err() {
+                return;
+            }
+            let seen = tokio::task::spawn_blocking(move || {
+                let data = load::open(&dir).map_err(|e| e.to_string())?;
+                searched::seen_of(&data, level).ok_or_else(|| "the journal does not know it".to_owned())
+            });
+            let seen = seen.await.unwrap_or_else(|e| Err(e.to_string()));
+            let _over = judged.send(seen);
+        });
         Ok(())
     }
 

@@ -92,7 +92,8 @@ fn check_url(base_url: &str) -> Result<(), ConfigError> {
 /// Levels of a number of requests last as long as the server makes them, and only their warm-up is known.
 fn check_deadline(plan: &Plan, deadline_ns: i64) -> Result<(), ConfigError> {
     let level = |load| plan.warmup_of(load).saturating_add(plan.duration_ns.unwrap_or(0));
-    let least_ns = plan.levels().into_iter().map(level).fold(0, i64::saturating_add);
+    let searched_ns = plan.auto.as_ref().map_or(0, |auto| auto.budget_ns);
+    let least_ns = plan.levels().into_iter().map(level).fold(searched_ns, i64::saturating_add);
     if deadline_ns > least_ns {
         return Ok(());
     }

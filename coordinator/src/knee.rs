@@ -8,6 +8,7 @@
 
 use crate::axis::Load;
 use crate::plan::CliffRule;
+use crate::search::estimate::Estimate;
 
 /// Levels left out, and why.
 pub type Skipped = Vec<(Load, String)>;
@@ -57,6 +58,8 @@ pub struct Knee {
     pub steps: Vec<Step>,
     /// Levels left out, and why.
     pub skipped: Skipped,
+    /// Where the curve through all levels has it, with its interval; `None` with too few levels, or no knee among them.
+    pub estimate: Option<Estimate>,
     /// The finding in words.
     pub words: String,
 }
@@ -85,6 +88,8 @@ pub struct Cliff {
     pub tails: Vec<Tail>,
     /// Levels left out, and why.
     pub skipped: Skipped,
+    /// Where the tail crosses the multiple between two levels, with its interval; `None` when nowhere.
+    pub estimate: Option<Estimate>,
     /// The finding in words.
     pub words: String,
 }
@@ -136,7 +141,7 @@ pub fn knee(rule: &CliffRule, rungs: &[Rung]) -> Knee {
         (None, None) => "no knee to find: no usable level".to_owned(),
     };
     words.push_str(&caveats(&skipped));
-    Knee { at: found.map(|s| s.from), searched_to, steps, skipped, words }
+    Knee { at: found.map(|s| s.from), searched_to, steps, skipped, estimate: None, words }
 }
 
 fn step((from, low): &(&Rung, f64), (to, high): &(&Rung, f64)) -> Option<Step> {
@@ -177,7 +182,7 @@ pub fn cliff(rule: &CliffRule, rungs: &[Rung]) -> Cliff {
         _ => format!("no {judged} cliff to find: no usable level"),
     };
     words.push_str(&caveats(&skipped));
-    Cliff { at: found.map(|t| t.load), searched_to, judged, tails, skipped, words }
+    Cliff { at: found.map(|t| t.load), searched_to, judged, tails, skipped, estimate: None, words }
 }
 
 fn caveats(skipped: &[(Load, String)]) -> String {

@@ -11,9 +11,11 @@ use crate::args::{Cli, Command, CoordinateArgs, SweepArgs};
 use crate::door::Door;
 use crate::journal::{self, Entry, Fact, Frames, Held, Journal, JournalError, Resumed};
 use crate::load::open;
+use crate::merge::searched;
 use crate::outputs;
 use crate::plan::{FleetRule, Plan};
 use crate::redact;
+use crate::search::seen::Seen;
 use crate::stored::{Drive, Incarnation, RunData, RunHeader};
 
 /// Why a run cannot be gone on with.
@@ -78,6 +80,8 @@ pub struct Resume {
     pub levels: Vec<u32>,
     /// Those that another coordinator left, and that are not void yet.
     pub left: Vec<u32>,
+    /// What a search saw of the levels that it went on from.
+    pub seen: Vec<Seen>,
     /// Every node that joined.
     pub nodes: Vec<KnownNode>,
     /// Its journal, from before it was read on.
@@ -100,9 +104,13 @@ impl Resume {
             ));
         }
         let (rungs, had_token) = (data.header.plan.levels().len(), data.header.had_token);
+        let is_search = data.header.plan.auto.is_some();
+        let ended = data.end.as_ref().is_some_and(|end| end.cut_short.is_empty());
         let mut resume = Self::of(data);
         resume.held = Some(held);
-        if resume.next.rung as usize >= rungs {
+        // Only its end tells that a search needs no further level.
+        let is_finished = if is_search { ended } else { resume.next.rung as usize >= rungs };
+        if is_finished {
             return Err(ResumeError::Finished { dir: dir.to_owned(), had_token });
         }
         Ok(resume)
@@ -131,6 +139,7 @@ impl Resume {
             levels: data.levels.iter().map(|log| log.drive.level).collect(),
             left: left.map(|log| log.drive.level).collect(),
             nodes: data.nodes.iter().map(node).collect(),
+            seen: if data.header.plan.auto.is_some() { searched::seen_so_far(&data) } else { Vec::new() },
             header: data.header,
             held: None,
         }

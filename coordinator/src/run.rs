@@ -6,17 +6,21 @@ mod corpus;
 mod event;
 mod level;
 mod loss;
+mod search;
 
 use std::collections::BTreeMap;
 
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
 
 use crate::bursts::Bursts;
+use crate::config::most_streams;
 use crate::plan::Plan;
+use crate::search::seen::Seen;
 use crate::stored::{Drive, Incarnation};
 
 pub use event::{Command, Ending, Event};
 use level::Level;
+pub(crate) use search::rule;
 
 /// Lead between the order to start and the start, ns; the floor of research on start barriers is 500 ms.
 pub const START_LEAD_NS: i64 = 500_000_000;
@@ -59,6 +63,8 @@ enum Phase {
     Arm(Level),
     Run(Level),
     Settle(Level),
+    /// What a search's level says is being looked at.
+    Judge,
     End(Ending),
     Over,
 }
@@ -90,6 +96,8 @@ pub struct Run {
     stored: BTreeMap<Incarnation, u64>,
     /// A level was armed: the server answers, and what fails from here on is one agent's.
     begun: bool,
+    /// A search, where levels are found as the run goes on.
+    search: Option<search::Rungs>,
     /// Rest before the next start, ns: where a GPU is read, what its idle looks like is part of the run.
     rest_ns: i64,
 }
@@ -105,6 +113,7 @@ impl Run {
     ) -> Self {
         Self {
             expected: plan.agents,
+            search: search::Rungs::of(&plan),
             plan,
             target,
             workload,
@@ -130,6 +139,15 @@ impl Run {
     #[must_use]
     pub fn resumed(mut self, next: Drive, orphans: Vec<u32>, stored: BTreeMap<Incarnation, u64>) -> Self {
         (self.next, self.orphans, self.stored) = (next, orphans, stored);
+        self
+    }
+
+    /// The same, with a search that has seen what was driven already.
+    #[must_use]
+    pub fn having_seen(mut self, seen: Vec<Seen>) -> Self {
+        if let Some(search) = &mut self.search {
+            search.replay(seen);
+        }
         self
     }
 
@@ -171,6 +189,7 @@ impl Run {
             Event::Interrupt(why) => self.interrupt(now, why, out),
             Event::Failed(kind, why) => self.failed(now, kind, why, out),
             Event::Said(of, said) => self.hear(now, of, said, out),
+            Event::Judged(seen) => self.judged(now, seen, out),
             Event::Tick => self.drop_lost(now, out),
         }
     }
@@ -223,7 +242,7 @@ impl Run {
     }
 
     fn preflight(&self, of: Incarnation) -> Command {
-        let most = self.plan.concurrency.iter().max().copied().unwrap_or(0);
+        let most = most_streams(&self.plan);
         let order = v1::Preflight {
             target: Some(self.target.clone()),
             workload: Some(self.workload.clone()),

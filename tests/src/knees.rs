@@ -97,7 +97,11 @@ impl World {
             step_base_ns,
             step_per_seq_ns: (each_ns * (1.0 - prefill_part) / output as f64) as i64,
             max_num_seqs: if kind == Kind::Slots { limit } else { 4_096 },
-            kv_tokens: if kind == Kind::Kv { limit as u64 * (prompt + output) + rng.u64(..prompt) } else { 100_000_000 },
+            kv_tokens: if kind == Kind::Kv {
+                limit as u64 * (prompt + output) + rng.u64(..prompt)
+            } else {
+                100_000_000
+            },
             max_queue: None,
         };
         Self { kind, params, prompt_tokens, output_tokens, seed }
@@ -151,7 +155,8 @@ impl World {
         };
         let requests = virtual_level(&self.params, &load).unwrap_or_default();
         let window = Window { rule: WindowRule::Duration, start_ns: ask.warmup_ns, end_ns: until_ns };
-        let records: Vec<v1::RequestRecord> = requests.iter().map(|request| record(request, until_ns)).collect();
+        let records: Vec<v1::RequestRecord> =
+            requests.iter().map(|request| record(request, until_ns)).collect();
         let blocks = blocks::of_records(&records, window, ask.load);
         Seen::of(ask.load, ask.load.x(), until_ns as f64 / 1e9, &blocks, "e2e", None)
     }

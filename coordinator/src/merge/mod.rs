@@ -10,6 +10,7 @@ pub mod interval;
 pub mod nodes;
 mod open;
 pub(crate) mod record;
+pub mod searched;
 pub mod starts;
 pub(crate) mod tally;
 pub mod timeline;
@@ -43,6 +44,7 @@ use crate::untold::untold;
 
 use bins::Bin;
 use nodes::NodeSummary;
+use searched::Searched;
 use tally::Tally;
 use timeline::{Alignment, Timeline};
 
@@ -65,6 +67,8 @@ pub struct Merged {
     pub knee: Knee,
     /// Where the tail leaves its baseline.
     pub cliff: Cliff,
+    /// Of a run whose levels were searched for: what that took.
+    pub search: Option<Searched>,
     /// Agents, then probes, in the order of joining.
     pub nodes: Vec<NodeSummary>,
     /// How well GPU samples and tokens lie on one another.
@@ -108,6 +112,8 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
     // An earlier try of a rung says nothing that the last one does not.
     let rungs: Vec<Rung> = last_tries(&levels).map(|level| rung(data, level)).collect();
     let rule = &data.header.plan.cliff;
+    let (mut knee, mut cliff) = (knee::knee(rule, &rungs), knee::cliff(rule, &rungs));
+    let search = searched::estimate(data, &last_tries(&levels).collect::<Vec<_>>(), &mut knee, &mut cliff);
     let kinds = [v1::NodeKind::Agent, v1::NodeKind::GpuProbe];
     let all = kinds.into_iter().flat_map(|kind| tally::of_kind(data, kind));
     let mut merged = Merged {
@@ -116,8 +122,9 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         torn_bytes: data.torn_bytes,
         resumes: data.resumes,
         other_clocks: data.other_clocks,
-        knee: knee::knee(rule, &rungs),
-        cliff: knee::cliff(rule, &rungs),
+        knee,
+        cliff,
+        search,
         nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),

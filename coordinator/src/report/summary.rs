@@ -11,8 +11,10 @@ use crate::knee::{Cliff, Knee};
 use crate::levels::{Level, Metric};
 use crate::merge::Merged;
 use crate::merge::nodes::NodeSummary;
+use crate::merge::searched::Searched;
 use crate::merge::window::Rate;
 use crate::plan::{ControlPlan, Plan};
+use crate::search::estimate::Estimate;
 
 use super::text::{json_ms, json_us, number};
 use super::{clocks, sensors, stalls, trace};
@@ -51,6 +53,7 @@ pub fn summary(merged: &Merged) -> Value {
         "levels": merged.levels.iter().map(|l| Value::Object(level(l, header.started_ref_ns))).collect::<Vec<_>>(),
         "knee": knee(&merged.knee, header.plan.cliff.gain_share),
         "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
+        "search": merged.search.as_ref().map_or(Value::Null, search),
         "nodes": merged.nodes.iter().map(|n| node(n, header.started_ref_ns)).collect::<Vec<_>>(),
         "calibration": merged.calibrations.iter().map(calibration).collect::<Vec<_>>(),
         "gpu_to_token": alignment(merged),
@@ -63,7 +66,7 @@ pub fn summary(merged: &Merged) -> Value {
 
 /// How the load was made, as far as the levels do not say.
 fn load(plan: &Plan) -> Value {
-    let is_open = !plan.request_rate.is_empty();
+    let is_open = !plan.request_rate.is_empty() || plan.auto.as_ref().is_some_and(|auto| auto.open);
     json!({
         "loop": if is_open { "open" } else { "closed" },
         "arrival_pattern": is_open.then_some(&plan.arrival_pattern),
@@ -249,6 +252,23 @@ fn skipped(levels: &[(Load, String)]) -> Value {
     levels.iter().map(|(load, why)| place(Some(*load), json!({ "why": why }))).collect()
 }
 
+fn estimate(of: Option<Estimate>) -> Value {
+    let Some(of) = of else { return Value::Null };
+    json!({
+        "at": number(Some(of.at), 4),
+        "ci": [number(Some(of.low), 4), number(Some(of.high), 4)],
+        "confidence": 0.95,
+    })
+}
+
+fn search(of: &Searched) -> Value {
+    json!({
+        "levels": of.levels,
+        "seconds": number(Some(of.seconds), 3),
+        "resolution": number(Some(of.resolution), 6),
+    })
+}
+
 fn knee(knee: &Knee, gain_share: f64) -> Value {
     let step = |s: &crate::knee::Step| {
         json!({
@@ -261,6 +281,7 @@ fn knee(knee: &Knee, gain_share: f64) -> Value {
     let rest = json!({
         "searched_to": knee.searched_to.map(|load| load.json()),
         "gain_share_threshold": gain_share,
+        "estimate": estimate(knee.estimate),
         "steps": knee.steps.iter().map(step).collect::<Vec<_>>(),
         "skipped": skipped(&knee.skipped),
         "words": knee.words,
@@ -277,6 +298,7 @@ fn cliff(cliff: &Cliff, multiple: f64) -> Value {
         "searched_to": cliff.searched_to.map(|load| load.json()),
         "judged": cliff.judged,
         "multiple_threshold": multiple,
+        "estimate": estimate(cliff.estimate),
         "levels": cliff.tails.iter().map(tail).collect::<Vec<_>>(),
         "skipped": skipped(&cliff.skipped),
         "words": cliff.words,

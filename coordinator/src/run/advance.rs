@@ -41,7 +41,7 @@ impl Run {
                 }
                 over
             }
-            Phase::Over => false,
+            Phase::Judge | Phase::Over => false,
         }
     }
 
@@ -103,7 +103,7 @@ impl Run {
     /// Arms the next level. A level of the same rung that was not started leaves no trace.
     fn arm(&mut self, now: i64, out: &mut Vec<Command>) -> bool {
         let drive = self.next;
-        let Some(load) = self.plan.levels().get(drive.rung as usize).copied() else {
+        let Some(load) = self.load_of(drive.rung) else {
             self.end(now, Ending::Complete, out);
             return true;
         };
@@ -132,7 +132,7 @@ impl Run {
 
     /// Goes on to the next level with the agents that are there, or ends the run when there is none left.
     pub(super) fn go_on(&mut self, now: i64, out: &mut Vec<Command>) -> bool {
-        let is_last = self.next.rung as usize >= self.plan.levels().len();
+        let is_last = self.load_of(self.next.rung).is_none();
         match self.cut_short.clone() {
             Some(why) => self.end(now, Ending::Interrupted(why), out),
             None if is_last => self.end(now, Ending::Complete, out),
@@ -151,11 +151,17 @@ impl Run {
     }
 
     /// What the shares of a level have in common.
-    fn common(&self, load: Load) -> v1::LoadShare {
+    fn common(&self, index: u32, load: Load) -> v1::LoadShare {
         let plan = &self.plan;
+        let (warmup_ns, duration_ns) = self.lengths_of(index, load);
+        let stop = match plan.num_prompts {
+            Some(requests) => v1::load_share::Stop::Requests(requests),
+            None => v1::load_share::Stop::DurationNs(duration_ns.unwrap_or_default()),
+        };
         v1::LoadShare {
-            warmup_ns: plan.warmup_of(load),
-            ramp_ns: plan.ramp_ns.min(plan.warmup_of(load)),
+            stop: Some(stop),
+            warmup_ns,
+            ramp_ns: plan.ramp_ns.min(warmup_ns),
             drain_ns: plan.drain_ns,
             fresh_connections: self.fresh_connections,
             retries: plan.retries,
@@ -172,11 +178,7 @@ impl Run {
         let bound = self.plan.max_concurrency;
         agents.truncate(bound.map_or(usize::MAX, |bound| bound as usize));
         let bounds = bound.map(|bound| shares(u64::from(bound), agents.len(), index as usize));
-        let stop = match self.plan.num_prompts {
-            Some(requests) => v1::load_share::Stop::Requests(requests),
-            None => v1::load_share::Stop::DurationNs(self.plan.duration_ns.unwrap_or_default()),
-        };
-        let common = v1::LoadShare { stop: Some(stop), ..self.common(Load::Rate(rate)) };
+        let common = self.common(index, Load::Rate(rate));
         let share = |(i, &of): (usize, &Incarnation)| {
             let open = v1::OpenLoad {
                 rate_per_s: rate.0,
@@ -195,21 +197,18 @@ impl Run {
     /// Streams evenly over agents, requests in proportion to streams; an agent with no stream has no share.
     fn streams(&self, index: u32, all_streams: u32) -> BTreeMap<Incarnation, v1::LoadShare> {
         let agents = self.ready_agents();
-        let common = self.common(Load::Streams(all_streams));
+        let common = self.common(index, Load::Streams(all_streams));
         let streams = shares(u64::from(all_streams), agents.len(), index as usize);
         let requests = self.plan.num_prompts.map(|total| weighted(total, &streams));
         let mut first_stream = 0;
         let mut all = BTreeMap::new();
         for (i, (&of, &concurrency)) in agents.iter().zip(&streams).enumerate() {
-            let stop = match &requests {
-                Some(requests) => v1::load_share::Stop::Requests(requests[i]),
-                None => v1::load_share::Stop::DurationNs(self.plan.duration_ns.unwrap_or_default()),
-            };
+            let own = requests.as_ref().map(|requests| v1::load_share::Stop::Requests(requests[i]));
             let share = v1::LoadShare {
                 concurrency: concurrency as u32,
                 first_stream,
                 all_streams,
-                stop: Some(stop),
+                stop: own.or(common.stop),
                 ..common
             };
             first_stream += concurrency as u32;
@@ -275,6 +274,11 @@ impl Run {
         out.push(Command::LevelSettled { level: drive.level, passed });
         let (rung, attempt) = if again { (drive.rung, drive.attempt + 1) } else { (drive.rung + 1, 1) };
         self.next = Drive { rung, attempt, ..self.next };
+        if passed && self.search.is_some() && self.cut_short.is_none() {
+            out.push(Command::Judge(drive.level));
+            self.enter(now, Phase::Judge);
+            return true;
+        }
         self.go_on(now, out)
     }
 }

@@ -114,11 +114,11 @@ impl Run {
     pub(super) fn workload_of(&self, drive: Drive) -> v1::Workload {
         let mut workload = self.workload.clone();
         if let Some(pick) = &mut workload.pick {
-            pick.streams = self.plan.concurrency.get(drive.rung as usize).copied().unwrap_or(1);
+            pick.streams = self.load_of(drive.rung).and_then(|load| load.concurrency()).unwrap_or(1);
             // Levels begin apart, so that one does not ask again what the one before it did, as far as entries go: nor does
             // a second try, whose prompts the server's prefix cache would otherwise know.
             let entries = self.plan.file().map_or(0, |file| file.entries);
-            let apart = self.plan.num_prompts.unwrap_or(entries / self.plan.levels().len().max(1) as u64);
+            let apart = self.plan.num_prompts.unwrap_or(entries / self.rungs_expected());
             pick.first = if pick.sequential { 0 } else { u64::from(drive.level).saturating_mul(apart) };
         }
         workload

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message::Kind as Said};
 
 use crate::axis::Load;
+use crate::search::seen::Seen;
 use crate::stored::{Drive, Incarnation};
 
 /// Something that happened.
@@ -29,6 +30,8 @@ pub enum Event {
     Interrupt(String),
     /// A node inside this process ended, and why.
     Failed(v1::NodeKind, String),
+    /// What a search's level came to, or why it cannot be told.
+    Judged(Result<Seen, String>),
     /// Time passed.
     Tick,
 }
@@ -68,6 +71,8 @@ pub enum Command {
         /// The run goes on from it: its rung is not tried again.
         passed: bool,
     },
+    /// Tell what this level came to: the search goes on from it.
+    Judge(u32),
     /// A level does not count.
     Void(u32, String),
     /// A level counts, with this note.

@@ -66,7 +66,13 @@ pub fn knee(rungs: &[Rung<'_>], share: f64, whole: bool, draws: usize) -> Option
 }
 
 /// First load whose tail exceeds `multiple` times that of the lowest; `None` when none does. `percentile` in percent.
-pub fn cliff(rungs: &[Rung<'_>], percentile: f64, multiple: f64, whole: bool, draws: usize) -> Option<Estimate> {
+pub fn cliff(
+    rungs: &[Rung<'_>],
+    percentile: f64,
+    multiple: f64,
+    whole: bool,
+    draws: usize,
+) -> Option<Estimate> {
     let quantile = percentile / 100.0;
     let tail = |rung: &Rung<'_>| tail(rung.batches.iter().copied(), quantile);
     let tails: Vec<(f64, f64)> = rungs.iter().filter_map(|rung| Some((rung.x, tail(rung)?))).collect();

@@ -224,7 +224,10 @@ mod tests {
         let curve = fit(&spots, 0.5).unwrap();
         assert!((curve.knee(0.5) / 10.0 - 1.0).abs() < 0.02, "{curve:?}");
         assert!(curve.bends(0.5));
-        assert!((curve.knee(0.25) / 30.0 - 1.0).abs() < 0.02, "elasticity 1 / (1 + 0.1 x) is a quarter at 30");
+        assert!(
+            (curve.knee(0.25) / 30.0 - 1.0).abs() < 0.02,
+            "elasticity 1 / (1 + 0.1 x) is a quarter at 30"
+        );
     }
 
     #[test]

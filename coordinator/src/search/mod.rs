@@ -188,14 +188,23 @@ impl Search {
     fn refine(&self) -> Option<Load> {
         let found = self.found(DRAWS);
         let knee = found.knee.and_then(|knee| {
-            let (near, far) = if found.bends { (0.66, 0.4) } else { (1.0 - 0.8 * self.rung(knee.at) / knee.at, 0.66) };
-            self.beside(knee, [near * knee.at, (2.0 - near) * knee.at, far * knee.at, knee.at / far], !found.bends)
+            let (near, far) =
+                if found.bends { (0.66, 0.4) } else { (1.0 - 0.8 * self.rung(knee.at) / knee.at, 0.66) };
+            self.beside(
+                knee,
+                [near * knee.at, (2.0 - near) * knee.at, far * knee.at, knee.at / far],
+                !found.bends,
+            )
         });
         let cliff = || {
             let cliff = found.cliff?;
             let rung = 0.8 * self.rung(cliff.at);
             // It is a multiple of the lowest level's tail, of which as much is to be known.
-            self.beside(cliff, [cliff.at - rung, cliff.at + rung, self.rule.auto.from, self.rule.auto.from], true)
+            self.beside(
+                cliff,
+                [cliff.at - rung, cliff.at + rung, self.rule.auto.from, self.rule.auto.from],
+                true,
+            )
         };
         knee.or_else(cliff)
     }
@@ -230,8 +239,12 @@ impl Search {
         match (narrow(found.knee), narrow(found.cliff)) {
             (true, true) => "knee and cliff are known to the resolution asked for".to_owned(),
             _ if ceiling.is_finite() => format!("no load from {ceiling} on can be judged"),
-            (true, false) => format!("the knee is known to the resolution asked for, and no cliff up to {to}"),
-            (false, true) => format!("the cliff is known to the resolution asked for, and no knee up to {to}"),
+            (true, false) => {
+                format!("the knee is known to the resolution asked for, and no cliff up to {to}")
+            }
+            (false, true) => {
+                format!("the cliff is known to the resolution asked for, and no knee up to {to}")
+            }
             (false, false) => format!("nothing more is to be found up to {to}"),
         }
     }

@@ -60,7 +60,8 @@ impl Seen {
     /// on, `why` the reason that it does not count.
     pub fn of(load: Load, x: f64, took_s: f64, blocks: &[Block], metric: &str, why: Option<Trouble>) -> Self {
         let mean = |values: fn(&Block) -> &Vec<i64>| {
-            let (sum, n) = blocks.iter().flat_map(values).fold((0.0, 0), |(sum, n), &ns| (sum + ns as f64, n + 1));
+            let (sum, n) =
+                blocks.iter().flat_map(values).fold((0.0, 0), |(sum, n), &ns| (sum + ns as f64, n + 1));
             if n > 0 { sum / f64::from(n) / 1e9 } else { 0.0 }
         };
         let e2e_s = mean(|block| &block.e2e_ns);

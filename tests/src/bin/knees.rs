@@ -40,7 +40,8 @@ fn main() -> std::io::Result<()> {
         trials.len()
     )?;
     for kind in [Some(Kind::Slots), Some(Kind::Kv), Some(Kind::Compute), None] {
-        let of: Vec<&Trial> = trials.iter().filter(|t| kind.is_none_or(|kind| t.world.kind == kind)).collect();
+        let of: Vec<&Trial> =
+            trials.iter().filter(|t| kind.is_none_or(|kind| t.world.kind == kind)).collect();
         summary(&mut out, kind.map_or("all".to_owned(), |kind| format!("{kind:?}")), &of)?;
     }
     Ok(())
@@ -51,7 +52,16 @@ fn each(out: &mut impl Write, t: &Trial) -> std::io::Result<()> {
     writeln!(
         out,
         "{miss} {:?} truth {:.1} rung {:.1} knee {:?} cliff {:?} levels {} {:.0} s of {:.0} s: {} {:?}",
-        t.world.kind, t.truth, t.rung, t.found.knee, t.found.cliff, t.levels, t.took_s, t.linear_s, t.ended, t.world
+        t.world.kind,
+        t.truth,
+        t.rung,
+        t.found.knee,
+        t.found.cliff,
+        t.levels,
+        t.took_s,
+        t.linear_s,
+        t.ended,
+        t.world
     )
 }
 

@@ -1,0 +1,132 @@
+//! What a search makes of merged levels, while the run goes on and afterwards.
+
+use crate::axis::Load;
+use crate::certificate::Verdict;
+use crate::knee::{Cliff, Knee};
+use crate::levels::Level;
+use crate::plan::{AutoPlan, Plan};
+use crate::run::rule;
+use crate::search::estimate::Estimate;
+use crate::search::seen::{Seen, Trouble};
+use crate::search::{DRAWS_TOLD, Lengths, Rule, Search};
+use crate::stored::{LevelLog, RunData};
+
+use super::timeline::Timeline;
+use super::{merge_level, nodes, tally};
+
+/// Levels below which a curve of three numbers says nothing.
+const LEVELS_MIN: usize = 4;
+
+/// What a search saw of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Searched {
+    /// Levels that it drove.
+    pub levels: usize,
+    /// Time that they took, s.
+    pub seconds: f64,
+    /// Width of the intervals that was asked for, as a share.
+    pub resolution: f64,
+}
+
+/// One level of a run that is under way; `None` when the journal does not know it.
+pub fn seen_of(data: &RunData, level: u32) -> Option<Seen> {
+    let timeline = Timeline::of(data);
+    data.levels.iter().rfind(|log| log.drive.level == level).map(|log| of_log(data, log, &timeline))
+}
+
+/// Every level that the run went on from, in the order driven.
+pub fn seen_so_far(data: &RunData) -> Vec<Seen> {
+    let timeline = Timeline::of(data);
+    data.levels.iter().filter(|log| log.passed).map(|log| of_log(data, log, &timeline)).collect()
+}
+
+fn of_log(data: &RunData, log: &LevelLog, timeline: &Timeline) -> Seen {
+    let tally = tally::tally(data, log.drive.level, timeline);
+    let level = merge_level(data, log, tally, timeline, &nodes::probe_beats(data, timeline));
+    seen(&data.header.plan, log, &level)
+}
+
+fn seen(plan: &Plan, log: &LevelLog, level: &Level) -> Seen {
+    let trouble = match level.certificate.verdict {
+        Verdict::Void => Some(Trouble::Void("void".to_owned())),
+        Verdict::ClientBound => Some(Trouble::ClientBound),
+        Verdict::Ok | Verdict::Thin => None,
+    };
+    let (warmup_ns, duration_ns) = log.lengths(plan);
+    let window_s = level.throughput.map_or(0.0, |t| t.window.seconds());
+    let took_s = warmup_ns as f64 / 1e9 + duration_ns.map_or(window_s, |ns| ns as f64 / 1e9);
+    let offered = level.rates.map(|rates| rates.offered).filter(|x| *x > 0.0);
+    let x = offered.unwrap_or_else(|| level.load.x());
+    Seen::of(level.load, x, took_s, &level.blocks, &plan.cliff.metric, trouble)
+}
+
+/// Adds intervals to knee and cliff, and where levels were searched for, takes the knee from its estimate: neighbours a few
+/// per cent apart differ by luck.
+pub(super) fn estimate(
+    data: &RunData,
+    levels: &[&Level],
+    knee: &mut Knee,
+    cliff: &mut Cliff,
+) -> Option<Searched> {
+    let plan = &data.header.plan;
+    let open = levels.first().is_some_and(|level| level.load.is_open());
+    let usual = || Rule {
+        auto: AutoPlan { open, resolution: 0.1, ..AutoPlan::default() },
+        cliff: plan.cliff.clone(),
+        lengths: Lengths::default(),
+    };
+    let rule = rule(plan).unwrap_or_else(usual);
+    let resolution = rule.auto.resolution;
+    let mut search = Search::new(rule);
+    for level in levels.iter().filter(|level| !level.load.is_at_once()) {
+        if let Some(log) = data.levels.iter().rfind(|log| log.drive == level.drive) {
+            search.take(seen(plan, log, level));
+        }
+    }
+    if search.seen().len() >= LEVELS_MIN {
+        let found = search.found(DRAWS_TOLD);
+        (knee.estimate, cliff.estimate) = (found.knee, found.cliff);
+        let axis = levels.first().map(|level| level.load).unwrap_or_default();
+        if let Some(of) = found.knee.filter(|_| plan.auto.is_none()) {
+            knee.words.push_str(&format!("; by the curve through all levels at {}", words(of, axis)));
+        }
+        if let Some(of) = found.cliff {
+            cliff.words.push_str(&format!("; the tail crosses its threshold at {}", words(of, axis)));
+        }
+    }
+    plan.auto.as_ref()?;
+    place(knee, &search);
+    Some(Searched { levels: search.seen().len(), seconds: search.spent_s(), resolution })
+}
+
+/// The knee of a search is the highest load driven that does not exceed its estimate.
+fn place(knee: &mut Knee, search: &Search) {
+    let usable = || search.seen().iter().filter(|seen| seen.trouble.is_none()).map(|seen| seen.load);
+    let at_most = |most: f64| usable().filter(|load| load.x() <= most).max_by(|a, b| a.x().total_cmp(&b.x()));
+    knee.searched_to = at_most(f64::INFINITY);
+    knee.at = knee.estimate.and_then(|estimate| at_most(estimate.high.min(estimate.at + 0.5)));
+    knee.words = match (knee.estimate, knee.searched_to) {
+        (Some(of), Some(top)) => format!(
+            "knee at {}: from there on throughput grows by less than the threshold's share of the load (curve through {} levels up \
+             to {top})",
+            words(of, top),
+            search.seen().len()
+        ),
+        (None, Some(top)) => format!("no knee found up to {top}"),
+        _ => "no knee to find: no usable level".to_owned(),
+    };
+}
+
+/// An estimate with its interval, as it is said within a sentence.
+pub fn words(of: Estimate, load: Load) -> String {
+    let number = |x: f64| match x {
+        x if x.is_infinite() => "?".to_owned(),
+        x if x < 100.0 => format!("{x:.1}"),
+        x => format!("{x:.0}"),
+    };
+    let (low, high) = (number(of.low), number(of.high));
+    match load {
+        Load::Streams(_) => format!("concurrency {} (95 %: {low} to {high})", number(of.at)),
+        Load::Rate(_) => format!("{} req/s (95 %: {low} to {high})", number(of.at)),
+    }
+}
