@@ -140,16 +140,15 @@ impl Buffer {
     }
 
     fn push(&mut self, cell: &Cell<'_>) {
-        let count = |n: &u64| i64::try_from(*n).ok();
-        let fits = match (&mut self.values, cell) {
-            (Values::Ints(all), Cell::Ns(ns)) => Some(all.push(*ns)),
-            (Values::Ints(all), Cell::Count(n)) => count(n).map(|n| all.push(n)),
-            (Values::Floats(all), Cell::Float(x)) => Some(all.push(*x)),
-            (Values::Flags(all), Cell::Flag(is)) => Some(all.push(*is)),
-            (Values::Texts(all), Cell::Text(words)) => Some(all.push(shared(all.last(), words))),
-            _ => None,
-        };
-        self.present.push(i16::from(fits.is_some()));
+        match (&mut self.values, cell) {
+            (Values::Ints(all), Cell::Ns(ns)) => all.push(*ns),
+            (Values::Ints(all), Cell::Count(n)) if *n <= i64::MAX.unsigned_abs() => all.push(n.cast_signed()),
+            (Values::Floats(all), Cell::Float(x)) => all.push(*x),
+            (Values::Flags(all), Cell::Flag(is)) => all.push(*is),
+            (Values::Texts(all), Cell::Text(words)) => all.push(shared(all.last(), words)),
+            _ => return self.present.push(0),
+        }
+        self.present.push(1);
     }
 
     fn write(

@@ -88,7 +88,7 @@ fn rows_are_written_in_groups_and_a_count_that_no_one_can_have_is_null() {
     assert_eq!(reader.metadata().num_row_groups(), 3);
     let text = csv_of(&reader, &columns);
     let lines: Vec<&str> = text.lines().skip(1).collect();
-    let expected = |n: usize| format!("{n},{}", if n % 2 == 0 { "a" } else { "" });
+    let expected = |n: usize| format!("{n},{}", if n.is_multiple_of(2) { "a" } else { "" });
     assert!(lines[..many as usize].iter().enumerate().all(|(n, line)| *line == expected(n)));
     assert_eq!(lines[many as usize..], [","]);
 }
