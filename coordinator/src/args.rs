@@ -2,8 +2,10 @@
 
 pub mod coldwarm;
 pub mod control;
+pub mod export;
 pub mod fleet;
 pub mod k8s;
+pub mod metrics;
 pub mod results;
 pub mod server;
 pub mod ssh;
@@ -17,8 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use self::coldwarm::ColdwarmArgs;
 use self::control::ControlArgs;
+use self::export::ExportArgs;
 use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
+use self::metrics::MetricsArgs;
 use self::results::{FetchArgs, ServeArgs};
 use self::ssh::SshArgs;
 use self::stalls::StallsArgs;
@@ -67,6 +71,8 @@ pub enum Command {
     },
     /// Judge the stalls of a stored run again, with other thresholds; the run stays as it is.
     Stalls(StallsArgs),
+    /// Make files of a stored run for other tools: Parquet, a trace for ui.perfetto.dev, vLLM's benchmark results.
+    Export(ExportArgs),
 }
 
 /// `tailcliff run`.
@@ -87,6 +93,9 @@ pub struct RunArgs {
     /// Threads that make load [default: the cores less one].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub shards: Option<u32>,
+    /// Who is told meanwhile.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 }
 
 /// `tailcliff calibrate`.
@@ -148,6 +157,9 @@ pub struct CoordinateArgs {
     /// Who is let in.
     #[command(flatten)]
     pub link: LinkArgs,
+    /// Who is told meanwhile.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 }
 
 /// Names of datasets: files, then synthetic ones.

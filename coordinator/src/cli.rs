@@ -2,6 +2,7 @@
 
 mod cluster;
 mod coldwarm;
+mod export;
 mod offer;
 mod stalls;
 mod withhold;
@@ -30,6 +31,7 @@ use crate::door::Door;
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
 use crate::local::{self, Embedded};
 use crate::merge::{Merged, last_tries};
+use crate::metrics;
 use crate::outputs;
 use crate::redact::redacted_command;
 use crate::report::terminal;
@@ -77,6 +79,7 @@ pub async fn main(cli: Cli) -> i32 {
         Command::Certs(args) => certs(&args),
         Command::Merge { run_dir } => merge(&run_dir),
         Command::Stalls(args) => stalls::main(&args),
+        Command::Export(args) => export::main(&args),
     }
 }
 
@@ -88,7 +91,7 @@ async fn run(args: RunArgs) -> i32 {
         with_probe: true,
         shards: args.shards,
     };
-    let verbose = args.sweep.verbose;
+    let told = Told { verbose: args.sweep.verbose, metrics: args.metrics.metrics_listen.clone() };
     let mut config = match config(args.sweep) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
@@ -105,14 +108,21 @@ async fn run(args: RunArgs) -> i32 {
     let (embedded, command) = (Some(embedded), command());
     let hosts = Failures::none();
     let setup = Setup { wait_ns: 30_000_000_000, embedded, command, door, resume: None, hosts };
-    drive(config, ("127.0.0.1:0", None), setup, None, verbose).await
+    drive(config, ("127.0.0.1:0", None), setup, None, told).await
+}
+
+/// Who is told of a run while it goes on.
+struct Told {
+    /// So many `-v`.
+    verbose: u8,
+    /// Where scrapes come to.
+    metrics: Option<String>,
 }
 
 /// Where nodes dial unless told otherwise.
 const LISTEN: &str = "127.0.0.1:7100";
 
 async fn coordinate(args: CoordinateArgs) -> i32 {
-    let verbose = args.sweep.verbose;
     let (serve, listen, link) = (args.serve.clone(), args.listen.clone(), args.link.clone());
     let (args, resume) = match resumed(args) {
         Ok(both) => both,
@@ -124,6 +134,7 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         Err(ResumeError::Finished { dir, .. }) if !dir.join(outputs::LAST).exists() => return merge(&dir),
         Err(error) => return fail(&error.to_string(), code_of_resume(&error)),
     };
+    let told = Told { verbose: args.sweep.verbose, metrics: args.metrics.metrics_listen };
     let mut config = match config(args.sweep) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
@@ -171,7 +182,7 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
     let setup = Setup { wait_ns, embedded: None, command: command(), door, resume, hosts };
-    let code = drive(config, (&listen, clock_port), setup, Some((&args.link, &args.serve)), verbose).await;
+    let code = drive(config, (&listen, clock_port), setup, Some((&args.link, &args.serve)), told).await;
     nodes.end().await;
     code
 }
@@ -283,7 +294,7 @@ async fn drive(
     (listen, clock_port): (&str, Option<u16>),
     setup: Setup,
     announced: Option<(&LinkArgs, &ServeArgs)>,
-    verbose: u8,
+    told: Told,
 ) -> i32 {
     let (stop, interrupts) = interrupts();
     let bound = Listeners::bind(listen, clock_port)
@@ -292,8 +303,7 @@ async fn drive(
         Ok(bound) => bound,
         Err(error) => return Conclusion::of(&Err(error)).tell(),
     };
-    let result =
-        carry_out(config, listeners, setup, announced.map(|(link, _)| link), verbose, interrupts).await;
+    let result = carry_out(config, listeners, setup, announced.map(|(link, _)| link), told, interrupts).await;
     conclude(result, offer).await
 }
 
@@ -315,10 +325,16 @@ async fn carry_out(
     listeners: Listeners,
     setup: Setup,
     announce: Option<&LinkArgs>,
-    verbose: u8,
+    told: Told,
     interrupts: mpsc::Receiver<String>,
 ) -> Result<Outcome, RunError> {
-    let mut display = Display::stderr(config.plan.levels().len()).verbose(verbose);
+    let levels = config.plan.levels().len();
+    let mut display = Display::stderr(levels).verbose(told.verbose);
+    if let Some(address) = told.metrics {
+        let (live, bound) = metrics::listen(&address, levels)?;
+        display = display.with_metrics(live);
+        display.say(&metrics::words(bound));
+    }
     if let Some(link) = announce {
         let address = listeners.address()?;
         if !link.allow_unauthenticated {
@@ -435,7 +451,7 @@ fn code_of_error(error: &RunError) -> i32 {
     match error {
         RunError::Listen { reason, .. } if reason.kind() == std::io::ErrorKind::InvalidInput => EXIT_USAGE,
         RunError::Open(_) | RunError::InTheClear(_) => EXIT_USAGE,
-        RunError::Listen { .. } => EXIT_LISTEN,
+        RunError::Listen { .. } | RunError::Metrics(_) => EXIT_LISTEN,
         RunError::OutputDir { .. } | RunError::Journal(_) | RunError::Outputs(_) => EXIT_OUTPUT,
         RunError::Resume(error) => code_of_resume(error),
         RunError::Start(_) | RunError::Serve(_) => EXIT_BROKEN,

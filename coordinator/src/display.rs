@@ -15,6 +15,8 @@ use crate::axis::Load;
 use crate::dashboard::model::Event;
 use crate::dashboard::{Dashboard, Shared, plain};
 use crate::knee::duration;
+use crate::metrics::figures::NodeFigures;
+use crate::metrics::live::Live;
 use crate::patient::Patient;
 use crate::stored::{Drive, Incarnation};
 use thin::Thin;
@@ -35,6 +37,8 @@ pub struct Display {
     kept: Vec<String>,
     unkept: u64,
     thin: Thin,
+    /// With an endpoint for Prometheus.
+    scraped: Option<Live>,
 }
 
 impl std::fmt::Debug for Display {
@@ -98,6 +102,7 @@ impl Display {
             kept: Vec::new(),
             unkept: 0,
             thin: Thin::default(),
+            scraped: None,
         }
     }
 
@@ -105,6 +110,12 @@ impl Display {
     pub fn verbose(mut self, verbose: u8) -> Self {
         self.verbose = verbose;
         self.trace = (verbose >= TRACES).then(Shared::new);
+        self
+    }
+
+    /// Scrapes are told too.
+    pub fn with_metrics(mut self, live: Live) -> Self {
+        self.scraped = Some(live);
         self
     }
 
@@ -213,6 +224,7 @@ impl Display {
         let progress = BTreeMap::new();
         self.level = Some(Level { drive, load, began_ns: now, wanted, progress, ttft, e2e });
         self.thin.restart().iter().for_each(|line| self.tell(line));
+        self.scraped.iter_mut().for_each(|live| live.level(drive, load));
         self.last_plain_ns = now;
         let warmup_ns = shares.values().map(|share| share.warmup_ns).max().unwrap_or(0);
         let name = load.concurrency().map_or_else(|| load.words(), |streams| format!("{streams} streams"));
@@ -223,6 +235,7 @@ impl Display {
     /// The level's common start, on the clock of `now`, ns.
     pub fn started(&mut self, at_ns: i64) {
         self.show(Event::Started(at_ns));
+        self.scraped.iter_mut().for_each(Live::started);
         if let Some(level) = &mut self.level {
             level.began_ns = at_ns;
         }
@@ -231,8 +244,36 @@ impl Display {
     /// An agent's newest counts.
     pub fn progress(&mut self, of: Incarnation, progress: &v1::LevelProgress) {
         self.show(Event::InFlight(of, progress.in_flight));
+        self.scraped.iter_mut().for_each(|live| live.progress(of, progress));
         if let Some(level) = self.level.as_mut().filter(|level| level.drive.level == progress.level) {
             level.progress.insert(of, *progress);
+        }
+    }
+
+    /// An agent's last counts of a level.
+    pub fn done(&mut self, of: Incarnation, done: &v1::LevelDone) {
+        self.scraped.iter_mut().for_each(|live| live.done(of, done));
+    }
+
+    /// A probe joined.
+    pub fn probe(&mut self, name: &str, gpus: &[v1::GpuFacts]) {
+        self.scraped.iter_mut().for_each(|live| live.probe(name, gpus));
+    }
+
+    /// Samples of a probe that came in.
+    pub fn samples(&mut self, probe: &str, samples: &[v1::GpuSample]) {
+        self.scraped.iter_mut().for_each(|live| live.samples(probe, samples));
+    }
+
+    /// True when somebody wants to know of the nodes again.
+    pub fn wants_nodes(&mut self, now: i64) -> bool {
+        self.scraped.as_mut().is_some_and(|live| live.wants_nodes(now))
+    }
+
+    /// Nodes as they are.
+    pub fn nodes(&mut self, nodes: Vec<NodeFigures>) {
+        if let Some(live) = &mut self.scraped {
+            live.nodes(nodes);
         }
     }
 
@@ -251,6 +292,8 @@ impl Display {
     /// Paints the current level, if one runs.
     pub fn repaint(&mut self, now: i64) {
         self.thin.due(now).iter().for_each(|line| self.tell(line));
+        let latencies = self.level.as_ref().map(|level| (&level.ttft, &level.e2e));
+        self.scraped.iter_mut().for_each(|live| live.tick(now, latencies));
         self.leave_if_closed();
         if self.dashboard.is_some() {
             return;
@@ -282,6 +325,7 @@ impl Display {
     /// Nothing more will come: gives the terminal back and leaves the cursor at the start of a line.
     pub fn rest(&mut self) {
         self.thin.restart().iter().for_each(|line| self.tell(line));
+        self.scraped.iter_mut().for_each(Live::over);
         if let Some(level) = self.level.take() {
             self.show(Event::Settled(level.drive.level));
             self.trace_block();
@@ -295,6 +339,8 @@ impl Display {
     /// A level is over: its line stays.
     pub fn settled(&mut self, index: u32, now: i64) {
         if let Some(level) = self.level.take().filter(|level| level.drive.level == index) {
+            let latencies = (&level.ttft, &level.e2e);
+            self.scraped.iter_mut().for_each(|live| live.settled(latencies));
             let width = if self.live { terminal_width() } else { usize::MAX };
             let line = level.line(self.levels, now, width, false);
             self.say(&line);

@@ -21,6 +21,7 @@ use crate::journal::{Entry, FILE_NAME, Fact, Journal, JournalError, TORN_NAME};
 use crate::load;
 use crate::local::{self, Embedded};
 use crate::merge::Merged;
+use crate::metrics::MetricsError;
 use crate::outputs::{OutputError, write_all};
 use crate::pinger;
 use crate::results::Shelf;
@@ -84,6 +85,9 @@ pub enum RunError {
         /// What the system said.
         reason: std::io::Error,
     },
+    /// Nobody could be told meanwhile.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// It would be open to a network.
     #[error(transparent)]
     Open(#[from] OpenDoor),

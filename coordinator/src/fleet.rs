@@ -19,6 +19,7 @@ use crate::display::Display;
 use crate::journal::{Entry, Exchanges, Fact, Journal, JournalError, LevelPlanned, LevelShare, StoredBatch};
 use crate::load;
 use crate::merge::searched;
+use crate::metrics::figures::NodeFigures;
 use crate::pinger::{ClockEvent, Pinger};
 use crate::resume::Resume;
 use crate::run::{Command, Ending, Event, LEASE_NS, Run};
@@ -60,6 +61,18 @@ struct Peer {
     connection: Option<(Connection, ToNode)>,
     online: Online,
     last_seq: u64,
+}
+
+impl Peer {
+    /// As a scrape is told of it.
+    fn figures(&self, now: i64) -> NodeFigures {
+        NodeFigures {
+            name: self.name.clone(),
+            is_agent: self.kind == v1::NodeKind::Agent,
+            connected: self.connection.is_some(),
+            clock_bound_ns: self.online.to_node(now).map(|(_, bound_ns)| bound_ns),
+        }
+    }
 }
 
 mod admission;
@@ -276,6 +289,7 @@ impl Fleet {
             self.display
                 .say(&format!("gpu-probe {name}: no GPU columns: {}", label(&hello.gpu_absent_reason)));
         }
+        self.display.probe(&name, &hello.gpus);
         self.run.call(of, name.clone());
         let hello = v1::Hello { token: String::new(), name, index: Some(index), ..hello };
         let reads_gpus = !hello.gpus.is_empty();
@@ -302,7 +316,10 @@ impl Fleet {
                 self.display.progress(of, progress);
             }
             Said::Telemetry(told) => return self.telemetry(of, told),
-            Said::Done(done) => self.append(of, Fact::Done(done.clone()))?,
+            Said::Done(done) => {
+                self.append(of, Fact::Done(done.clone()))?;
+                self.display.done(of, done);
+            }
             Said::Notice(notice) => {
                 let line = format!("{}: {}", self.name(of), label(&notice.text));
                 self.display.say(&line);
@@ -382,6 +399,7 @@ impl Fleet {
             self.journal.append(nothing, Some(fired))?;
         } else {
             self.display.windows(&batch.windows);
+            self.display.samples(&peer.name, &batch.gpu_samples);
             let stored = StoredBatch { batch: Some(batch), received_ref_ns: HostClock.now() };
             let entry = Entry { incarnation: of, fact: Some(Fact::Batch(stored)) };
             self.journal.append(entry, Some(fired))?;
@@ -428,7 +446,11 @@ impl Fleet {
             let beat = v1::Heartbeat { sent_raw_ns: HostClock.now(), ..Default::default() };
             self.send(of, Order::Heartbeat(beat));
         }
-        self.display.repaint(HostClock.now());
+        let now = HostClock.now();
+        if self.display.wants_nodes(now) {
+            self.display.nodes(self.peers.values().map(|peer| peer.figures(now)).collect());
+        }
+        self.display.repaint(now);
         self.step(Event::Tick)
     }
 

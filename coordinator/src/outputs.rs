@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use crate::export;
 use crate::merge::{Merged, merge};
 use crate::report::{environment, hlog, host, levels_csv, requests, samples, stalls, summary};
 use crate::stored::RunData;
@@ -43,6 +44,9 @@ pub fn write_all(dir: &Path, data: &RunData) -> Result<Merged, OutputError> {
     let merged = merge(data);
     remove_stale(&dir.join(LAST))?;
     for name in FILES {
+        if name == LAST {
+            export::beside(dir, data, &merged)?;
+        }
         write(dir, name, |out| {
             fill(name, out, data, &merged)?;
             // Of a journal that could not be read to its end again, no file is whole.
@@ -73,7 +77,7 @@ pub(crate) fn json(out: &mut impl Write, value: &serde_json::Value) -> io::Resul
 }
 
 /// A summary beside files of another merge would vouch for them.
-fn remove_stale(path: &Path) -> Result<(), OutputError> {
+pub(crate) fn remove_stale(path: &Path) -> Result<(), OutputError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(OutputError { path: path.to_owned(), source })

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::export::PARQUET_FILES;
 use crate::journal;
 use crate::outputs::FILES;
 
@@ -82,7 +83,7 @@ impl Shelf {
 
 /// The journal first and the summary last.
 fn files(dir: &Path) -> Vec<ResultFile> {
-    let names = std::iter::once(journal::FILE_NAME).chain(FILES);
+    let names = std::iter::once(journal::FILE_NAME).chain(PARQUET_FILES).chain(FILES);
     let file = |name: &str| {
         let facts = std::fs::metadata(dir.join(name)).ok().filter(std::fs::Metadata::is_file)?;
         Some(ResultFile { name: name.to_owned(), size_bytes: facts.len() })

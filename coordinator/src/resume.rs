@@ -278,5 +278,6 @@ pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<Coor
         ssh: if now.ssh.is_empty() { then.ssh } else { now.ssh },
         serve: now.serve.over(&then.serve),
         link: now.link.over(then.link),
+        metrics: now.metrics.over(then.metrics),
     })
 }

@@ -7,33 +7,94 @@ use std::io::{self, Write};
 use tailcliff_proto::arrivals;
 use tailcliff_proto::v1::{self, Outcome, Phase, TokenSource};
 
+use crate::axis::Load;
+use crate::clock::Aligned;
 use crate::merge::timeline::Timeline;
 use crate::merge::{record, tally};
 use crate::stored::{Incarnation, Node, RunData};
 
-use super::text::{cell, micros, millis, quoted, seconds};
+use super::table::{Cell, Column, count, csv_header, csv_row, flag, float, ms, s, text, us};
 
 /// Columns of `requests.csv`. `t_s` is the intended send; it and the other times are empty when the agent has no clock
 /// track; durations come from the agent's own clock and are always there. From `label` on, what was asked: `entry` and
 /// `turn` count from 0, `session` is the dataset's own name for it, `input_len` is in the plan's unit.
 /// Then which event loop of the agent drove it, and how long it was paused on purpose, if it was.
-pub const REQUEST_COLUMNS: &str = "t_s,unc_us,agent,level,concurrency,stream,request,request_id,phase,outcome,\
-    error_kind,error_detail,http_status,reused_connection,issued_s,connected_s,sent_s,headers_s,first_chunk_s,\
-    first_token_s,last_token_s,done_s,ttft_ms,tpot_ms,e2el_ms,longest_gap_ms,prompt_tokens,output_tokens,\
-    token_source,content_chunks,text_len,trace,finish_reason,last_chunk_s,socket_wait_max_ms,socket_wait_ms,\
-    request_rate,attempt,held_ms,label,entry,session,turn,asked_tokens,input_len,shard,control_pause_ms";
+pub const REQUESTS: [Column; 47] = [
+    s("t_s"),
+    us("unc_us"),
+    text("agent"),
+    count("level"),
+    count("concurrency"),
+    count("stream"),
+    count("request"),
+    text("request_id"),
+    text("phase"),
+    text("outcome"),
+    text("error_kind"),
+    text("error_detail"),
+    count("http_status"),
+    flag("reused_connection"),
+    s("issued_s"),
+    s("connected_s"),
+    s("sent_s"),
+    s("headers_s"),
+    s("first_chunk_s"),
+    s("first_token_s"),
+    s("last_token_s"),
+    s("done_s"),
+    ms("ttft_ms"),
+    ms("tpot_ms"),
+    ms("e2el_ms"),
+    ms("longest_gap_ms"),
+    count("prompt_tokens"),
+    count("output_tokens"),
+    text("token_source"),
+    count("content_chunks"),
+    count("text_len"),
+    text("trace"),
+    text("finish_reason"),
+    s("last_chunk_s"),
+    ms("socket_wait_max_ms"),
+    ms("socket_wait_ms"),
+    float("request_rate"),
+    count("attempt"),
+    ms("held_ms"),
+    text("label"),
+    count("entry"),
+    text("session"),
+    count("turn"),
+    count("asked_tokens"),
+    count("input_len"),
+    count("shard"),
+    ms("control_pause_ms"),
+];
 
 /// Columns of `token_trace.csv`: `text_len` is the request's characters so far; `socket_wait_us` is how long a chunk's bytes
 /// had lain in the client's socket when they were read, empty where the kernel dated none of them.
-pub const TRACE_COLUMNS: &str = "t_s,event,text_len,request_id,agent,level,stream,unc_us,socket_wait_us";
+pub const TRACE: [Column; 9] = [
+    s("t_s"),
+    text("event"),
+    count("text_len"),
+    text("request_id"),
+    text("agent"),
+    count("level"),
+    count("stream"),
+    us("unc_us"),
+    us("socket_wait_us"),
+];
+
+/// A row of `requests.csv`.
+pub type Request<'a> = [Cell<'a>; REQUESTS.len()];
+/// A row of `token_trace.csv`.
+pub type Event<'a> = [Cell<'a>; TRACE.len()];
 
 /// Writes `requests.csv`.
 ///
 /// # Errors
 /// What `out` says.
 pub fn write_requests(out: &mut impl Write, data: &RunData, timeline: &Timeline) -> io::Result<()> {
-    writeln!(out, "{REQUEST_COLUMNS}")?;
-    each_record(data, timeline, |agent, record| write_request(out, data, agent, record))
+    csv_header(out, &REQUESTS)?;
+    each_request(data, timeline, |row| csv_row(out, &REQUESTS, row))
 }
 
 /// Writes `token_trace.csv`; requests of agents without a clock track are left out (the summary counts them).
@@ -41,11 +102,38 @@ pub fn write_requests(out: &mut impl Write, data: &RunData, timeline: &Timeline)
 /// # Errors
 /// What `out` says.
 pub fn write_trace(out: &mut impl Write, data: &RunData, timeline: &Timeline) -> io::Result<()> {
-    writeln!(out, "{TRACE_COLUMNS}")?;
-    each_record(data, timeline, |agent, record| write_events(out, agent, record))
+    csv_header(out, &TRACE)?;
+    each_event(data, timeline, |row| csv_row(out, &TRACE, row))
 }
 
-/// An agent whose stamps can be told as seconds since the run's start.
+/// Every row of `requests.csv`.
+///
+/// # Errors
+/// The first of `write`.
+pub fn each_request(
+    data: &RunData,
+    timeline: &Timeline,
+    mut write: impl FnMut(&Request<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    each_record(data, timeline, |agent, record| {
+        let load = data.levels.iter().find(|l| l.drive.level == record.level).map(|l| l.load);
+        write(&request(agent, load, record))
+    })
+}
+
+/// Every row of `token_trace.csv`.
+///
+/// # Errors
+/// The first of `write`.
+pub fn each_event(
+    data: &RunData,
+    timeline: &Timeline,
+    mut write: impl FnMut(&Event<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    each_record(data, timeline, |agent, record| events(agent, record, &mut write))
+}
+
+/// An agent whose stamps can be told on the run's timeline.
 struct Agent<'a> {
     of: Incarnation,
     node: &'a Node,
@@ -69,61 +157,70 @@ fn each_record(
 }
 
 impl Agent<'_> {
-    /// (`t_s`, `unc_us`) of a raw stamp.
-    fn time(&self, raw: i64) -> Option<(String, String)> {
+    /// A raw stamp, counted from the run's start.
+    fn place(&self, raw: i64) -> Option<Aligned> {
         let at = self.timeline.place(self.of, raw)?;
-        Some((seconds(at.ns.saturating_sub(self.started_ref_ns)), micros(at.bound_ns)))
+        Some(Aligned { ns: at.ns.saturating_sub(self.started_ref_ns), ..at })
     }
 
-    fn seconds(&self, raw: Option<i64>) -> String {
-        raw.and_then(|raw| self.time(raw)).map(|(t, _)| t).unwrap_or_default()
+    fn time(&self, raw: Option<i64>) -> Cell<'static> {
+        Cell::ns(raw.and_then(|raw| self.place(raw)).map(|at| at.ns))
     }
 }
 
-fn write_request(
-    out: &mut impl Write,
-    data: &RunData,
-    agent: &Agent<'_>,
-    record: &v1::RequestRecord,
-) -> io::Result<()> {
-    let (t_s, unc_us) = agent.time(record.intended_raw_ns).unwrap_or_default();
-    let load = data.levels.iter().find(|l| l.drive.level == record.level).map(|l| l.load);
-    let concurrency = load.and_then(|load| load.concurrency());
+fn request<'a>(agent: &Agent<'a>, load: Option<Load>, record: &'a v1::RequestRecord) -> Request<'a> {
+    let at = agent.place(record.intended_raw_ns);
     let outcome = record::outcome(record);
-    let e2e = record::e2e_ns(record).filter(|_| outcome == Outcome::Completed).map(millis);
-    write!(out, "{t_s},{unc_us},{},{},{},", quoted(&agent.node.hello.name), record.level, cell(concurrency))?;
-    write!(out, "{},{},{},", record.stream, record.request, quoted(&record.request_id))?;
-    write!(out, "{},{},", phase(record), outcome_name(outcome))?;
-    write!(out, "{},{},", quoted(&record.error_kind), quoted(&record.error_detail))?;
-    write!(out, "{},{},", cell(record.http_status), record.reused_connection)?;
-    let stamps = [
-        record.issued_raw_ns,
-        record.connected_raw_ns,
-        record.sent_raw_ns,
-        record.headers_raw_ns,
-        record.first_chunk_raw_ns,
-        record.first_token_raw_ns,
-        record.last_token_raw_ns,
-        Some(record.done_raw_ns),
-    ];
-    for stamp in stamps {
-        write!(out, "{},", agent.seconds(stamp))?;
-    }
-    let (ttft, tpot) = (record::ttft_ns(record).map(millis), record::tpot_ns(record).map(millis));
-    write!(out, "{},{},{},", cell(ttft), cell(tpot), cell(e2e))?;
-    write!(out, "{},", cell(record.longest_gap_ns.map(millis)))?;
-    write!(out, "{},{},", cell(record.prompt_tokens), cell(record.output_tokens))?;
-    write!(out, "{},{},{},", token_source(record), record.content_chunks, record.text_len)?;
-    write!(out, "{},{},", trace(record), quoted(&record.finish_reason))?;
-    let waits = [record.socket_wait_max_ns, record.socket_wait_sum_ns].map(|ns| cell(ns.map(millis)));
-    write!(out, "{},{},{},", agent.seconds(record.last_chunk_raw_ns), waits[0], waits[1])?;
     let rate = load.and_then(|load| load.request_rate());
-    write!(out, "{},{},{},", cell(rate), record.attempt, cell(record.held_ns.map(millis)))?;
-    write!(out, "{},{},", quoted(&record.label), cell(record.entry))?;
-    write!(out, "{},{},", quoted(&record.session), cell(record.turn))?;
-    write!(out, "{},{},", cell(record.asked_tokens), cell(record.input_len))?;
-    let paused = record.is_control().then(|| millis(record.control_pause_ns));
-    writeln!(out, "{},{}", record.shard, cell(paused))
+    [
+        Cell::ns(at.map(|at| at.ns)),
+        Cell::ns(at.map(|at| at.bound_ns)),
+        Cell::text(&agent.node.hello.name),
+        Cell::Count(record.level.into()),
+        Cell::count(load.and_then(|load| load.concurrency())),
+        Cell::Count(record.stream.into()),
+        Cell::Count(record.request),
+        Cell::text(&record.request_id),
+        Cell::text(phase(record)),
+        Cell::text(outcome_name(outcome)),
+        Cell::text(&record.error_kind),
+        Cell::text(&record.error_detail),
+        Cell::count(record.http_status),
+        Cell::Flag(record.reused_connection),
+        agent.time(record.issued_raw_ns),
+        agent.time(record.connected_raw_ns),
+        agent.time(record.sent_raw_ns),
+        agent.time(record.headers_raw_ns),
+        agent.time(record.first_chunk_raw_ns),
+        agent.time(record.first_token_raw_ns),
+        agent.time(record.last_token_raw_ns),
+        agent.time(Some(record.done_raw_ns)),
+        Cell::ns(record::ttft_ns(record)),
+        Cell::ns(record::tpot_ns(record)),
+        Cell::ns(record::e2e_ns(record).filter(|_| outcome == Outcome::Completed)),
+        Cell::ns(record.longest_gap_ns),
+        Cell::count(record.prompt_tokens),
+        Cell::count(record.output_tokens),
+        Cell::text(token_source(record)),
+        Cell::Count(record.content_chunks.into()),
+        Cell::Count(record.text_len),
+        Cell::text(trace(record)),
+        Cell::text(&record.finish_reason),
+        agent.time(record.last_chunk_raw_ns),
+        Cell::ns(record.socket_wait_max_ns),
+        Cell::ns(record.socket_wait_sum_ns),
+        rate.map_or(Cell::Absent, |rate| Cell::Float(rate.0)),
+        Cell::Count(record.attempt.into()),
+        Cell::ns(record.held_ns),
+        Cell::text(&record.label),
+        Cell::count(record.entry),
+        Cell::text(&record.session),
+        Cell::count(record.turn),
+        Cell::count(record.asked_tokens),
+        Cell::count(record.input_len),
+        Cell::Count(record.shard.into()),
+        Cell::ns(record.is_control().then_some(record.control_pause_ns)),
+    ]
 }
 
 fn phase(record: &v1::RequestRecord) -> &'static str {
@@ -163,12 +260,24 @@ fn trace(record: &v1::RequestRecord) -> &'static str {
     }
 }
 
-fn write_events(out: &mut impl Write, agent: &Agent<'_>, record: &v1::RequestRecord) -> io::Result<()> {
+fn events(
+    agent: &Agent<'_>,
+    record: &v1::RequestRecord,
+    write: &mut impl FnMut(&Event<'_>) -> io::Result<()>,
+) -> io::Result<()> {
     let mut event = |raw: i64, event: &str, text_len: u64, waited: Option<u64>| {
-        let Some((t_s, unc_us)) = agent.time(raw) else { return Ok(()) };
-        let (id, name) = (quoted(&record.request_id), quoted(&agent.node.hello.name));
-        write!(out, "{t_s},{event},{text_len},{id},{name},{},{},{unc_us},", record.level, record.stream)?;
-        writeln!(out, "{}", cell(waited.map(|ns| micros(i64::try_from(ns).unwrap_or(i64::MAX)))))
+        let Some(at) = agent.place(raw) else { return Ok(()) };
+        write(&[
+            Cell::Ns(at.ns),
+            Cell::text(event),
+            Cell::Count(text_len),
+            Cell::text(&record.request_id),
+            Cell::text(&agent.node.hello.name),
+            Cell::Count(record.level.into()),
+            Cell::Count(record.stream.into()),
+            Cell::Ns(at.bound_ns),
+            Cell::ns(waited.map(|ns| i64::try_from(ns).unwrap_or(i64::MAX))),
+        ])
     };
     if let Some(sent) = record.sent_raw_ns {
         event(sent, "client_send", 0, None)?;
