@@ -32,6 +32,7 @@ use tailcliff_proto::v1;
 
 use crate::certificate::{Verdict, certify};
 use crate::clock::{BOUND_MAX_NS, Checked};
+use crate::diagnose::{self, Diagnosed};
 use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
@@ -65,6 +66,8 @@ pub struct Merged {
     pub knee: Knee,
     /// Where the tail leaves its baseline.
     pub cliff: Cliff,
+    /// Why the knee is there.
+    pub diagnosed: Diagnosed,
     /// Agents, then probes, in the order of joining.
     pub nodes: Vec<NodeSummary>,
     /// How well GPU samples and tokens lie on one another.
@@ -118,6 +121,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         other_clocks: data.other_clocks,
         knee: knee::knee(rule, &rungs),
         cliff: knee::cliff(rule, &rungs),
+        diagnosed: Diagnosed::default(),
         nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
@@ -130,6 +134,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         untold: untold(data).into_iter().map(|(key, _)| key).collect(),
         timeline,
     };
+    diagnose::diagnose(data, &mut merged);
     merged.bins = bins::bins(&merged.levels, &merged.nodes, merged.gpu_to_token);
     merged.warnings = warnings(&merged);
     merged.warnings.extend(merged.stalls.warnings.iter().cloned());

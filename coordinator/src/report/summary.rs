@@ -15,7 +15,7 @@ use crate::merge::window::Rate;
 use crate::plan::{ControlPlan, Plan};
 
 use super::text::{json_ms, json_us, number};
-use super::{clocks, sensors, stalls, trace};
+use super::{clocks, diagnosis, sensors, stalls, trace};
 
 /// Percentiles given of each distribution, and their keys; p50 is vLLM's "median".
 const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 99.0)];
@@ -51,6 +51,7 @@ pub fn summary(merged: &Merged) -> Value {
         "levels": merged.levels.iter().map(|l| Value::Object(level(l, header.started_ref_ns))).collect::<Vec<_>>(),
         "knee": knee(&merged.knee, header.plan.cliff.gain_share),
         "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
+        "diagnosis": diagnosis::diagnosis(&merged.diagnosed),
         "nodes": merged.nodes.iter().map(|n| node(n, header.started_ref_ns)).collect::<Vec<_>>(),
         "calibration": merged.calibrations.iter().map(calibration).collect::<Vec<_>>(),
         "gpu_to_token": alignment(merged),
@@ -132,6 +133,8 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     put("outside", outside(level));
     put("all_phases", all_phases(level));
     put("trace", level.trace.as_ref().map_or(Value::Null, trace::trace));
+    put("gpu", diagnosis::gpu(level.gpu.as_ref()));
+    put("parts", diagnosis::parts(level.parts.as_ref()));
     put("voided", json!(level.voided));
     out
 }
