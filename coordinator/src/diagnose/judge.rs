@@ -1,5 +1,6 @@
 //! The judgement itself: what each cause must show, what rules it out, and where the evidence ends.
 
+use crate::axis::Load;
 use crate::plan::Plan;
 
 use super::evidence::{self, percent, times};
@@ -18,8 +19,8 @@ const PINNED_MEAN: f64 = 0.75;
 const PINNED_GROWTH: f64 = 1.15;
 /// Growth of the share of chunks that come in one read with the one before: they wait on their way.
 const TOGETHER_MORE: f64 = 0.20;
-/// Share of answers that pause while others go on, and how many times that of the level below.
-const PAUSED_FROM: f64 = 0.03;
+/// Share of answers that pause while others go on, and how many times that of the lowest level.
+const PAUSED_FROM: f64 = 0.05;
 const PAUSED_TIMES: f64 = 3.0;
 /// Clocks fall by this factor or more, for this share of the time or more, …
 const CLOCK_FALL: f64 = 1.05;
@@ -29,6 +30,8 @@ const EXPLAINED_FROM: f64 = 0.40;
 /// A GPU below this utilisation, %, is not what is waited for; from here on it is pegged.
 const IDLE_BELOW: f64 = 60.0;
 const PEGGED_FROM: f64 = 80.0;
+/// Points of utilisation by which a GPU that waits falls as load grows.
+const UTIL_FALL: f64 = 5.0;
 /// A link from this share of its speed on is full, and below this one it is not.
 const FULL_FROM: f64 = 0.85;
 const ROOM_BELOW: f64 = 0.60;
@@ -59,10 +62,13 @@ impl Link {
     }
 }
 
-/// A bend: the last level before it, the first after it, and the highest one.
+/// A bend: the last level before it and the first after it; the lowest level of all, the one after the bend's second, and
+/// the highest, each of which may be one of the others.
 pub(super) struct Bend<'a> {
+    pub(super) lowest: &'a Seen,
     pub(super) below: &'a Seen,
     pub(super) above: &'a Seen,
+    pub(super) beyond: &'a Seen,
     pub(super) top: &'a Seen,
     pub(super) link: Link,
 }
@@ -136,27 +142,45 @@ impl Bend<'_> {
         if let Some(share) = nic.filter(|share| *share >= FULL_FROM) {
             return Some((Cause::Network, 0.9, format!("the link is {:.0} % full", percent(share))));
         }
-        if let Some((before, after)) = self.below.together.zip(self.above.together)
-            && after - before >= TOGETHER_MORE
-            && !self.link.wide_chunks
-        {
+        if let Some((level, before, after)) = self.held_back() {
             let why = format!(
-                "chunks that were made one by one came several in a read ({:.0} % of them, {:.0} % below): they waited on their \
-                 way (network, proxy, or the server's own front end)",
+                "chunks that were made one by one came several in a read (at {level} {:.0} % of them, below {:.0} %): they \
+                 waited on their way (network, proxy, or the server's own front end)",
                 percent(after),
                 percent(before)
             );
             return Some((Cause::Network, 0.85, why));
         }
+        let util = |level: &Seen| level.gpu.as_ref()?.util_pct;
+        if let Some((before, after)) = util(self.below).zip(util(self.above)).filter(|(a, b)| a - b >= UTIL_FALL)
+            && growth.waiting < WAITING_FROM
+        {
+            let why = format!(
+                "the GPU had less to do as load grew ({before:.0} % busy, then {after:.0} %) while tokens came slower: they \
+                 waited on their way (network, proxy, or the server's own front end)"
+            );
+            return Some((Cause::Network, 0.75, why));
+        }
         self.network_excluded(growth, nic, excluded);
         None
+    }
+
+    /// (level, share below, share there) of chunks that came in one read with the one before, when there are many. What
+    /// finds room in a link's own buffer still comes one by one, so that the level after the bend may not show it yet.
+    fn held_back(&self) -> Option<(Load, f64, f64)> {
+        let before = self.below.together.filter(|_| !self.link.wide_chunks)?;
+        let of = |level: &Seen| Some((level.load, before, level.together?));
+        [self.above, self.beyond].into_iter().filter_map(of).find(|(_, _, after)| after - before >= TOGETHER_MORE)
     }
 
     fn network_excluded(&self, growth: &Growth, nic: Option<f64>, excluded: &mut Excluded) {
         if let Some(share) = nic.filter(|share| *share < ROOM_BELOW) {
             let why = format!("its link is {:.0} % full", percent(share));
             excluded.push((Cause::Network, why));
-        } else if growth.waiting <= SLOWER_TO && !self.link.wide_chunks && self.above.together.is_some() {
+        } else if growth.waiting <= SLOWER_TO
+            && !self.link.wide_chunks
+            && self.top.together.zip(self.below.together).is_some_and(|(top, below)| top - below < TOGETHER_MORE)
+        {
             let why = "chunks came one by one; on a full link they wait for one another and come several in a read";
             excluded.push((Cause::Network, why.to_owned()));
         }
@@ -191,12 +215,16 @@ impl Bend<'_> {
     /// Answers that are put out in mid-stream while others go on.
     fn kv(&self, excluded: &mut Excluded) -> Found {
         let of = |level: &Seen, part: fn(&super::ServerSeen) -> Option<f64>| part(level.server.as_ref()?);
-        if let Some(n) = of(self.above, |s| s.preemptions) {
-            let before = of(self.below, |s| s.preemptions).unwrap_or(0.0);
-            let share = n / self.above.completed.max(1) as f64;
-            if share >= PAUSED_FROM && n > PAUSED_TIMES * before {
-                return Some((Cause::KvFull, 0.97, format!("the server put {n:.0} answers out of its batch ({before:.0} below)")));
-            }
+        let put_out = |level: &Seen| Some(of(level, |s| s.preemptions)? / level.completed.max(1) as f64);
+        if let Some((before, after)) = put_out(self.lowest).zip(put_out(self.above))
+            && after >= PAUSED_FROM
+            && after > PAUSED_TIMES * before
+        {
+            let why = format!(
+                "by its own count the server put answers out of its batch {after:.1} times per answer ({before:.1} times at {})",
+                self.lowest.load
+            );
+            return Some((Cause::KvFull, 0.97, why));
         }
         if let Some((used, waiting)) = of(self.above, |s| s.kv_used).zip(of(self.above, |s| s.waiting))
             && used >= KV_FULL
@@ -205,11 +233,12 @@ impl Bend<'_> {
             let why = format!("its KV cache is {:.0} % full, and {waiting:.1} requests wait", percent(used));
             return Some((Cause::KvFull, 0.9, why));
         }
-        let (before, after) = (self.below.paused.unwrap_or(0.0), self.above.paused?);
+        let (before, after) = (self.lowest.paused.unwrap_or(0.0), self.above.paused?);
         let why = format!(
-            "{:.0} % of the answers paused in mid-stream while others went on ({:.0} % below)",
+            "{:.0} % of the answers paused in mid-stream while others went on ({:.0} % at {})",
             percent(after),
-            percent(before)
+            percent(before),
+            self.lowest.load
         );
         if after >= PAUSED_FROM && after > PAUSED_TIMES * before {
             return Some((Cause::KvFull, 0.88, format!("{why}: put out of the batch, and computed again")));

@@ -145,9 +145,12 @@ pub fn judge(merged: &Merged, seen: &[Seen]) -> Diagnosed {
         Ok(place) => place,
         Err(why) => return client::of(rule, seen).map_or_else(|| Diagnosed::none(why), Diagnosed::from),
     };
-    let top = seen.iter().rfind(|level| level.counts()).unwrap_or(above);
+    let counted = || seen.iter().filter(|level| level.counts());
+    let lowest = counted().next().unwrap_or(below);
+    let beyond = counted().find(|level| level.load.x() > above.load.x()).unwrap_or(above);
+    let top = counted().next_back().unwrap_or(above);
     let link = judge::Link::of(plan);
-    judge::judge(&judge::Bend { below, above, top, link }).into()
+    judge::judge(&judge::Bend { lowest, below, above, beyond, top, link }).into()
 }
 
 /// The levels on both sides of the knee, or where there is none of the cliff.

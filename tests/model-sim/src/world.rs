@@ -214,12 +214,15 @@ impl Run<'_> {
         }
     }
 
-    /// The client reads what has come as soon as it is done with what came before.
+    /// The client reads what has come as soon as it is done with what came before; of one connection all that has come by
+    /// then, in one read.
     fn read(&mut self, arrived: i64, of: usize, message: u64) {
-        let read = arrived.max(self.client_free);
-        self.client_free = read + self.world.client_ns;
-        self.level.client_busy_ns += self.world.client_ns;
         let request = &mut self.level.requests[of];
+        let same = request.tokens.last().map(|token| token.read_ns).filter(|read| *read >= arrived);
+        let free = arrived.max(self.client_free);
+        let read = same.unwrap_or(free);
+        self.client_free = free + self.world.client_ns;
+        self.level.client_busy_ns += self.world.client_ns;
         let Some(number) = message.checked_sub(1) else {
             request.head_ns = Some(read);
             return;
