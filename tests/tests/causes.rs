@@ -68,6 +68,8 @@ fn evidence_carries_the_numbers_below_and_above() {
     let scene = Scene::draw(Kind::Kv, Signals { gpu: true, ..Signals::default() }, SEED + 4_000);
     let found = play(&scene).unwrap().diagnosed.diagnosis.unwrap();
     assert_eq!(found.cause, Cause::KvFull, "{}", found.words);
-    assert!(found.evidence.len() >= 6 && found.excluded.iter().any(|(cause, _)| *cause == Cause::ClientBound));
+    assert!(
+        found.evidence.len() >= 6 && found.excluded.iter().any(|(cause, _)| *cause == Cause::ClientBound)
+    );
     assert!(found.evidence.iter().all(|e| e.words.matches(" at ").count() >= 2), "{:#?}", found.evidence);
 }

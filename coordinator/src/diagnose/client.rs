@@ -24,10 +24,17 @@ pub(super) fn of(rule: &CliffRule, seen: &[Seen]) -> Option<Diagnosis> {
     let reasons = above.client.as_ref()?;
     let mut all = vec![Evidence {
         signal: "certificate",
-        words: format!("at {}: ok; at {}: client-bound, {}", before(bound.load.x()).map_or_else(|| "no level".to_owned(), |l| l.load.to_string()), above.load, reasons),
+        words: format!(
+            "at {}: ok; at {}: client-bound, {}",
+            before(bound.load.x()).map_or_else(|| "no level".to_owned(), |l| l.load.to_string()),
+            above.load,
+            reasons
+        ),
     }];
     all.extend(evidence::of_client(below, above));
-    let took = above.e2e_ns.map_or_else(String::new, |ns| format!(" (mean E2E there {})", duration(ns.max(0.0) as u64)));
+    let took = above
+        .e2e_ns
+        .map_or_else(String::new, |ns| format!(" (mean E2E there {})", duration(ns.max(0.0) as u64)));
     Some(Diagnosis {
         cause: Cause::ClientBound,
         confidence: 0.95,

@@ -65,7 +65,8 @@ fn together(level: &Seen) -> Option<String> {
 fn gpu(gpu: &LevelGpu) -> String {
     let figure = |value: Option<f64>, unit: &str| value.map(|v| format!("{v:.0} {unit}"));
     let held = gpu.throttled_share.map(|share| format!("held down {:.0} % of the time", percent(share)));
-    let parts = [figure(gpu.util_pct, "% busy"), figure(gpu.power_w, "W"), figure(gpu.sm_clock_mhz, "MHz"), held];
+    let parts =
+        [figure(gpu.util_pct, "% busy"), figure(gpu.power_w, "W"), figure(gpu.sm_clock_mhz, "MHz"), held];
     let mark = gpu.simulated.then(|| "SIMULATED".to_owned());
     parts.into_iter().flatten().chain(mark).collect::<Vec<_>>().join(" ")
 }

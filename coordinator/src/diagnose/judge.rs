@@ -12,6 +12,8 @@ const GROWTH_MIN: f64 = 0.10;
 /// Share of the added time before the first token from which it is waiting, and up to which it is slower tokens.
 const WAITING_FROM: f64 = 0.65;
 const SLOWER_TO: f64 = 0.40;
+/// With slots that are seen to be taken, most of it is enough.
+const WAITING_PINNED: f64 = 0.50;
 /// Answers at once over requests in flight, at most, of a server whose slots are taken …
 const PINNED_BELOW: f64 = 0.93;
 /// … and of the most at once the share that there are on average, and what more load may add.
@@ -58,12 +60,16 @@ impl Link {
         let host = plan.base_url.split_once("://").map_or("", |(_, rest)| rest);
         let loopback = ["localhost", "127.", "[::1]"].iter().any(|name| host.starts_with(name));
         let more = plan.extra_body.as_ref().map_or_else(String::new, ToString::to_string);
-        Self { loopback, wide_chunks: more.contains("logprobs"), bytes_per_s: mbit.map(|mbit| mbit * 1e6 / 8.0) }
+        Self {
+            loopback,
+            wide_chunks: more.contains("logprobs"),
+            bytes_per_s: mbit.map(|mbit| mbit * 1e6 / 8.0),
+        }
     }
 }
 
 /// A bend: the last level before it and the first after it; the lowest level of all, the one after the bend's second, and
-/// the highest, each of which may be one of the others.
+/// the highest that tells, each of which may be one of the others.
 pub(super) struct Bend<'a> {
     pub(super) lowest: &'a Seen,
     pub(super) below: &'a Seen,
@@ -131,7 +137,10 @@ impl Bend<'_> {
         let server = |level: &Seen| level.server.as_ref()?.delivery_ns;
         if let Some((before, after)) = server(self.below).zip(server(self.above)) {
             let share = (after - before) / growth.whole_ns;
-            let why = format!("by the server's own record tokens came {:.0} % of the added time after they were sent", percent(share));
+            let why = format!(
+                "by the server's own record tokens came {:.0} % of the added time after they were sent",
+                percent(share)
+            );
             if share >= DELIVERY_SHARE {
                 return Some((Cause::Network, 0.95, why));
             }
@@ -152,7 +161,8 @@ impl Bend<'_> {
             return Some((Cause::Network, 0.85, why));
         }
         let util = |level: &Seen| level.gpu.as_ref()?.util_pct;
-        if let Some((before, after)) = util(self.below).zip(util(self.above)).filter(|(a, b)| a - b >= UTIL_FALL)
+        if let Some((before, after)) =
+            util(self.below).zip(util(self.above)).filter(|(a, b)| a - b >= UTIL_FALL)
             && growth.waiting < WAITING_FROM
         {
             let why = format!(
@@ -170,7 +180,10 @@ impl Bend<'_> {
     fn held_back(&self) -> Option<(Load, f64, f64)> {
         let before = self.below.together.filter(|_| !self.link.wide_chunks)?;
         let of = |level: &Seen| Some((level.load, before, level.together?));
-        [self.above, self.beyond].into_iter().filter_map(of).find(|(_, _, after)| after - before >= TOGETHER_MORE)
+        [self.above, self.beyond]
+            .into_iter()
+            .filter_map(of)
+            .find(|(_, _, after)| after - before >= TOGETHER_MORE)
     }
 
     fn network_excluded(&self, growth: &Growth, nic: Option<f64>, excluded: &mut Excluded) {
@@ -179,9 +192,14 @@ impl Bend<'_> {
             excluded.push((Cause::Network, why));
         } else if growth.waiting <= SLOWER_TO
             && !self.link.wide_chunks
-            && self.top.together.zip(self.below.together).is_some_and(|(top, below)| top - below < TOGETHER_MORE)
+            && self
+                .top
+                .together
+                .zip(self.below.together)
+                .is_some_and(|(top, below)| top - below < TOGETHER_MORE)
         {
-            let why = "chunks came one by one; on a full link they wait for one another and come several in a read";
+            let why =
+                "chunks came one by one; on a full link they wait for one another and come several in a read";
             excluded.push((Cause::Network, why.to_owned()));
         }
     }
@@ -201,7 +219,11 @@ impl Bend<'_> {
                 percent(share),
                 percent(explained.min(1.0))
             );
-            return Some((Cause::PowerOrThermalCap, if above.throttled_share.is_some() { 0.93 } else { 0.7 }, why));
+            return Some((
+                Cause::PowerOrThermalCap,
+                if above.throttled_share.is_some() { 0.93 } else { 0.7 },
+                why,
+            ));
         }
         let why = if fall < CLOCK_FALL {
             "the GPU's clock did not fall".to_owned()
@@ -251,21 +273,26 @@ impl Bend<'_> {
     fn rest(&self, growth: &Growth, excluded: &mut Excluded) -> Found {
         let waits = self.above.server.as_ref().and_then(|server| server.waiting).filter(|n| *n >= 1.0);
         let share = percent(growth.waiting);
-        if growth.waiting >= WAITING_FROM {
-            if let Some(n) = waits {
-                return Some((Cause::ServerQueue, 0.96, format!("{n:.1} requests waited in it by its own word")));
-            }
-            let (most, asked) = self.pinned()?;
+        if let Some(n) = waits.filter(|_| growth.waiting >= WAITING_PINNED) {
+            return Some((Cause::ServerQueue, 0.96, format!("{n:.1} requests waited in it by its own word")));
+        }
+        if let Some((most, asked)) = self.pinned().filter(|_| growth.waiting >= WAITING_PINNED) {
             let why = format!(
                 "it answered {most:.0} at once, never more, of {asked:.0} in flight, and {share:.0} % of the added time lies before \
                  the first token"
             );
-            return Some((Cause::ServerQueue, 0.92, why));
+            let slower = format!("tokens, once they came, came {} slower", times(growth.tokens));
+            excluded.push((Cause::ComputeBound, slower));
+            let confidence = if growth.waiting >= WAITING_FROM { 0.92 } else { 0.75 };
+            return Some((Cause::ServerQueue, confidence, why));
         }
         if growth.waiting > SLOWER_TO {
             return None;
         }
-        excluded.push((Cause::ServerQueue, format!("{share:.0} % of the added time lies before the first token")));
+        excluded.push((
+            Cause::ServerQueue,
+            format!("{share:.0} % of the added time lies before the first token"),
+        ));
         let is_out = |cause| excluded.iter().any(|(other, _)| *other == cause);
         if !is_out(Cause::PowerOrThermalCap) || !is_out(Cause::Network) || self.is_idle() {
             return None;
@@ -342,16 +369,29 @@ impl Bend<'_> {
         if self.above.server.is_none() {
             all.push("the server's own count of waiting requests");
         }
-        if all.is_empty() { "the signals at hand do not separate them".to_owned() } else { format!("would tell: {}", all.join(", ")) }
+        if all.is_empty() {
+            "the signals at hand do not separate them".to_owned()
+        } else {
+            format!("would tell: {}", all.join(", "))
+        }
     }
 
     fn no_growth(&self, evidence: Vec<Evidence>, excluded: Excluded) -> Diagnosis {
         let why = match (self.below.ttft_ns, self.above.ttft_ns) {
-            (Some(_), Some(_)) => "answers took hardly longer there: throughput is lost to something else, such as failed requests",
+            (Some(_), Some(_)) => {
+                "answers took hardly longer there: throughput is lost to something else, such as failed requests"
+            }
             _ => "nothing tells when first tokens came: measure with streaming",
         };
         let words = format!("cause: unknown: {why}; {}", self.span());
-        Diagnosis { cause: Cause::Unknown, confidence: 0.0, candidates: Vec::new(), words, evidence, excluded }
+        Diagnosis {
+            cause: Cause::Unknown,
+            confidence: 0.0,
+            candidates: Vec::new(),
+            words,
+            evidence,
+            excluded,
+        }
     }
 
     fn span(&self) -> String {

@@ -128,8 +128,9 @@ pub(crate) fn diagnose(data: &RunData, merged: &mut Merged) {
 
 /// What was seen of each rung's last try, lowest load first; what a server tells of itself is still to be filled in.
 pub fn see(data: &RunData, merged: &Merged) -> Vec<Seen> {
-    let mut seen: Vec<Seen> =
-        last_tries(&merged.levels).map(|level| seen::of(data, &merged.timeline, level, &merged.stalls)).collect();
+    let mut seen: Vec<Seen> = last_tries(&merged.levels)
+        .map(|level| seen::of(data, &merged.timeline, level, &merged.stalls))
+        .collect();
     seen.sort_by(|a, b| a.load.x().total_cmp(&b.load.x()));
     seen
 }
@@ -138,7 +139,10 @@ pub fn see(data: &RunData, merged: &Merged) -> Vec<Seen> {
 pub fn judge(merged: &Merged, seen: &[Seen]) -> Diagnosed {
     let plan = &merged.header.plan;
     if ["grid", "overload"].contains(&plan.experiment.as_str()) {
-        return Diagnosed::none(format!("the levels of a run of --{} differ in more than load", plan.experiment));
+        return Diagnosed::none(format!(
+            "the levels of a run of --{} differ in more than load",
+            plan.experiment
+        ));
     }
     let rule = &plan.cliff;
     let (below, above) = match place(merged, seen) {
@@ -148,7 +152,9 @@ pub fn judge(merged: &Merged, seen: &[Seen]) -> Diagnosed {
     let counted = || seen.iter().filter(|level| level.counts());
     let lowest = counted().next().unwrap_or(below);
     let beyond = counted().find(|level| level.load.x() > above.load.x()).unwrap_or(above);
-    let top = counted().next_back().unwrap_or(above);
+    // Too few answers at the very top tell nothing of how chunks came.
+    let telling = counted().rfind(|level| level.together.is_some() && level.load.x() > above.load.x());
+    let top = telling.unwrap_or(beyond);
     let link = judge::Link::of(plan);
     judge::judge(&judge::Bend { lowest, below, above, beyond, top, link }).into()
 }

@@ -52,7 +52,9 @@ fn of(level: &Level, lowest: &Level, trip: Option<i64>) -> Option<Parts> {
         ),
         None => "network is not known: no connection was timed, and it hides in compute".to_owned(),
     };
-    let words = format!("{queue}; {network}; compute is the rest of the mean E2E (measured), pauses in mid-answer too");
+    let words = format!(
+        "{queue}; {network}; compute is the rest of the mean E2E (measured), pauses in mid-answer too"
+    );
     Some(Parts { queue_ns, network_ns, compute_ns: whole - queue_ns - network_ns.unwrap_or(0.0), words })
 }
 
@@ -61,9 +63,11 @@ fn quickest_connect(data: &RunData) -> Option<i64> {
     let mut least: Option<i64> = None;
     for (_, node) in agents(data) {
         for batch in node.each_batch() {
-            let fresh = batch.records.iter().filter(|r| !r.reused_connection && r.phase != Phase::Unspecified as i32);
+            let fresh =
+                batch.records.iter().filter(|r| !r.reused_connection && r.phase != Phase::Unspecified as i32);
             let whole = fresh.filter(|r| record::outcome(r) == Outcome::Completed);
-            let took = whole.filter_map(|r| r.connected_raw_ns?.checked_sub(r.issued_raw_ns?)).filter(|ns| *ns > 0);
+            let took =
+                whole.filter_map(|r| r.connected_raw_ns?.checked_sub(r.issued_raw_ns?)).filter(|ns| *ns > 0);
             least = took.chain(least).min();
         }
     }

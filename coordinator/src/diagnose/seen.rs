@@ -91,7 +91,10 @@ pub(super) fn of(data: &RunData, timeline: &Timeline, level: &Level, stalls: &St
         client: (verdict == Verdict::ClientBound).then(|| level.certificate.reasons.join("; ")),
         completed: level.measured.completed,
         throughput: level.throughput.map(|t| t.requests.per_s),
-        judged_ns: level.latencies.judged(&data.header.plan.cliff.metric).percentile_ns(data.header.plan.cliff.percentile),
+        judged_ns: level
+            .latencies
+            .judged(&data.header.plan.cliff.metric)
+            .percentile_ns(data.header.plan.cliff.percentile),
         ttft_ns: level.latencies.ttft.mean_ns(),
         tpot_ns: level.latencies.tpot.mean_ns(),
         e2e_ns: level.latencies.e2e.mean_ns(),
@@ -115,7 +118,8 @@ fn paused(level: &Level, stalls: &Stalls) -> Option<f64> {
         let all = s.evidence.others.all();
         s.gap.kind == Kind::Gap && s.judgement.verdict == stall::Verdict::Waiting && all.went_on > 0
     };
-    let mine = stalls.all.iter().filter(|s| s.gap.level == level.drive.level && !s.gap.unended).filter(is_alone);
+    let mine =
+        stalls.all.iter().filter(|s| s.gap.level == level.drive.level && !s.gap.unended).filter(is_alone);
     let mut who: Vec<_> = mine.map(|s| (s.gap.of, s.gap.stream, s.gap.request)).collect();
     who.sort_unstable();
     who.dedup();
@@ -134,7 +138,9 @@ fn at_once(data: &RunData, timeline: &Timeline, level: u32, window: Window) -> O
     for (of, node) in agents(data) {
         for batch in node.each_batch_of(level) {
             for record in batch.records.iter().filter(|record| record.level == level) {
-                let at = |raw: Option<i64>| Some(timeline.place(of, raw?)?.ns.clamp(window.start_ns, window.end_ns));
+                let at = |raw: Option<i64>| {
+                    Some(timeline.place(of, raw?)?.ns.clamp(window.start_ns, window.end_ns))
+                };
                 if let (Some(from), Some(to)) = (at(record.first_token_raw_ns), at(record.last_token_raw_ns))
                     && from < to
                 {
@@ -145,7 +151,8 @@ fn at_once(data: &RunData, timeline: &Timeline, level: u32, window: Window) -> O
     }
     // At one moment ends come before beginnings.
     edges.sort_unstable();
-    let (mut now, mut since, mut spent) = (0i64, window.start_ns, std::collections::BTreeMap::<i64, i64>::new());
+    let (mut now, mut since, mut spent) =
+        (0i64, window.start_ns, std::collections::BTreeMap::<i64, i64>::new());
     for &(at, change) in edges.iter().chain(&[(window.end_ns, 0)]) {
         *spent.entry(now).or_default() += at - since;
         (now, since) = (now + change, at);

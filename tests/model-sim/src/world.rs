@@ -144,7 +144,9 @@ impl Run<'_> {
             }
         } else if link == Some(now) {
             let through = self.link.as_mut().map_or_else(Vec::new, Link::step);
-            through.into_iter().for_each(|d| self.foresee(d.at + self.world.one_way_ns, What::AtClient(d.conn as usize, d.message)));
+            through.into_iter().for_each(|d| {
+                self.foresee(d.at + self.world.one_way_ns, What::AtClient(d.conn as usize, d.message))
+            });
         } else {
             self.step(now);
         }
@@ -284,7 +286,8 @@ mod tests {
     fn a_slow_client_reads_late_and_is_always_at_work() {
         let level = world_level(&World { client_ns: 3_000_000, ..world() }, 24, UNTIL, 1).unwrap();
         assert!(level.client_busy_ns as f64 > 0.95 * UNTIL as f64);
-        let late = level.requests.iter().flat_map(|r| &r.tokens).filter(|t| t.read_ns - t.arrived_ns > 5_000_000);
+        let late =
+            level.requests.iter().flat_map(|r| &r.tokens).filter(|t| t.read_ns - t.arrived_ns > 5_000_000);
         assert!(late.count() > 1_000);
     }
 }

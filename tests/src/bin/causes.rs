@@ -36,7 +36,8 @@ fn main() -> anyhow::Result<()> {
     let first = args.seed + if args.tuned_on { 0 } else { TRAINING_SEEDS };
     let mut confusion = Confusion::default();
     for i in 0..args.runs {
-        let scene = Scene::draw(kinds[i as usize % kinds.len()], Signals::turn(i / kinds.len() as u64), first + i);
+        let scene =
+            Scene::draw(kinds[i as usize % kinds.len()], Signals::turn(i / kinds.len() as u64), first + i);
         let played = play(&scene)?;
         let row = Row::of(&scene, &played);
         if args.all || args.wrong && !row.right {

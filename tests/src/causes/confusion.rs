@@ -84,7 +84,10 @@ impl fmt::Display for Confusion {
             }
             writeln!(f, "{truth:<22} {said:<62} {n:>5} {right:>5}")?;
         }
-        for (tellable, title) in [(true, "cause right where it can be told"), (false, "all that are left named, and no other, where it cannot")] {
+        for (tellable, title) in [
+            (true, "cause right where it can be told"),
+            (false, "all that are left named, and no other, where it cannot"),
+        ] {
             if let Some(share) = self.share(tellable) {
                 let n = self.rows.iter().filter(|row| row.tellable == tellable).count();
                 writeln!(f, "{title}: {:.1} % of {n}", 100.0 * share)?;

@@ -301,6 +301,12 @@ fn limit(kind: Kind, world: &mut World, rng: &mut Rng, ranges: &Ranges) {
 fn mild(rng: &mut Rng, batch: f64) -> PowerCap {
     let (base_w, per_seq_w) = (300.0, 20.0 / batch.max(1.0));
     let wanted = base_w + per_seq_w * batch;
-    PowerCap { idle_w: 80.0, base_w, per_seq_w, limit_w: 80.0 + wanted * between(rng, (0.85, 0.95)), exponent: 2.0, bits: 0x4 }
+    PowerCap {
+        idle_w: 80.0,
+        base_w,
+        per_seq_w,
+        limit_w: 80.0 + wanted * between(rng, (0.85, 0.95)),
+        exponent: 2.0,
+        bits: 0x4,
+    }
 }
-

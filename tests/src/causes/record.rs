@@ -89,7 +89,13 @@ fn node(kind: v1::NodeKind, of: u64, name: &str) -> Node {
     Node { hello, snapshots: vec![snapshot], ..Node::default() }
 }
 
-fn drive(scene: &Scene, number: u32, clients: usize, level: &WorldLevel, start: i64) -> (v1::Batch, LevelLog) {
+fn drive(
+    scene: &Scene,
+    number: u32,
+    clients: usize,
+    level: &WorldLevel,
+    start: i64,
+) -> (v1::Batch, LevelLog) {
     let mut counts = BTreeMap::<usize, u64>::new();
     let records: Vec<v1::RequestRecord> = level
         .requests
@@ -115,7 +121,11 @@ fn drive(scene: &Scene, number: u32, clients: usize, level: &WorldLevel, start: 
         ..Default::default()
     };
     log.done.insert(AGENT, done);
-    let gauge = |i: i64| v1::InFlightSample { level: number, raw_ns: start + i * 100 * MS, in_flight: clients as u32 };
+    let gauge = |i: i64| v1::InFlightSample {
+        level: number,
+        raw_ns: start + i * 100 * MS,
+        in_flight: clients as u32,
+    };
     let batch = v1::Batch {
         incarnation: AGENT,
         seq: u64::from(number) + 1,
@@ -181,7 +191,8 @@ fn windows(records: &[v1::RequestRecord], level: u32, start: i64) -> Vec<v1::Win
     let window = |((second, phase), records): ((i64, i32), Vec<&v1::RequestRecord>)| {
         let mut all = <[LatencyHistogram; 4]>::default();
         for record in &records {
-            let (first, last) = (record.first_token_raw_ns.unwrap_or(0), record.last_token_raw_ns.unwrap_or(0));
+            let (first, last) =
+                (record.first_token_raw_ns.unwrap_or(0), record.last_token_raw_ns.unwrap_or(0));
             all[0].record(first - record.intended_raw_ns);
             let steps = i64::from(record.content_chunks) - 1;
             if steps > 0 {
@@ -211,7 +222,11 @@ fn windows(records: &[v1::RequestRecord], level: u32, start: i64) -> Vec<v1::Win
 /// What the client would tell of itself: its thread's time, and how long what had come lay in its sockets.
 fn health(scene: &Scene, level: &WorldLevel) -> v1::ClientHealth {
     let (mut waits, mut lag) = (LatencyHistogram::default(), LatencyHistogram::default());
-    level.requests.iter().flat_map(|r| &r.tokens).for_each(|t| waits.record((t.read_ns - t.arrived_ns).max(1)));
+    level
+        .requests
+        .iter()
+        .flat_map(|r| &r.tokens)
+        .for_each(|t| waits.record((t.read_ns - t.arrived_ns).max(1)));
     (0..1000).for_each(|_| lag.record(20_000));
     v1::ClientHealth {
         cpu_ns: level.client_busy_ns.min(scene.until_ns()),
@@ -249,7 +264,8 @@ fn see(scene: &Scene, level: &WorldLevel, start: i64, sent: u64, batch: &mut v1:
         let mut at = 0;
         while at < scene.until_ns() {
             let next = level.sent_bytes.partition_point(|(from, _)| *from <= at);
-            let bytes = next.checked_sub(1).and_then(|i| level.sent_bytes.get(i)).map_or(0, |(_, bytes)| *bytes);
+            let bytes =
+                next.checked_sub(1).and_then(|i| level.sent_bytes.get(i)).map_or(0, |(_, bytes)| *bytes);
             total = sent + bytes;
             batch.host_samples.push(v1::HostSample {
                 raw_ns: start + at,
