@@ -13,7 +13,8 @@ fn judged(scene: &Scene) -> Row {
 #[test]
 fn the_cause_is_right_in_95_percent_of_held_out_worlds() {
     let mut confusion = Confusion::default();
-    for i in 0..44 {
+    // So many that one world more or less is under a hundredth.
+    for i in 0..110 {
         let kind = Kind::ALL[i % Kind::ALL.len()];
         let scene = Scene::draw(kind, Signals::turn((i / Kind::ALL.len()) as u64), SEED + i as u64);
         confusion.rows.push(judged(&scene));
@@ -23,7 +24,7 @@ fn the_cause_is_right_in_95_percent_of_held_out_worlds() {
         let wrong: Vec<&Row> = confusion.wrong().collect();
         assert!(share >= at_least, "{share}: {confusion}{wrong:#?}");
     }
-    assert!(confusion.rows.iter().filter(|row| row.tellable).count() >= 34, "{confusion}");
+    assert!(confusion.rows.iter().filter(|row| row.tellable).count() >= 90, "{confusion}");
 }
 
 /// What the client alone sees is enough where slots are the limit.
