@@ -7,6 +7,7 @@ use tailcliff_proto::histogram::LatencyHistogram;
 use crate::axis::Load;
 use crate::blocks::Block;
 use crate::certificate::Certificate;
+use crate::diagnose::{LevelGpu, Parts};
 use crate::little::Little;
 use crate::merge::interval;
 use crate::merge::starts::Starts;
@@ -232,6 +233,10 @@ pub struct Level {
     pub outside: Outside,
     /// Trace mode: stages of requests and lag of threads.
     pub trace: Option<Trace>,
+    /// What the GPUs did over the window; `None` without a sample.
+    pub gpu: Option<LevelGpu>,
+    /// Where the time of its mean answer went; `None` where nothing tells first tokens.
+    pub parts: Option<Parts>,
     /// Why the level does not count, if so.
     pub voided: Option<String>,
     /// What befell it although it counts, such as an agent lost.

@@ -15,6 +15,7 @@ pub mod coldwarm;
 pub mod config;
 pub mod dashboard;
 pub mod dataset;
+pub mod diagnose;
 pub mod display;
 pub mod door;
 pub mod drive;

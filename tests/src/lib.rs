@@ -1,6 +1,7 @@
 //! What the demo, the measurements and the multi-process tests share.
 
 pub mod accounts;
+pub mod causes;
 pub mod csv;
 pub mod floor;
 pub mod forward;

@@ -33,6 +33,7 @@ use tailcliff_proto::v1;
 
 use crate::certificate::{Verdict, certify};
 use crate::clock::{BOUND_MAX_NS, Checked};
+use crate::diagnose::{self, Diagnosed};
 use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
@@ -69,6 +70,8 @@ pub struct Merged {
     pub cliff: Cliff,
     /// Of a run whose levels were searched for: what that took.
     pub search: Option<Searched>,
+    /// Why the knee is there.
+    pub diagnosed: Diagnosed,
     /// Agents, then probes, in the order of joining.
     pub nodes: Vec<NodeSummary>,
     /// How well GPU samples and tokens lie on one another.
@@ -125,6 +128,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         knee,
         cliff,
         search,
+        diagnosed: Diagnosed::default(),
         nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
@@ -137,6 +141,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         untold: untold(data).into_iter().map(|(key, _)| key).collect(),
         timeline,
     };
+    diagnose::diagnose(data, &mut merged);
     merged.bins = bins::bins(&merged.levels, &merged.nodes, merged.gpu_to_token);
     merged.warnings = warnings(&merged);
     merged.warnings.extend(merged.stalls.warnings.iter().cloned());

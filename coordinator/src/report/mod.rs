@@ -3,6 +3,7 @@
 
 mod clocks;
 pub mod curve;
+pub mod diagnosis;
 pub mod environment;
 pub mod hlog;
 pub mod host;

@@ -17,7 +17,7 @@ use crate::plan::{ControlPlan, Plan};
 use crate::search::estimate::Estimate;
 
 use super::text::{json_ms, json_us, number};
-use super::{clocks, sensors, stalls, trace};
+use super::{clocks, diagnosis, sensors, stalls, trace};
 
 /// Percentiles given of each distribution, and their keys; p50 is vLLM's "median".
 const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 99.0)];
@@ -54,6 +54,7 @@ pub fn summary(merged: &Merged) -> Value {
         "knee": knee(&merged.knee, header.plan.cliff.gain_share),
         "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
         "search": merged.search.as_ref().map_or(Value::Null, search),
+        "diagnosis": diagnosis::diagnosis(&merged.diagnosed),
         "nodes": merged.nodes.iter().map(|n| node(n, header.started_ref_ns)).collect::<Vec<_>>(),
         "calibration": merged.calibrations.iter().map(calibration).collect::<Vec<_>>(),
         "gpu_to_token": alignment(merged),
@@ -135,6 +136,8 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     put("outside", outside(level));
     put("all_phases", all_phases(level));
     put("trace", level.trace.as_ref().map_or(Value::Null, trace::trace));
+    put("gpu", diagnosis::gpu(level.gpu.as_ref()));
+    put("parts", diagnosis::parts(level.parts.as_ref()));
     put("voided", json!(level.voided));
     out
 }

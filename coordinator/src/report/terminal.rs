@@ -81,8 +81,8 @@ pub fn render(merged: &Merged, width: usize) -> String {
     let mut out = table(&merged.levels, width);
     out.push('\n');
     out.push_str(&charts(merged, width));
-    for words in [&merged.knee.words, &merged.cliff.words] {
-        out.push_str(&wrap("", words, width));
+    for words in [&merged.knee.words, &merged.cliff.words, &merged.diagnosed.words] {
+        out.push_str(&wrap("", &printable(words), width));
     }
     for line in clocks::lines(merged) {
         out.push_str(&wrap("", &printable(&line), width));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 use crate::config::{Config, Timing};
-use crate::engine::Params;
+use crate::engine::{Admission, Nature, Params};
 use crate::fault::FaultRule;
 
 /// A simulated OpenAI-compatible server: its latency follows from a queue, a batch and a KV budget.
@@ -40,6 +40,9 @@ pub struct Args {
     /// Engine: most requests waiting; further ones are answered 503.
     #[arg(long, default_value_t = 4096)]
     pub max_queue: usize,
+    /// Engine: how the KV cache is given out.
+    #[arg(long, value_enum, default_value_t = KvAdmission::Whole)]
+    pub kv_admission: KvAdmission,
     /// Paced: from arrival to first token, ms.
     #[arg(long, default_value_t = 50.0)]
     pub paced_ttft_ms: f64,
@@ -89,6 +92,15 @@ pub enum Mode {
     Paced,
 }
 
+/// How the KV cache is given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvAdmission {
+    /// By prompt and max_tokens: nothing is ever put out of the batch.
+    Whole,
+    /// By the prompt: when the cache overflows, the last one is put out and computed again.
+    Optimistic,
+}
+
 /// Flags that make no sense together.
 #[derive(Debug, thiserror::Error)]
 pub enum BadArgs {
@@ -112,6 +124,7 @@ impl Args {
         Ok(Config {
             model: self.model.clone(),
             timing: self.timing()?,
+            nature: self.nature(),
             faults: self.fault.clone(),
             seed: self.seed,
             api_key: self.api_key_env.as_ref().map(key).transpose()?,
@@ -123,6 +136,14 @@ impl Args {
             keep_truth: 0,
             first_penalty_ns: ns("--first-penalty-ms", self.first_penalty_ms)?,
         })
+    }
+
+    fn nature(&self) -> Nature {
+        let admission = match self.kv_admission {
+            KvAdmission::Whole => Admission::Whole,
+            KvAdmission::Optimistic => Admission::Optimistic,
+        };
+        Nature { admission, power: None }
     }
 
     fn timing(&self) -> Result<Timing, BadArgs> {

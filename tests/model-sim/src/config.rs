@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::engine::Params;
+use crate::engine::{Nature, Params};
 use crate::fault::FaultRule;
 
 /// Where the times of tokens come from.
@@ -26,6 +26,8 @@ pub struct Config {
     pub model: String,
     /// Where the times of tokens come from.
     pub timing: Timing,
+    /// The engine's limits beyond its parameters.
+    pub nature: Nature,
     /// Faults, each with the requests that it hits.
     pub faults: Vec<FaultRule>,
     /// Seeds the probabilities and the reply lengths.
@@ -55,6 +57,7 @@ impl Default for Config {
         Self {
             model: "sim".into(),
             timing: Timing::Engine(Params::default()),
+            nature: Nature::default(),
             faults: Vec::new(),
             seed: 0,
             api_key: None,
@@ -75,6 +78,7 @@ impl std::fmt::Debug for Config {
         f.debug_struct("Config")
             .field("model", &self.model)
             .field("timing", &self.timing)
+            .field("nature", &self.nature)
             .field("faults", &self.faults)
             .field("seed", &self.seed)
             .field("api_key", &self.api_key.as_ref().map(|_| "…"))

@@ -7,6 +7,9 @@
 //! of a request thus comes at the end of the step that admitted it. Finished sequences leave and the next step begins
 //! at that same instant; a request that arrives exactly then still joins it.
 //!
+//! By its [`Nature`] it may admit requests by their prompts alone and put the last one out when the KV cache overflows,
+//! and its GPU may have a limit on its power.
+//!
 //! Causes of stalls ([`Cause`]) take hold where a step would begin: the engine stands still, computes without emitting,
 //! puts one sequence out of its batch, or runs slower for a while.
 
@@ -14,8 +17,10 @@ use std::collections::VecDeque;
 
 pub use cause::{Activity, Cause, Hit};
 use cause::{Armed, Causes};
+pub use nature::{Admission, Nature, PowerCap};
 
 mod cause;
+mod nature;
 
 /// What the engine can do; its capacity and its knee follow from these.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,6 +172,8 @@ pub struct Engine {
     next: Next,
     causes: Causes,
     activity: Activity,
+    nature: Nature,
+    preemptions: u64,
 }
 
 impl Engine {
@@ -185,7 +192,29 @@ impl Engine {
             next: Next::Idle,
             causes: Causes::default(),
             activity: Activity::Idle,
+            nature: Nature::default(),
+            preemptions: 0,
         })
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn with(mut self, nature: Nature) -> Self {
+        self.nature = nature;
+        self
+    }
+
+    /// Sequences that were put out because the KV cache overflowed.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
+    /// KV tokens that a sequence holds while it is in the batch.
+    fn kv_of(&self, sequence: &Sequence) -> u64 {
+        match self.nature.admission {
+            Admission::Whole => sequence.request.kv(),
+            Admission::Optimistic => sequence.request.prompt_tokens.saturating_add(sequence.emitted),
+        }
     }
 
     /// Puts a request at the tail of the queue at `now`. Call [`Engine::advance`] up to `now` first.
@@ -214,7 +243,7 @@ impl Engine {
         self.queue.retain(|r| r.request.id != id);
         self.parked.retain(|(_, r)| r.request.id != id);
         self.causes.forget(id);
-        let kv: u64 = self.running.iter().filter(|r| r.request.id == id).map(|r| r.request.kv()).sum();
+        let kv: u64 = self.running.iter().filter(|r| r.request.id == id).map(|r| self.kv_of(r)).sum();
         self.running.retain(|r| r.request.id != id);
         self.kv_used -= kv;
     }
@@ -284,14 +313,38 @@ impl Engine {
         std::mem::take(&mut self.causes.hits)
     }
 
-    fn fits(&self, request: &Request) -> bool {
+    fn fits(&self, head: &Sequence) -> bool {
+        // Whoever is admitted by its prompt needs room for the tokens of the next step, and so do the others.
+        let next = match self.nature.admission {
+            Admission::Whole => 0,
+            Admission::Optimistic => self.running.len() as u64 + 1,
+        };
         self.running.len() < self.params.max_num_seqs
-            && self.kv_used.saturating_add(request.kv()) <= self.params.kv_tokens
+            && self.kv_used.saturating_add(self.kv_of(head)).saturating_add(next) <= self.params.kv_tokens
+    }
+
+    /// Puts out the last ones until every sequence has room for its next token; true when any was.
+    fn make_room(&mut self) -> bool {
+        let mut any = false;
+        while self.nature.admission == Admission::Optimistic
+            && self.running.len() > 1
+            && self.kv_used.saturating_add(self.running.len() as u64) > self.params.kv_tokens
+        {
+            let Some(last) = self.running.pop() else { break };
+            self.kv_used -= self.kv_of(&last);
+            self.queue.push_front(last);
+            self.preemptions += 1;
+            any = true;
+        }
+        any
     }
 
     fn begin(&mut self, at: i64) {
         self.unpark(at);
-        self.causes.prefill_ns += self.admit(at);
+        // Whoever was just put out is not admitted again at once.
+        if !self.make_room() {
+            self.causes.prefill_ns += self.admit(at);
+        }
         if let Some(until) = self.strike(at) {
             self.next = Next::Begin(until);
             return;
@@ -304,7 +357,8 @@ impl Engine {
         }
         let prefill = std::mem::take(&mut self.causes.prefill_ns);
         let work = self.params.step_base_ns + self.params.step_per_seq_ns * batch as i64 + prefill;
-        self.activity = self.causes.activity(at, batch);
+        let work = (work as f64 * self.nature.slowdown(batch)).round() as i64;
+        self.activity = self.nature.activity(self.causes.activity(at, batch));
         self.next = Next::End(at + self.causes.lasts(at, work));
     }
 
@@ -320,10 +374,10 @@ impl Engine {
     /// its tokens computed again.
     fn admit(&mut self, at: i64) -> i64 {
         let mut prefill = 0;
-        while let Some(head) = self.queue.front().copied().filter(|head| self.fits(&head.request)) {
+        while let Some(head) = self.queue.front().copied().filter(|head| self.fits(head)) {
             self.queue.pop_front();
             prefill += self.params.prefill_ns(head.request.prompt_tokens.saturating_add(head.emitted));
-            self.kv_used += head.request.kv();
+            self.kv_used += self.kv_of(&head);
             self.running.push(Sequence { admitted_at: head.admitted_at.or(Some(at)), ..head });
         }
         prefill
@@ -352,26 +406,33 @@ impl Engine {
     fn put_out(&mut self, id: u64, until: i64) {
         if let Some(place) = self.running.iter().position(|sequence| sequence.request.id == id) {
             let sequence = self.running.remove(place);
-            self.kv_used -= sequence.request.kv();
+            self.kv_used -= self.kv_of(&sequence);
             self.parked.push((until, sequence));
         }
     }
 
     fn end(&mut self, at: i64) -> Vec<Emission> {
         let mut out = Vec::with_capacity(self.running.len());
-        let mut freed = 0;
+        let (mut freed, mut grown) = (0, 0);
+        let admission = self.nature.admission;
         self.running.retain_mut(|seq| {
             let last = seq.emitted + 1 == seq.request.output_tokens;
             let (id, token_index, admitted_at) = (seq.request.id, seq.emitted, seq.admitted_at.unwrap_or(at));
             out.push(Emission { at, id, token_index, last, admitted_at });
             seq.emitted += 1;
+            if admission == Admission::Optimistic {
+                grown += 1;
+            }
             if last {
-                freed += seq.request.kv();
+                freed += match admission {
+                    Admission::Whole => seq.request.kv(),
+                    Admission::Optimistic => seq.request.prompt_tokens.saturating_add(seq.emitted),
+                };
                 self.causes.forget(id);
             }
             !last
         });
-        self.kv_used -= freed;
+        self.kv_used = (self.kv_used + grown) - freed;
         let idle = self.running.is_empty() && self.queue.is_empty() && self.parked.is_empty();
         if idle {
             self.activity = Activity::Idle;
@@ -383,5 +444,7 @@ impl Engine {
 
 #[cfg(test)]
 mod cause_tests;
+#[cfg(test)]
+mod nature_tests;
 #[cfg(test)]
 mod tests;

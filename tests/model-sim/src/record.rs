@@ -66,6 +66,13 @@ impl GpuLevels {
         }
     }
 
+    /// What a GPU shows whose clock is so many times slower, for this reason; the power is left to say.
+    pub(crate) fn busy_at(slowdown: f64, bits: u32) -> Self {
+        let slow = (f64::from(SM_MHZ) / slowdown.max(1.0)) as u32;
+        let sm_mhz = slow.max(LEAST_SM_MHZ);
+        Self { power_w: 0, util: 97, sm_mhz, mem_util: 60, throttle: bits }
+    }
+
     fn line(&self, at: i64) -> String {
         let Self { power_w, util, sm_mhz, mem_util, throttle } = self;
         format!("{at} {power_w} {util} {sm_mhz} {mem_util} {throttle}\n")

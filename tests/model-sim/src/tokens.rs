@@ -25,7 +25,7 @@ impl Mill {
     pub(crate) fn new(config: &Config) -> Result<Self, ServeError> {
         Ok(match &config.timing {
             Timing::Engine(params) => {
-                let engine = Engine::new(params.clone())?;
+                let engine = Engine::new(params.clone())?.with(config.nature);
                 let recorder = Recorder::start(config, params.max_num_seqs, clock::raw_ns());
                 Self::Engine(Live::new(engine, recorder.map_err(ServeError::Truth)?))
             }
