@@ -1,5 +1,6 @@
 //! The command line as typed, and the plan file, which has the same names.
 
+pub mod calc;
 pub mod coldwarm;
 pub mod control;
 pub mod fleet;
@@ -8,6 +9,7 @@ pub mod results;
 pub mod server;
 pub mod ssh;
 pub mod stalls;
+pub mod start;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,6 +17,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use self::calc::{CostArgs, KvArgs, WeightsArgs};
 use self::coldwarm::ColdwarmArgs;
 use self::control::ControlArgs;
 use self::fleet::FleetArgs;
@@ -22,6 +25,7 @@ use self::k8s::K8sCommand;
 use self::results::{FetchArgs, ServeArgs};
 use self::ssh::SshArgs;
 use self::stalls::StallsArgs;
+use self::start::{CompletionsArgs, PlanArgs, PreflightArgs};
 use crate::axis::Rate;
 use crate::local::{ServerArgs, StubArgs};
 
@@ -67,6 +71,18 @@ pub enum Command {
     },
     /// Judge the stalls of a stored run again, with other thresholds; the run stays as it is.
     Stalls(StallsArgs),
+    /// Print a sweep as a plan file, or with --explain what it will do: levels, requests, time, tokens, cost.
+    Plan(Box<PlanArgs>),
+    /// Send one real request: is the server there, does it know the model, does it take the key?
+    Preflight(PreflightArgs),
+    /// Reckon the memory of a KV cache, and at which user a card is full; alone, or laid over a measured run.
+    Kv(KvArgs),
+    /// Reckon the memory of a model's weights at each precision.
+    Weights(WeightsArgs),
+    /// Reckon the cost per concurrent user, of numbers given or measured.
+    Cost(CostArgs),
+    /// Print completions for a shell.
+    Completions(CompletionsArgs),
 }
 
 /// `tailcliff run`.

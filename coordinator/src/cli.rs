@@ -1,9 +1,11 @@
 //! From a parsed command line to an exit code: the three jobs, their signals, and what they print.
 
+mod calc;
 mod cluster;
 mod coldwarm;
 mod offer;
 mod stalls;
+mod start;
 mod withhold;
 
 use std::io::Write;
@@ -77,6 +79,12 @@ pub async fn main(cli: Cli) -> i32 {
         Command::Certs(args) => certs(&args),
         Command::Merge { run_dir } => merge(&run_dir),
         Command::Stalls(args) => stalls::main(&args),
+        Command::Plan(args) => start::plan(*args),
+        Command::Preflight(args) => start::preflight(&args).await,
+        Command::Kv(args) => calc::kv(&args),
+        Command::Weights(args) => calc::weights(&args),
+        Command::Cost(args) => calc::cost(&args),
+        Command::Completions(args) => start::completions(&args),
     }
 }
 
