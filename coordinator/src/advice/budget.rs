@@ -2,7 +2,6 @@
 
 use super::{Advice, Scene};
 use crate::knee::duration;
-use crate::report::text::number;
 
 /// Share of a request's time from which on it is worth a word.
 const MOST_OF_IT: f64 = 0.5;
@@ -16,10 +15,9 @@ pub(super) fn tokens(scene: &Scene<'_>) -> Option<Advice> {
     let (e2e, ttft) = (latencies.e2e.mean_ns()?, latencies.ttft.mean_ns()?);
     let at = placed.level.load.words();
     if ttft / e2e >= MOST_OF_IT {
+        let share = 100.0 * ttft / e2e;
         let words = format!(
-            "a budget for prompts pays: {:.0} % of a request's time at {at} passes before its first token; shorter prompts, or equal \
-             beginnings that the server can keep",
-            100.0 * ttft / e2e
+            "a prompt budget: {share:.0} % of a request's time at {at} passes before its first token"
         );
         return placed.advice(scene.merged, words, "mean_ttft_ms");
     }
@@ -33,9 +31,9 @@ pub(super) fn tokens(scene: &Scene<'_>) -> Option<Advice> {
     if mean < asked * CUT || own || plan.ignore_eos {
         return None;
     }
+    let saved = duration(tpot as u64);
     let words = format!(
-        "a budget for answers pays: they end at max_tokens ({mean:.0} of {asked} on average), and each token less saves {} at {at}",
-        duration(tpot as u64)
+        "an output budget: answers end at max_tokens ({mean:.0} of {asked}), each token less saves {saved} at {at}"
     );
-    (number(Some(tpot), 0).is_number()).then(|| placed.advice(scene.merged, words, "mean_tpot_ms")).flatten()
+    placed.advice(scene.merged, words, "mean_tpot_ms")
 }

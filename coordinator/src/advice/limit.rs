@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Advice, Placed, Scene};
-use crate::knee::duration;
+use crate::knee::{Step, duration};
 use crate::report::text::number;
 
 /// Failures from which on a level says something about retries.
@@ -11,75 +11,78 @@ const FAILING: f64 = 0.01;
 /// A timeout is left alone when it is within this factor of what fits.
 const NEAR: f64 = 2.0;
 
-/// Cap what is let in at the knee, or where the SLO ends if that is lower.
+/// Cap what is let in where the SLO ends or the knee begins, whichever is lower.
 pub(super) fn concurrency(scene: &Scene<'_>) -> Option<Advice> {
     let knee = scene.merged.knee.at;
     if let Some(slo) = scene.known.slo_at.filter(|slo| knee.is_none_or(|knee| *slo < knee.x())) {
-        let words = format!(
-            "let in no more than {slo} at once: above it the SLO no longer holds; queue or refuse the rest"
-        );
+        let words =
+            format!("let in no more than {slo}: above it the SLO no longer holds; queue or refuse the rest");
         return Some(Advice::new(words, "slo.at", &number(Some(slo), 6)));
     }
     let at = knee?;
     let step = scene.merged.knee.steps.iter().find(|step| step.from == at)?;
     // A knee between levels of which one is thin may be luck.
     let (below, above) = (scene.good_at(at.x())?, scene.good_at(step.to.x())?);
+    let why = format!("{} {}{}", step.to, gain(step), price(&below, &above));
+    if let Some((low, high)) = scene.known.knee_ci.filter(|(low, _)| *low > 0.0 && *low < at.x()) {
+        // The safe end of the bar; of streams a whole one.
+        let cap = if at.is_open() { low } else { low.floor().max(1.0) };
+        let words = format!("let in no more than {cap}: the knee is between {low} and {high}; {why}");
+        return Some(Advice::new(
+            words,
+            "knee.estimate.ci",
+            &json!([number(Some(low), 6), number(Some(high), 6)]),
+        ));
+    }
+    let key = if at.is_open() { "knee.request_rate" } else { "knee.concurrency" };
+    let words = format!("let in no more than {}: {why}; queue or refuse the rest", at.words());
+    Some(Advice::new(words, key, &at.json()))
+}
+
+/// What the step beyond the knee buys.
+fn gain(step: &Step) -> String {
+    let more = 100.0 * (step.to.x() / step.from.x() - 1.0);
+    match 100.0 * (step.throughput.1 / step.throughput.0 - 1.0) {
+        gain if gain < 0.0 => format!("loses {:.0} % of the throughput", -gain),
+        gain => format!("gains {gain:.0} % of throughput for {more:.0} % more load"),
+    }
+}
+
+/// What it costs.
+fn price(below: &Placed<'_>, above: &Placed<'_>) -> String {
     let tail = |placed: &Placed<'_>| placed.level.latencies.e2e.percentile_ns(95.0);
-    let price = match tail(&below).zip(tail(&above)) {
+    match tail(below).zip(tail(above)) {
         Some((low, high)) if high > low => {
-            format!(", and takes p95 e2e from {} to {}", duration(low), duration(high))
+            format!(", and p95 e2e goes from {} to {}", duration(low), duration(high))
         }
         _ => String::new(),
-    };
-    let more = match step.throughput.1 / step.throughput.0 - 1.0 {
-        gain if gain < 0.0 => format!("loses {:.0} % of the throughput", -gain * 100.0),
-        gain => format!(
-            "gains {:.0} % of throughput for {:.0} % more load",
-            gain * 100.0,
-            (step.to.x() / at.x() - 1.0) * 100.0
-        ),
-    };
-    let key = if at.is_open() { "knee.request_rate" } else { "knee.concurrency" };
-    let words =
-        format!("let in no more than {}: {} {more}{price}; queue or refuse the rest", at.words(), step.to);
-    Some(Advice::new(words, key, &at.json()))
+    }
 }
 
 /// A timeout that fits the SLO, or else what requests take where the server should work.
 pub(super) fn timeout(scene: &Scene<'_>) -> Option<Advice> {
     let placed = scene.working_level()?;
-    let now_ns = scene.merged.header.plan.request_timeout_ns as f64;
-    let e2e = &placed.level.latencies.e2e;
+    let at = placed.level.load.words();
+    let now_ns = Some(scene.merged.header.plan.request_timeout_ns).filter(|ns| *ns > 0)?.unsigned_abs();
+    let now = duration(now_ns);
     let timed_out = placed.level.error_kinds.get("timeout").copied().unwrap_or(0);
-    if now_ns <= 0.0 {
-        return None;
-    }
-    // The far end of the bar where there are enough requests for one: what is cut must be rare even so.
-    let (longest, of) = match e2e.interval_ns(99.0) {
-        Some((_, high)) => (high, "the far end of the bar of p99"),
-        None => (e2e.percentile_ns(99.0)?, "p99, which has too few requests for a bar,"),
-    };
-    let fits_ns = scene.known.slo_e2e_ns.map_or(longest as f64 * NEAR, |slo| slo as f64);
-    let (at, fits) = (placed.level.load.words(), duration(round_up(fits_ns)));
-    let now = duration(now_ns as u64);
-    let why = match scene.known.slo_e2e_ns {
-        Some(_) => format!("{fits} is the SLO's limit, after which an answer is no good to anybody"),
-        None => format!("{fits} is twice {of} at {at}"),
-    };
     if timed_out > 0 && scene.known.slo_e2e_ns.is_none() {
-        let words = format!(
-            "{now} is too short a request timeout: {timed_out} requests ran into it at {at}, where the server should work"
-        );
+        let words = format!("request timeout: {now} is too short, {timed_out} requests ran into it at {at}");
         return placed.advice(scene.merged, words, "error_kinds.timeout");
     }
-    let words = if now_ns > fits_ns * NEAR {
-        format!("a request timeout of {fits} in place of {now} frees what a lost request holds: {why}")
-    } else if now_ns < fits_ns / NEAR {
-        format!("a request timeout of {fits} in place of {now} cuts fewer good answers off: {why}")
-    } else {
-        return None;
+    let e2e = &placed.level.latencies.e2e;
+    // The far end of the bar where there are enough requests for one: what is cut must be rare even so.
+    let (longest, of) = match e2e.interval_ns(99.0) {
+        Some((_, high)) => (high, "the upper end of p99's bar"),
+        None => (e2e.percentile_ns(99.0)?, "p99, of too few requests for a bar,"),
     };
-    placed.advice(scene.merged, words, "p99_e2el_ms")
+    let (fits_ns, why) = match scene.known.slo_e2e_ns {
+        Some(slo) => (slo as f64, "the SLO's limit: later an answer is no good".to_owned()),
+        None => (longest as f64 * NEAR, format!("twice {of} at {at}")),
+    };
+    let far = (now_ns as f64 / fits_ns).max(fits_ns / now_ns as f64);
+    let words = format!("request timeout: {} in place of {now} ({why})", duration(round_up(fits_ns)));
+    (far > NEAR).then(|| placed.advice(scene.merged, words, "p99_e2el_ms")).flatten()
 }
 
 /// Up, to two digits: a timeout of 1.2345 s says more than it knows.
@@ -93,8 +96,7 @@ pub(super) fn retries(scene: &Scene<'_>) -> Option<Advice> {
     let retried = scene.good().find(|placed| placed.level.retried > 0);
     if let Some(placed) = retried {
         let words = format!(
-            "at {} {} of {} requests were second tries, which are load too: back off for longer each time (--retry-backoff), and \
-             let a client give up",
+            "back off: at {} {} of {} requests were second tries, which are load too; longer rests (--retry-backoff), and an end",
             placed.level.load.words(),
             placed.level.retried,
             placed.level.measured.released()
@@ -107,10 +109,10 @@ pub(super) fn retries(scene: &Scene<'_>) -> Option<Advice> {
     // Failures from the lowest load on are no overload, and backing off mends nothing.
     let failing = good.find(|placed| share(placed) >= FAILING && share(placed) > 2.0 * lowest)?;
     let kind =
-        failing.level.error_kinds.iter().max_by_key(|(_, n)| **n).map_or("", |(kind, _)| kind.as_str());
+        failing.level.error_kinds.iter().max_by_key(|(_, n)| **n).map_or("of any kind", |(kind, _)| kind);
     let words = format!(
-        "from {} on requests fail under load (mostly {kind}): retry with back-off and a limit, never at once; a retry is one more \
-         request to a server that has too many",
+        "no blind retries: {:.0} % of requests fail at {} (mostly {kind}), and one tried again at once is one more",
+        100.0 * share(&failing),
         failing.level.load.words()
     );
     failing.advice(scene.merged, words, "error_rate")

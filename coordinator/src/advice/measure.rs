@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Advice, Scene};
+use super::{Advice, Placed, Scene};
 use crate::certificate::{THIN_BELOW, Verdict};
 
 /// All of them, one each at most.
@@ -12,15 +12,19 @@ pub(super) fn all(scene: &Scene<'_>) -> Vec<Advice> {
 }
 
 fn client(scene: &Scene<'_>) -> Option<Advice> {
-    let placed = scene.levels.iter().find(|placed| placed.is(Verdict::ClientBound))?;
     // A level that lost an agent is marked so too; another run is what it needs.
-    if !placed.level.marks.is_empty() {
-        return None;
-    }
-    let words = format!(
-        "from {} on the client was the limit: more agents, best on hosts of their own; `tailcliff calibrate` tells what this one can drive",
-        placed.level.load.words()
-    );
+    let bound = |placed: &&Placed<'_>| placed.is(Verdict::ClientBound) && placed.level.marks.is_empty();
+    let placed = scene.levels.iter().rfind(bound)?;
+    let at = placed.level.load.words();
+    let drove_more = scene.good().any(|good| good.level.load.x() > placed.level.load.x());
+    let words = match drove_more {
+        true => format!(
+            "a quiet client: it was late at {at}, though it drove more than that; what else runs on its host?"
+        ),
+        false => format!(
+            "more agents, best on hosts of their own: at {at} the client was the limit (`tailcliff calibrate`)"
+        ),
+    };
     placed.advice(scene.merged, words, "certificate.verdict")
 }
 
@@ -34,7 +38,10 @@ fn longer(scene: &Scene<'_>) -> Option<Advice> {
         (None, Some(ns)) => format!("--duration {:.0}s or more", (ns as f64 / 1e9 * times as f64).ceil()),
         _ => format!("--num-prompts {} or more", plan.num_prompts.unwrap_or(0).max(1).saturating_mul(times)),
     };
-    let words = format!("{completed} requests at {} are too few for a p95: {how}", placed.level.load.words());
+    let words = format!(
+        "longer levels: {completed} requests at {} are too few for a p95; {how}",
+        placed.level.load.words()
+    );
     placed.advice(scene.merged, words, "completed")
 }
 
@@ -49,10 +56,7 @@ fn further(scene: &Scene<'_>) -> Option<Advice> {
     }
     let to = highest.level.load;
     let flag = if to.is_open() { "--request-rate" } else { "--concurrency" };
-    let words = format!(
-        "neither knee nor cliff up to {}: go on with higher levels ({flag} {}, …)",
-        to.words(),
-        to.x() * 2.0
-    );
+    let words =
+        format!("higher levels: neither knee nor cliff up to {} ({flag} {}, …)", to.words(), to.x() * 2.0);
     Some(Advice::new(words, "knee.searched_to", &json!(to.json())))
 }

@@ -47,6 +47,8 @@ pub struct Known<'a> {
     pub cause: Option<&'a str>,
     /// Highest load at which the SLO holds, as `slo.at` has it, on the run's own axis.
     pub slo_at: Option<f64>,
+    /// 95 % interval of the knee, as `knee.estimate.ci` has it, on the run's own axis.
+    pub knee_ci: Option<(f64, f64)>,
     /// Limit of the SLO on a whole request, ns.
     pub slo_e2e_ns: Option<i64>,
 }
@@ -129,10 +131,10 @@ impl<'a> Scene<'a> {
         self.good().find(|placed| placed.level.load.x() == x)
     }
 
-    /// Where a server should work: within its SLO, else at the knee, else at the lowest load that was measured well.
+    /// Where a server should work: within its SLO, else at the knee, else at the highest load that was measured well.
     fn working_level(&self) -> Option<Placed<'a>> {
         let knee = self.merged.knee.at.map(|load| load.x());
         let below = |x: f64| self.good().rfind(|placed| placed.level.load.x() <= x);
-        [self.known.slo_at, knee].into_iter().flatten().find_map(below).or_else(|| self.good().next())
+        [self.known.slo_at, knee].into_iter().flatten().find_map(below).or_else(|| self.good().next_back())
     }
 }

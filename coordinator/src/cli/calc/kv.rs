@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{CalcError, RECKONED, conclude};
 use crate::args::calc::KvArgs;
-use crate::calc::kv::{KvShape, crossing};
+use crate::calc::kv::{Crossing, KvShape, crossing};
 use crate::calc::measured::{self, Measured, MeasuredLevel};
 use crate::calc::{gib_words, model, summary, table, weights};
 use crate::report::text::number;
@@ -128,7 +128,7 @@ impl Sheet {
             out.push_str(&self.overlay(run));
         }
         self.notes.iter().for_each(|note| out.push_str(&format!("note: {note}\n")));
-        out.push_str("A server keeps part of a card for other things (vLLM: --gpu-memory-utilization), and shares equal prefixes.\n");
+        out.push_str("A server keeps part of a card for other things, and lets equal prefixes share.\n");
         out
     }
 
@@ -148,15 +148,32 @@ impl Sheet {
                 dash(kv.map(|kv| kv + self.weights_gib), 2),
             ]);
         }
-        let knee = match run.capacity() {
-            Some(capacity) => format!("measured: {} ({})", capacity.words, capacity.key),
-            None => "measured: no level tells how many were in flight".to_owned(),
-        };
+        let mut words = String::new();
+        match run.capacity() {
+            Some(capacity) => {
+                words.push_str(&format!("measured: {} ({})\n", capacity.words, capacity.key));
+                for &line in &self.lines_gib {
+                    words.push_str(&self.beside(line, capacity.users));
+                }
+            }
+            None => words.push_str("measured: no level tells how many were in flight\n"),
+        }
         format!(
-            "\nover {}, each request at its full length, if all are in the batch\n{}{knee}\n",
+            "\nover {}, each request at its full length, if all are in the batch\n{}{words}",
             run.name,
             table(&rows)
         )
+    }
+
+    /// Where a line is crossed by the formula, against where the run has its limit.
+    fn beside(&self, line_gib: f64, users: f64) -> String {
+        match crossing(line_gib, self.weights_gib, self.per_user_gib()) {
+            Crossing::User(first) => {
+                let times = first as f64 / users;
+                format!("line of {}: user {first} is {times:.1} × that\n", gib_words(line_gib))
+            }
+            Crossing::Weights | Crossing::Never => String::new(),
+        }
     }
 
     fn kv_of(&self, level: &MeasuredLevel) -> Option<f64> {
