@@ -39,7 +39,7 @@ fn bend(merged: &mut Merged, throughput: &[f64]) {
 
 /// What a key such as `levels[2].certificate.verdict` names.
 fn figure_at(summary: &Value, key: &str) -> Value {
-    let pointer = key.replace('.', "/").replace('[', "/").replace(']', "");
+    let pointer = key.replace(['.', '['], "/").replace(']', "");
     summary.pointer(&format!("/{pointer}")).cloned().unwrap_or_else(|| panic!("no {key}"))
 }
 
