@@ -59,6 +59,15 @@ pub async fn preflight(
     within(target, workload, corpus, Limits { request: patience(target), ..LIMITS }).await
 }
 
+/// The same with a limit of its own on the request, and none of the load's data.
+pub async fn preflight_within(
+    target: &v1::Target,
+    workload: &v1::Workload,
+    limit: Duration,
+) -> v1::PreflightDone {
+    within(target, workload, None, Limits { request: limit, ..LIMITS }).await
+}
+
 /// Up to 20 s, unless requests are given less time, or much more than usual: then the first one may take it too.
 fn patience(target: &v1::Target) -> Duration {
     let asked = Duration::from_nanos(u64::try_from(target.request_timeout_ns).unwrap_or(0));
@@ -216,7 +225,14 @@ fn explain(target: &Target, record: &v1::RequestRecord) -> v1::PreflightDone {
         ("http_status", 300..=399) => ("rejected", "redirects are not followed: give the final --url"),
         ("http_status", 400..=499) => ("rejected", "check --model, --endpoint-type and --extra-body"),
         ("http_status" | "error_event", _) => ("server_error", "see the server's log"),
-        ("resolve" | "connect_refused" | "connect_reset" | "connect_timeout" | "connect", _) => {
+        ("resolve", _) => {
+            ("unreachable", "check the host's name in --url: this machine knows no address of it")
+        }
+        ("connect_timeout", _) => (
+            "unreachable",
+            "is the server running, is its port open to this machine, or does a firewall drop what it gets? check --url",
+        ),
+        ("connect_refused" | "connect_reset" | "connect", _) => {
             ("unreachable", "is the server running, and is --url right as seen from this machine?")
         }
         ("client_limit", _) => {
@@ -228,7 +244,7 @@ fn explain(target: &Target, record: &v1::RequestRecord) -> v1::PreflightDone {
         ),
         ("timeout" | "read_timeout", _) => (
             "timeout",
-            "is the server overloaded or still loading? see its log; a --request-timeout over 60s waits longer",
+            "is the server overloaded or still loading? see its log; a --request-timeout over 60s waits longer, and so does `tailcliff preflight --timeout 60s`",
         ),
         _ => ("bad_reply", "is this an OpenAI-compatible server, and is --endpoint-type right?"),
     };

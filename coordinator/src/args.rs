@@ -1,5 +1,6 @@
 //! The command line as typed, and the plan file, which has the same names.
 
+pub mod calc;
 pub mod coldwarm;
 pub mod control;
 pub mod export;
@@ -10,6 +11,7 @@ pub mod results;
 pub mod server;
 pub mod ssh;
 pub mod stalls;
+pub mod start;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -17,6 +19,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use self::calc::{CostArgs, KvArgs, WeightsArgs};
 use self::coldwarm::ColdwarmArgs;
 use self::control::ControlArgs;
 use self::export::ExportArgs;
@@ -26,6 +29,7 @@ use self::metrics::MetricsArgs;
 use self::results::{FetchArgs, ServeArgs};
 use self::ssh::SshArgs;
 use self::stalls::StallsArgs;
+use self::start::{CompletionsArgs, PlanArgs, PreflightArgs};
 use crate::axis::Rate;
 use crate::local::{ServerArgs, StubArgs};
 
@@ -73,6 +77,18 @@ pub enum Command {
     Stalls(StallsArgs),
     /// Make files of a stored run for other tools: Parquet, a trace for ui.perfetto.dev, vLLM's benchmark results.
     Export(ExportArgs),
+    /// Print a sweep as a plan file, or with --explain what it will do: levels, requests, time, tokens, cost.
+    Plan(Box<PlanArgs>),
+    /// Send one real request: is the server there, does it know the model, does it take the key?
+    Preflight(PreflightArgs),
+    /// Reckon the memory of a KV cache, and at which user a card is full; alone, or laid over a measured run.
+    Kv(KvArgs),
+    /// Reckon the memory of a model's weights at each precision.
+    Weights(WeightsArgs),
+    /// Reckon the cost per concurrent user, of numbers given or measured.
+    Cost(CostArgs),
+    /// Print completions for a shell.
+    Completions(CompletionsArgs),
 }
 
 /// `tailcliff run`.

@@ -1,10 +1,12 @@
 //! From a parsed command line to an exit code: the three jobs, their signals, and what they print.
 
+mod calc;
 mod cluster;
 mod coldwarm;
 mod export;
 mod offer;
 mod stalls;
+mod start;
 mod withhold;
 
 use std::io::Write;
@@ -80,6 +82,12 @@ pub async fn main(cli: Cli) -> i32 {
         Command::Merge { run_dir } => merge(&run_dir),
         Command::Stalls(args) => stalls::main(&args),
         Command::Export(args) => export::main(&args),
+        Command::Plan(args) => start::plan(*args),
+        Command::Preflight(args) => start::preflight(&args).await,
+        Command::Kv(args) => calc::kv(&args),
+        Command::Weights(args) => calc::weights(&args),
+        Command::Cost(args) => calc::cost(&args),
+        Command::Completions(args) => start::completions(&args),
     }
 }
 

@@ -187,7 +187,7 @@ fn check(plan: &Plan) -> Result<(), ConfigError> {
     if plan.model.is_empty() {
         return Err(bad(
             "--model",
-            "no model given: name one that the server has (GET /v1/models lists them)",
+            "no model given: name one that the server has; `tailcliff preflight --url …` finds them out",
         ));
     }
     if !plan.path.starts_with('/') {

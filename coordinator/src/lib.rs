@@ -1,10 +1,12 @@
 //! The command a person types: plans, schedules, corrects clocks, merges, judges, reports.
 
+pub mod advice;
 pub mod args;
 pub mod axis;
 mod beats;
 pub mod blocks;
 pub mod bursts;
+pub mod calc;
 pub mod calibrate;
 pub mod capacity;
 pub mod certificate;
@@ -20,7 +22,9 @@ pub mod display;
 pub mod door;
 pub mod drive;
 pub mod export;
+pub mod explain;
 pub mod fleet;
+pub mod help;
 pub mod journal;
 pub mod k8s;
 pub mod knee;

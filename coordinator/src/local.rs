@@ -16,7 +16,7 @@ pub use tailcliff_gpu_probe::config::{Server, ServerArgs};
 pub use tailcliff_gpu_probe::host::processes_of;
 pub use tailcliff_gpu_probe::record::{Recorded, Recording};
 use tailcliff_proto::link::Route;
-use tailcliff_proto::v1::NodeKind;
+use tailcliff_proto::v1::{self, NodeKind};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +63,16 @@ pub fn start(
         threads.push(thread(NodeKind::GpuProbe, failures, probe)?);
     }
     Ok(threads)
+}
+
+/// One real request from this process, of at most so many ns; beforehand a server that is still loading is waited for.
+pub async fn preflight_within(
+    target: &v1::Target,
+    workload: &v1::Workload,
+    limit_ns: i64,
+) -> v1::PreflightDone {
+    let limit = Duration::from_nanos(limit_ns.unsigned_abs());
+    tailcliff_agent::preflight::preflight_within(target, workload, limit).await
 }
 
 /// Samples host and GPUs into this process's memory.

@@ -16,6 +16,9 @@ pub const PLAN_DIR: &str = "/plan";
 pub const DATA_DIR: &str = "/data";
 /// An object holds 1 MiB with all that is around the data.
 const MOST_BYTES: usize = 1_000_000;
+/// Why a secret is refused.
+const IN_A_CONFIG_MAP: &str = "which a ConfigMap would show to whoever may read it: let the server take its key as \
+                               Authorization, which --api-key-secret carries";
 
 /// Contents of the ConfigMap, and what they say of the run.
 #[derive(Clone, Debug)]
@@ -36,7 +39,7 @@ impl PlanFile {
     pub fn new(sweep: &SweepArgs, env_key: Option<String>) -> Result<Self, ConfigError> {
         let verbose = sweep.verbose;
         let mut sweep = with_plan_file(sweep.clone())?;
-        no_secrets(&sweep)?;
+        no_secrets(&sweep, IN_A_CONFIG_MAP)?;
         let config = Config::from_args(readable_here(&sweep), env_key)?;
         let mut files = BTreeMap::new();
         for (flag, path) in [
@@ -106,14 +109,9 @@ fn put(
     Ok(there)
 }
 
-/// A ConfigMap is no place for them.
-fn no_secrets(sweep: &SweepArgs) -> Result<(), ConfigError> {
-    let secret = |flag| {
-        bad(
-            flag,
-            "it holds a secret, which a ConfigMap would show to whoever may read it: let the server take its key as Authorization, which --api-key-secret carries",
-        )
-    };
+/// What is written there is no place for them.
+fn no_secrets(sweep: &SweepArgs, why: &str) -> Result<(), ConfigError> {
+    let secret = |flag| bad(flag, format!("it holds a secret, {why}"));
     if sweep.header.iter().any(|header| header.split_once(':').is_some_and(|(name, _)| is_secret(name))) {
         return Err(secret("--header"));
     }
@@ -126,6 +124,17 @@ fn no_secrets(sweep: &SweepArgs) -> Result<(), ConfigError> {
         return Err(secret("--extra-body"));
     }
     Ok(())
+}
+
+/// A sweep as the text of a plan file: what was said, and nothing of what was not.
+///
+/// # Errors
+/// When it holds a secret, which such a file would keep.
+pub fn as_yaml(sweep: &SweepArgs) -> Result<String, ConfigError> {
+    no_secrets(sweep, "which a file would keep: leave it out here, and give it to the run as a flag")?;
+    let fail = |e: serde_norway::Error| bad("--plan", e.to_string());
+    let plan = serde_norway::to_value(sweep).map_err(fail)?;
+    serde_norway::to_string(&said(plan)).map_err(fail)
 }
 
 /// Without what nobody said.

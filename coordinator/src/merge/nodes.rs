@@ -49,6 +49,8 @@ pub struct NodeSummary {
     pub unaligned_gpu_samples: u64,
     /// Median interval between two samples of one GPU, ns.
     pub gpu_interval_ns: Option<i64>,
+    /// GPUs seen when it joined.
+    pub gpus: Vec<v1::GpuFacts>,
     /// Any of its GPUs is the stand-in of the tests.
     pub simulated_gpu: bool,
     /// What the probe tried when no NVML answered; empty otherwise.
@@ -86,6 +88,7 @@ pub(crate) fn summarise(of: Incarnation, node: &Node, timeline: &Timeline) -> No
         gpu_samples: samples,
         unaligned_gpu_samples: unaligned,
         gpu_interval_ns: median(intervals(node).into_iter().map(|(_, gap)| gap).collect()),
+        gpus: node.hello.gpus.clone(),
         simulated_gpu: node.hello.gpus.iter().any(|g| g.simulated),
         gpu_absent_reason: node.hello.gpu_absent_reason.clone(),
         probe_cost: probe_cost(node),

@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 use tailcliff_proto::histogram::SIGNIFICANT_DIGITS;
 use tailcliff_proto::v1;
 
+use crate::advice;
 use crate::axis::Load;
+use crate::calc::summary as calculators;
 use crate::certificate::Check;
 use crate::knee::{Cliff, Knee};
 use crate::levels::{Level, Metric};
@@ -61,6 +63,8 @@ pub fn summary(merged: &Merged) -> Value {
         "causality": clocks::causality(&merged.causality),
         "time_bins": merged.bins.iter().map(clocks::bin).collect::<Vec<_>>(),
         "stalls": stalls::summary(&merged.stalls, header.started_ref_ns),
+        "advice": advice::of(merged).iter().map(advice::Advice::json).collect::<Vec<_>>(),
+        "calculators": calculators::inputs(merged),
         "warnings": merged.warnings,
     })
 }

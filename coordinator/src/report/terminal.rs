@@ -1,6 +1,7 @@
 //! The table that ends a run, fitted to the terminal: columns are dropped in a stated order until it fits; nothing is
 //! ever cut in the middle.
 
+use crate::advice;
 use crate::axis::Load;
 use crate::certificate::Verdict;
 use crate::display::thin::Thin;
@@ -83,6 +84,9 @@ pub fn render(merged: &Merged, width: usize) -> String {
     out.push_str(&charts(merged, width));
     for words in [&merged.knee.words, &merged.cliff.words, &merged.diagnosed.words] {
         out.push_str(&wrap("", &printable(words), width));
+    }
+    for one in advice::of(merged) {
+        out.push_str(&wrap("advice: ", &printable(&one.line()), width));
     }
     for line in clocks::lines(merged) {
         out.push_str(&wrap("", &printable(&line), width));
