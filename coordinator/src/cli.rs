@@ -65,6 +65,10 @@ pub const EXIT_INTERRUPTED: i32 = 130;
 pub async fn main(cli: Cli) -> i32 {
     match cli.command {
         Command::Run(args) => run(*args).await,
+        Command::Baseline(args) => run(args.experiment("baseline")).await,
+        Command::Sweep(args) => run(args.experiment("sweep")).await,
+        Command::Grid(args) => run(args.experiment("grid")).await,
+        Command::Overload(args) => run(args.experiment("overload")).await,
         Command::Coordinate(args) => coordinate(*args).await,
         Command::Fetch(args) => offer::fetch(&args).await,
         Command::K8s(command) => cluster::main(command).await,

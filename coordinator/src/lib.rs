@@ -18,6 +18,7 @@ pub mod dataset;
 pub mod display;
 pub mod door;
 pub mod drive;
+pub mod experiment;
 pub mod fleet;
 pub mod journal;
 pub mod k8s;

@@ -32,6 +32,7 @@ use tailcliff_proto::v1;
 
 use crate::certificate::{Verdict, certify};
 use crate::clock::{BOUND_MAX_NS, Checked};
+use crate::experiment::{self, Experiment, single};
 use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
@@ -61,6 +62,8 @@ pub struct Merged {
     pub other_clocks: u32,
     /// Levels in ascending order of their index.
     pub levels: Vec<Level>,
+    /// What its experiment came to, where it is no sweep.
+    pub experiment: Experiment,
     /// Where throughput stops growing with load.
     pub knee: Knee,
     /// Where the tail leaves its baseline.
@@ -108,6 +111,8 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
     // An earlier try of a rung says nothing that the last one does not.
     let rungs: Vec<Rung> = last_tries(&levels).map(|level| rung(data, level)).collect();
     let rule = &data.header.plan.cliff;
+    let judged = (knee::knee(rule, &rungs), knee::cliff(rule, &rungs));
+    let (knee, cliff) = experiment::without_knee(&data.header.plan, judged);
     let kinds = [v1::NodeKind::Agent, v1::NodeKind::GpuProbe];
     let all = kinds.into_iter().flat_map(|kind| tally::of_kind(data, kind));
     let mut merged = Merged {
@@ -116,8 +121,9 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         torn_bytes: data.torn_bytes,
         resumes: data.resumes,
         other_clocks: data.other_clocks,
-        knee: knee::knee(rule, &rungs),
-        cliff: knee::cliff(rule, &rungs),
+        experiment: Experiment::of(&data.header.plan, last_tries(&levels)),
+        knee,
+        cliff,
         nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
@@ -179,6 +185,11 @@ fn merge_level(
         drive: log.drive,
         starts: starts::starts(log, timeline, &name),
         load: log.load,
+        cell: data.header.plan.cell(log.drive.rung).cloned(),
+        singles: match data.header.plan.experiment.is_empty() {
+            true => Vec::new(),
+            false => single::singles(data, log.drive.level, timeline),
+        },
         rates: window.and_then(|w| open::rates(&data.header.plan, log, w, &tally.points)),
         held: open::held(log),
         retried: tally.retried,

@@ -197,13 +197,14 @@ impl Run {
         let agents = self.ready_agents();
         let common = self.common(Load::Streams(all_streams));
         let streams = shares(u64::from(all_streams), agents.len(), index as usize);
-        let requests = self.plan.num_prompts.map(|total| weighted(total, &streams));
+        let (requests, duration_ns) = self.plan.stop_of(index);
+        let requests = requests.map(|total| weighted(total, &streams));
         let mut first_stream = 0;
         let mut all = BTreeMap::new();
         for (i, (&of, &concurrency)) in agents.iter().zip(&streams).enumerate() {
             let stop = match &requests {
                 Some(requests) => v1::load_share::Stop::Requests(requests[i]),
-                None => v1::load_share::Stop::DurationNs(self.plan.duration_ns.unwrap_or_default()),
+                None => v1::load_share::Stop::DurationNs(duration_ns.unwrap_or_default()),
             };
             let share = v1::LoadShare {
                 concurrency: concurrency as u32,
