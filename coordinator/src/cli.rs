@@ -28,6 +28,8 @@ use crate::dashboard::terminal as terminal_modes;
 use crate::display::{Display, terminal_width};
 use crate::door::Door;
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
+use crate::experiment;
+use crate::levels::Level;
 use crate::local::{self, Embedded};
 use crate::merge::{Merged, last_tries};
 use crate::outputs;
@@ -322,7 +324,8 @@ async fn carry_out(
     verbose: u8,
     interrupts: mpsc::Receiver<String>,
 ) -> Result<Outcome, RunError> {
-    let mut display = Display::stderr(config.plan.levels().len()).verbose(verbose);
+    let mut display =
+        Display::stderr(config.plan.levels().len()).verbose(verbose).named(experiment::names(&config.plan));
     if let Some(link) = announce {
         let address = listeners.address()?;
         if !link.allow_unauthenticated {
@@ -422,17 +425,23 @@ fn ended(outcome: &Outcome) -> (i32, Option<String>) {
 fn completed(merged: Option<&Merged>) -> (i32, Option<String>) {
     let levels = merged.map_or(&[][..], |merged| &merged.levels);
     let line = last_tries(levels).find_map(|level| {
-        let (is_void, load) = (level.certificate.verdict == Verdict::Void, level.load.words());
+        let (is_void, load) = (level.certificate.verdict == Verdict::Void, place(level));
         match (is_void, level.measured.completed) {
             (true, _) => Some(format!(
                 "nothing that counts was measured at {load}, after {} tries",
                 level.drive.attempt
             )),
+            (false, 0) if level.may_complete_nothing() => None,
             (false, 0) => Some(format!("no request completed at {load}")),
             (false, _) => None,
         }
     });
     line.map_or((EXIT_OK, None), |line| (EXIT_NOTHING_COMPLETED, Some(line)))
+}
+
+/// As it is said within a sentence.
+fn place(level: &Level) -> String {
+    if level.cell.is_some() { level.name() } else { level.load.words() }
 }
 
 fn code_of_error(error: &RunError) -> i32 {

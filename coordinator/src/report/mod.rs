@@ -4,9 +4,12 @@
 mod clocks;
 pub mod curve;
 pub mod environment;
+mod experiments;
+mod experiments_text;
 pub mod hlog;
 pub mod host;
 pub mod levels_csv;
+pub mod plots;
 pub mod requests;
 pub mod samples;
 pub(crate) mod sensors;
