@@ -70,10 +70,10 @@ fn unjudged(plan: &Plan) -> Option<&'static str> {
 /// Knee and cliff of an experiment that has none say why; of a sweep they stay as they are.
 pub(crate) fn without_knee(plan: &Plan, (knee, cliff): (Knee, Cliff)) -> (Knee, Cliff) {
     let Some(why) = unjudged(plan) else { return (knee, cliff) };
-    let words = |what: &str| format!("{what} not judged: {why}");
+    let words = format!("knee and cliff not judged: {why}");
     (
-        Knee { words: words("knee"), ..Knee::default() },
-        Cliff { words: words("cliff"), judged: cliff.judged, ..Cliff::default() },
+        Knee { words: words.clone(), ..Knee::default() },
+        Cliff { words, judged: cliff.judged, ..Cliff::default() },
     )
 }
 

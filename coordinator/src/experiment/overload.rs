@@ -145,7 +145,7 @@ impl Overload {
             }
             n => {
                 let classes: Vec<String> =
-                    self.failures().iter().map(|f| format!("{} {}", f.count, f.class)).collect();
+                    self.failures().iter().map(|f| format!("{} × {}", f.count, f.class)).collect();
                 let percent = failed as f64 / n as f64 * 100.0;
                 format!("{failed} of {n} requests failed ({percent:.0} %): {}", classes.join(", "))
             }

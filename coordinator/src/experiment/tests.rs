@@ -77,7 +77,7 @@ fn what_failed_is_counted_by_class() {
     assert_eq!((rung.concurrency, rung.timeout_ns, rung.counts.completed), (8, 500 * MS, 10));
     assert_eq!(rung.failures[0].sample, "HTTP 503, in full");
     assert_eq!(rung.e2e_ns.as_ref().unwrap().at(95.0), 309e6);
-    assert!(overload.failed_words().contains("10 of 20 requests failed (50 %): 6 HTTP 503, 4 timeout"));
+    assert!(overload.failed_words().contains("10 of 20 requests failed (50 %): 6 × HTTP 503, 4 × timeout"));
     let retries = overload.retry_words();
     assert!(retries.contains("6 were turned away") && retries.contains("4 ran out of time"), "{retries}");
     assert!(retries.contains("2.0 requests"), "{retries}");

@@ -208,7 +208,8 @@ fn overload(found: &Overload, width: usize) -> String {
     };
     let mut out = fitted(&head, &found.rungs.iter().map(row).collect::<Vec<_>>(), width);
     for rung in found.rungs.iter().filter(|rung| !rung.failures.is_empty()) {
-        let classes: Vec<String> = rung.failures.iter().map(|f| format!("{} {}", f.count, f.class)).collect();
+        let classes: Vec<String> =
+            rung.failures.iter().map(|f| format!("{} × {}", f.count, f.class)).collect();
         let lead = format!("at {} within {}: ", rung.concurrency, time(rung.timeout_ns as f64));
         out.push_str(&wrap(&lead, &printable(&classes.join(", ")), width));
     }

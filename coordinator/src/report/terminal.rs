@@ -81,7 +81,9 @@ pub fn render(merged: &Merged, width: usize) -> String {
     let of_experiment = experiments_text::block(merged, width);
     let mut out = of_experiment
         .unwrap_or_else(|| format!("{}\n{}", table(&merged.levels, width), charts(merged, width)));
-    for words in [&merged.knee.words, &merged.cliff.words] {
+    // Of an experiment that has neither, both say the same.
+    let both = [&merged.knee.words, &merged.cliff.words];
+    for words in both.iter().take(if both[0] == both[1] { 1 } else { 2 }) {
         out.push_str(&wrap("", words, width));
     }
     for line in clocks::lines(merged) {
@@ -200,7 +202,8 @@ fn remarks(level: &Level, width: usize, out: &mut String) {
         let text = format!("{verdict}{}", all.join("; "));
         out.push_str(&wrap(&format!("at {}: ", level.name()), &printable(&text), width));
     }
-    if let Some(error) = &level.sample_error {
+    // An overload has told one of each kind.
+    if let Some(error) = level.sample_error.as_ref().filter(|_| !level.may_complete_nothing()) {
         out.push_str(&wrap(&format!("at {}: error such as ", level.name()), &printable(error), width));
     }
 }

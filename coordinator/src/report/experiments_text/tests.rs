@@ -60,6 +60,7 @@ fn a_grid_breaks_into_as_many_blocks_as_it_takes() {
     for width in [40, 80, 200] {
         let text = grid(&found, width);
         assert!(widest_line(&text) <= width, "{width}:\n{text}");
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for words in
             ["–", "void", "none", "10.2 s!", "did not complete", "2 of 12 cells", "p95 is the slowest"]
         {
@@ -90,7 +91,7 @@ fn an_overload_says_what_failed_and_whether_it_recovered() {
         let text = overload(&found, width);
         assert!(widest_line(&text) <= width, "{width}:\n{text}");
         assert!(
-            text.contains("38 HTTP 503") && text.contains("63.3") && text.contains("recovered in"),
+            text.contains("38 × HTTP 503") && text.contains("63.3") && text.contains("recovered in"),
             "{text}"
         );
         assert!(!text.contains('\u{1b}'), "{text}");
