@@ -74,6 +74,12 @@ fn fit(args: &SweepArgs, name: &str) -> Result<(), ConfigError> {
     if name == "baseline" && args.concurrency.as_ref().is_some_and(|Levels(levels)| levels != &[1]) {
         return Err(bad("--concurrency", "a baseline is sequential: more streams are a sweep's"));
     }
+    if name == "overload" && args.control.control_pause.is_some() {
+        return Err(bad(
+            "--control-pause",
+            "under a short timeout a pause of our own fails requests: leave it out",
+        ));
+    }
     if name == "overload" && args.duration.is_some() {
         return Err(bad("--duration", "the rungs of an overload go by --num-prompts"));
     }

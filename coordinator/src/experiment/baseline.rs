@@ -8,6 +8,8 @@ use super::single::Single;
 /// What a baseline came to. Times in ns.
 #[derive(Clone, Debug, Default)]
 pub struct Baseline {
+    /// Why it does not count, if so.
+    pub voided: Option<String>,
     /// Requests that did not complete.
     pub not_completed: u64,
     /// Intended send → end.
@@ -23,11 +25,12 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// Of its only level; `None` when nothing completed, or the level does not count.
+    /// Of its only level; `None` when nothing completed.
     pub(super) fn of<'a>(mut levels: impl Iterator<Item = &'a Level>) -> Option<Self> {
-        let level = levels.next().filter(|level| level.voided.is_none())?;
+        let level = levels.next()?;
         let e2e_ns = figures(level, |single| single.e2e_ns)?;
         Some(Self {
+            voided: level.voided.clone(),
             not_completed: level.measured.released() - level.measured.completed,
             e2e_ns,
             ttft_ns: figures(level, |single| single.ttft_ns),

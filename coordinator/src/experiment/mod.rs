@@ -94,7 +94,7 @@ pub fn rung_name(load: Load, cell: &Cell) -> String {
             format!("{} at timeout {}", load.words(), duration(ns.max(0).unsigned_abs()))
         }
         _ if !cell.role.is_empty() => format!("{}, {streams}", cell.role),
-        _ => streams,
+        _ => load.words(),
     }
 }
 

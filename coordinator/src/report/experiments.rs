@@ -75,6 +75,7 @@ fn figures(figures: Option<&Figures>, scale: f64) -> Value {
 fn of_baseline(found: &Baseline) -> Value {
     json!({
         "figures": "exact, by nearest rank; spread = (max - min) / p50",
+        "voided": found.voided,
         "not_completed": found.not_completed,
         "e2el_ms": figures(Some(&found.e2e_ns), 1e6),
         "ttft_ms": figures(found.ttft_ns.as_ref(), 1e6),

@@ -89,6 +89,9 @@ fn baseline(found: &Baseline, width: usize) -> String {
         let which = if found.e2e_ns.n() < FOR_P95 { "p95 and p99 are" } else { "p99 is" };
         out.push_str(&wrap("", &format!("of {} requests {which} the slowest one", found.e2e_ns.n()), width));
     }
+    if let Some(why) = &found.voided {
+        out.push_str(&wrap("", &printable(&format!("it does not count: {why}")), width));
+    }
     if found.not_completed > 0 {
         out.push_str(&wrap("", &format!("{} more did not complete", found.not_completed), width));
     }

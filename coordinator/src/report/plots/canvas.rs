@@ -136,9 +136,15 @@ impl Canvas {
 
     /// Names under a frame at values of x, and what they are.
     pub(super) fn names(&mut self, frame: &Frame, names: &[(f64, String)], what: &str) {
+        let mut free = f64::NEG_INFINITY;
         for (value, name) in names {
             let (x, _) = frame.at(*value, frame.y.0);
-            self.label((x, frame.bottom() + 18.0), "m s", name);
+            // One that would lie over its neighbour is left out.
+            let half = 4.0 * name.chars().count() as f64;
+            if x - half >= free {
+                self.label((x, frame.bottom() + 18.0), "m s", name);
+                free = x + half + 4.0;
+            }
         }
         self.label((frame.left + frame.width / 2.0, frame.bottom() + 36.0), "m s", what);
     }
