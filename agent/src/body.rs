@@ -184,7 +184,7 @@ fn source_of(fields: &Fields, workload: &v1::Workload, corpus: Option<&Corpus>) 
         let quoted = serde_json::to_vec(&workload.prompt)?;
         return Ok(Source::Fixed(quoted[1..quoted.len() - 1].to_vec()));
     }
-    match workload.input_words {
+    match workload.input_words.max(workload.input_chars) {
         0 => Err(BodyError::NoPrompt),
         count if count > MAX_INPUT_WORDS => Err(BodyError::TooManyWords(u64::from(count))),
         _ => Ok(Source::Words(Synthetic::new(workload)?)),

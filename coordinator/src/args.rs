@@ -3,6 +3,7 @@
 pub mod calc;
 pub mod coldwarm;
 pub mod control;
+pub mod experiment;
 pub mod export;
 pub mod fleet;
 pub mod k8s;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use self::calc::{CostArgs, KvArgs, WeightsArgs};
 use self::coldwarm::ColdwarmArgs;
 use self::control::ControlArgs;
+use self::experiment::ExperimentArgs;
 use self::export::ExportArgs;
 use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
@@ -52,6 +54,14 @@ pub struct Cli {
 pub enum Command {
     /// Sweep a server from this machine: one agent and one GPU probe are embedded.
     Run(Box<RunArgs>),
+    /// Latency without load: requests one after another [12, of 96 tokens, temperature 0.2].
+    Baseline(Box<RunArgs>),
+    /// Latency and throughput over concurrency, with knee and cliff: as run [1,2,4,8,16, 80 requests each].
+    Sweep(Box<RunArgs>),
+    /// Latency over prompt size and answer size [200,800,2000 characters × 32,64,128,256 tokens, 6 requests each].
+    Grid(Box<RunArgs>),
+    /// A timeout too short for the load: what fails and how, and whether the server recovers [5s; 4,8,16,32, 60 requests each].
+    Overload(Box<RunArgs>),
     /// Wait for agents and probes that dial in, then sweep through them.
     Coordinate(Box<CoordinateArgs>),
     /// Fetch the outputs of a run from its coordinator, once it is over; exits as the coordinator does.
@@ -391,6 +401,10 @@ pub struct SweepArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub control: ControlArgs,
+    /// Experiments other than a sweep.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub experiment: ExperimentArgs,
 }
 
 impl SweepArgs {
@@ -468,6 +482,7 @@ impl SweepArgs {
             name: self.name.or(file.name),
             output_dir: self.output_dir.or(file.output_dir),
             control: self.control.over(file.control),
+            experiment: self.experiment.over(file.experiment),
         }
     }
 }
@@ -563,6 +578,27 @@ impl TryFrom<serde_norway::Value> for Levels {
 
     fn try_from(value: serde_norway::Value) -> Result<Self, String> {
         listed(&value).ok_or("not a list of levels: try [1, 2, 4, 8]")?.parse()
+    }
+}
+
+/// Times: `2s,5s`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "serde_norway::Value")]
+pub struct Spans(pub Vec<Span>);
+
+impl FromStr for Spans {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl TryFrom<serde_norway::Value> for Spans {
+    type Error = String;
+
+    fn try_from(value: serde_norway::Value) -> Result<Self, String> {
+        listed(&value).ok_or("not a list of times: try [2s, 5s]")?.parse()
     }
 }
 

@@ -31,6 +31,8 @@ use crate::dashboard::terminal as terminal_modes;
 use crate::display::{Display, terminal_width};
 use crate::door::Door;
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
+use crate::experiment;
+use crate::levels::Level;
 use crate::local::{self, Embedded};
 use crate::merge::{Merged, last_tries};
 use crate::metrics;
@@ -69,6 +71,10 @@ pub const EXIT_INTERRUPTED: i32 = 130;
 pub async fn main(cli: Cli) -> i32 {
     match cli.command {
         Command::Run(args) => run(*args).await,
+        Command::Baseline(args) => run(args.experiment("baseline")).await,
+        Command::Sweep(args) => run(args.experiment("sweep")).await,
+        Command::Grid(args) => run(args.experiment("grid")).await,
+        Command::Overload(args) => run(args.experiment("overload")).await,
         Command::Coordinate(args) => coordinate(*args).await,
         Command::Fetch(args) => offer::fetch(&args).await,
         Command::K8s(command) => cluster::main(command).await,
@@ -337,7 +343,8 @@ async fn carry_out(
     interrupts: mpsc::Receiver<String>,
 ) -> Result<Outcome, RunError> {
     let levels = config.plan.levels().len();
-    let mut display = Display::stderr(levels).verbose(told.verbose);
+    let names = experiment::names(&config.plan);
+    let mut display = Display::stderr(levels).verbose(told.verbose).named(names);
     if let Some(address) = told.metrics {
         let (live, bound) = metrics::listen(&address, levels)?;
         display = display.with_metrics(live);
@@ -442,17 +449,23 @@ fn ended(outcome: &Outcome) -> (i32, Option<String>) {
 fn completed(merged: Option<&Merged>) -> (i32, Option<String>) {
     let levels = merged.map_or(&[][..], |merged| &merged.levels);
     let line = last_tries(levels).find_map(|level| {
-        let (is_void, load) = (level.certificate.verdict == Verdict::Void, level.load.words());
+        let (is_void, load) = (level.certificate.verdict == Verdict::Void, place(level));
         match (is_void, level.measured.completed) {
             (true, _) => Some(format!(
                 "nothing that counts was measured at {load}, after {} tries",
                 level.drive.attempt
             )),
+            (false, 0) if level.may_complete_nothing() => None,
             (false, 0) => Some(format!("no request completed at {load}")),
             (false, _) => None,
         }
     });
     line.map_or((EXIT_OK, None), |line| (EXIT_NOTHING_COMPLETED, Some(line)))
+}
+
+/// As it is said within a sentence.
+fn place(level: &Level) -> String {
+    if level.cell.is_some() { level.name() } else { level.load.words() }
 }
 
 fn code_of_error(error: &RunError) -> i32 {

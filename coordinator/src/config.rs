@@ -3,6 +3,7 @@
 
 mod auto;
 mod control;
+mod experiment;
 mod open;
 mod replay;
 
@@ -72,11 +73,12 @@ impl Config {
     /// # Errors
     /// The first value that makes no sense, with what to try.
     pub fn from_args(flags: SweepArgs, env_key: Option<String>) -> Result<Self, ConfigError> {
-        let args = with_plan_file(flags)?;
+        let args = experiment::with_usual(with_plan_file(flags)?)?;
         let mut plan = plan(&args)?;
         let target = target(&plan, &args, env_key)?;
         let (mut workload, corpus) = workload::of(&args, &mut plan)?;
         replay::plan(&args, &mut plan, &mut workload)?;
+        experiment::plan(&args, &mut plan)?;
         let name = args.name.as_deref().unwrap_or(&plan.model);
         let name = name.rsplit('/').next().unwrap_or(name);
         let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };

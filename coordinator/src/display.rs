@@ -27,6 +27,8 @@ pub struct Display {
     live: bool,
     painted: bool,
     levels: usize,
+    /// What the rungs are called, where it is not by their load.
+    names: Vec<String>,
     level: Option<Level>,
     last_plain_ns: i64,
     verbose: u8,
@@ -50,7 +52,7 @@ impl std::fmt::Debug for Display {
 #[derive(Debug)]
 struct Level {
     drive: Drive,
-    load: Load,
+    name: String,
     began_ns: i64,
     wanted: Wanted,
     progress: BTreeMap<Incarnation, v1::LevelProgress>,
@@ -94,6 +96,7 @@ impl Display {
             live,
             painted: false,
             levels,
+            names: Vec::new(),
             level: None,
             last_plain_ns: 0,
             verbose: 0,
@@ -117,6 +120,19 @@ impl Display {
     pub fn with_metrics(mut self, live: Live) -> Self {
         self.scraped = Some(live);
         self
+    }
+
+    /// With names for its rungs, as an experiment has them.
+    pub fn named(mut self, names: Vec<String>) -> Self {
+        self.names = names;
+        self
+    }
+
+    /// What a rung is called.
+    fn name(&self, drive: Drive, load: Load) -> String {
+        let by_load =
+            || load.concurrency().map_or_else(|| load.words(), |streams| format!("{streams} streams"));
+        self.names.get(drive.rung as usize).cloned().unwrap_or_else(by_load)
     }
 
     /// One line that stays; of many that are alike, the first.
@@ -222,12 +238,12 @@ impl Display {
         }
         let (ttft, e2e) = (LatencyHistogram::default(), LatencyHistogram::default());
         let progress = BTreeMap::new();
-        self.level = Some(Level { drive, load, began_ns: now, wanted, progress, ttft, e2e });
+        let name = self.name(drive, load);
+        self.level = Some(Level { drive, name: name.clone(), began_ns: now, wanted, progress, ttft, e2e });
         self.thin.restart().iter().for_each(|line| self.tell(line));
         self.scraped.iter_mut().for_each(|live| live.level(drive, load));
         self.last_plain_ns = now;
         let warmup_ns = shares.values().map(|share| share.warmup_ns).max().unwrap_or(0);
-        let name = load.concurrency().map_or_else(|| load.words(), |streams| format!("{streams} streams"));
         self.show(Event::Level { drive, levels: self.levels, name, warmup_ns });
         self.open_dashboard();
     }
@@ -396,12 +412,9 @@ impl Level {
             parts.push(format!("{in_flight} in flight"));
             parts.push(format!("{:.0} tok/s", tokens as f64 / elapsed_s));
         }
-        let load = match self.load {
-            Load::Streams(streams) => format!("{streams} streams"),
-            Load::Rate(_) => self.load.words(),
-        };
         let of = if levels > 0 { format!("/{levels}") } else { String::new() };
-        let head = format!("level {}{of}{}: {load} {} ", self.drive.rung + 1, self.drive.again(), bar(done));
+        let name = &self.name;
+        let head = format!("level {}{of}{}: {name} {} ", self.drive.rung + 1, self.drive.again(), bar(done));
         fitted(head, &parts, width)
     }
 }

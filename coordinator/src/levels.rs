@@ -8,10 +8,12 @@ use crate::axis::Load;
 use crate::blocks::Block;
 use crate::certificate::Certificate;
 use crate::diagnose::{LevelGpu, Parts};
+use crate::experiment::single::Single;
 use crate::little::Little;
 use crate::merge::interval;
 use crate::merge::starts::Starts;
 use crate::merge::window::Throughput;
+use crate::plan::Cell;
 use crate::stored::Drive;
 use crate::trace::Trace;
 
@@ -186,6 +188,10 @@ pub struct Level {
     pub drive: Drive,
     /// What was asked for, of all agents together.
     pub load: Load,
+    /// Of an experiment: what this rung asks for in place of the plan's own.
+    pub cell: Option<Cell>,
+    /// Of an experiment, whose rungs are of few requests: those of the measured phase.
+    pub singles: Vec<Single>,
     /// Of an open loop: the rates that it came to; `None` when no window can be named.
     pub rates: Option<Rates>,
     /// Of an open loop: what the bound on requests in flight held back.

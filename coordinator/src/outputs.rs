@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::export;
 use crate::merge::{Merged, merge};
-use crate::report::{environment, hlog, host, levels_csv, requests, samples, stalls, summary};
+use crate::report::{environment, hlog, host, levels_csv, plots, requests, samples, stalls, summary};
 use crate::stored::RunData;
 
 /// The file that is written last: where it is, the others are.
@@ -43,6 +43,9 @@ pub struct OutputError {
 pub fn write_all(dir: &Path, data: &RunData) -> Result<Merged, OutputError> {
     let merged = merge(data);
     remove_stale(&dir.join(LAST))?;
+    for (name, picture) in plots::of(&merged) {
+        write(dir, name, |out| out.write_all(picture.as_bytes()))?;
+    }
     for name in FILES {
         if name == LAST {
             export::beside(dir, data, &merged)?;

@@ -127,6 +127,20 @@ impl Plan {
         if load.is_at_once() { 0 } else { self.warmup_ns }
     }
 
+    /// What a rung asks for in place of the plan's own.
+    pub fn cell(&self, rung: u32) -> Option<&Cell> {
+        self.cells.get(rung as usize)
+    }
+
+    /// Requests of a rung's measured window, or its length in ns: one of the two.
+    pub fn stop_of(&self, rung: u32) -> (Option<u64>, Option<i64>) {
+        match self.cell(rung) {
+            Some(Cell { duration_ns: Some(ns), .. }) => (None, Some(*ns)),
+            Some(Cell { num_prompts: Some(n), .. }) => (Some(*n), None),
+            _ => (self.num_prompts, self.duration_ns),
+        }
+    }
+
     /// The dataset's file, if there is one.
     pub fn file(&self) -> Option<&FileFacts> {
         self.dataset.as_ref().and_then(|dataset| dataset.file.as_ref())
@@ -178,6 +192,9 @@ pub struct Cell {
     /// Requests of the measured window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_prompts: Option<u64>,
+    /// Length of the measured window in place of a number of requests, ns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ns: Option<i64>,
 }
 
 /// Deliberate faults of the client, whose truth is known.

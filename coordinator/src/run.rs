@@ -254,7 +254,7 @@ impl Run {
     fn arm_order(&self, drive: Drive, of: Incarnation, share: &v1::LoadShare) -> Command {
         let order = v1::ArmLevel {
             level: drive.level,
-            target: Some(self.target.clone()),
+            target: Some(self.target_of(drive)),
             workload: Some(self.workload_of(drive)),
             load: Some(*share),
             trace: self.plan.trace,

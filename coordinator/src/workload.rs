@@ -332,6 +332,7 @@ fn wire(plan: &Plan, words: Vec<String>, pick: Option<v1::Pick>) -> v1::Workload
     v1::Workload {
         prompt: plan.prompt.clone().unwrap_or_default(),
         input_words: plan.input_len,
+        input_chars: 0,
         max_tokens: plan.output_len,
         ignore_eos: plan.ignore_eos,
         temperature: plan.temperature,

@@ -44,6 +44,18 @@ impl Alphabet {
         }
     }
 
+    /// Appends exactly `chars` characters of the same: the last word is cut where they end, and is never a space alone.
+    pub fn write_chars(&self, out: &mut Vec<u8>, key: u64, chars: u32) {
+        let (start, chars) = (out.len(), chars as usize);
+        let shortest = self.0.iter().map(|word| word.len()).min().unwrap_or(1) + 1;
+        self.write(out, key, u32::try_from(chars / shortest + 1).unwrap_or(u32::MAX));
+        // Words are plain letters and digits, a byte each.
+        out.truncate(start + chars);
+        if let Some(last) = out[start..].last_mut().filter(|last| **last == b' ') {
+            *last = b'a';
+        }
+    }
+
     /// The same as text of its own.
     pub fn text(&self, key: u64, count: u32) -> String {
         let mut out = Vec::new();
@@ -112,6 +124,20 @@ mod tests {
         let long = alphabet.text(7, 4096);
         let words: Vec<&str> = long.split(' ').collect();
         assert_eq!(words.chunks(8).collect::<HashSet<_>>().len(), 512, "long text does not repeat within");
+    }
+
+    #[test]
+    fn characters_are_exact_and_begin_as_the_words_do() {
+        let alphabet = Alphabet::default();
+        for (key, chars) in [(7, 1), (7, 5), (8, 200), (9, 800), (10, 2_000), (11, 20_001)] {
+            let mut out = vec![b'"'];
+            alphabet.write_chars(&mut out, key, chars);
+            assert_eq!(out.len(), 1 + chars as usize);
+            let text = String::from_utf8(out).unwrap();
+            assert!(!text.ends_with(' ') && !text.contains("  "), "{text}");
+            let whole = text.len().saturating_sub(12).max(1);
+            assert!(alphabet.text(key, chars).starts_with(&text[1..whole]), "{text}");
+        }
     }
 
     #[test]

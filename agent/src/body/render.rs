@@ -88,7 +88,7 @@ impl Bodies {
         let session = self.key(place);
         let key = turn_key(session, turn);
         let asked = words.output_tokens(key, self.max_tokens);
-        let input = words.input_words(key, turn);
+        let input = words.input_len(key, turn);
         let mut body = self.fields.begin(asked, history.len() + input as usize * 8 + 64);
         let write = |out: &mut Vec<u8>| quoted(out, |out| words.write(out, session, key, turn));
         let is_session = words.turns() > 1;

@@ -24,6 +24,8 @@ pub(super) struct Synthetic {
     alphabet: Alphabet,
     seed: u64,
     words: u32,
+    /// Characters of a prompt in place of words; 0 for words.
+    chars: u32,
     ratio: f64,
     prefix_words: u32,
     prefixes: u32,
@@ -43,6 +45,12 @@ impl Synthetic {
             return Err(BodyError::Synthetic("too many turns, or a negative delay between them"));
         }
         let turns = asked.turns.max(1);
+        let varies = asked.range_ratio > 0.0 || asked.prefix_words > 0 || turns > 1;
+        if workload.input_chars > 0 && varies {
+            return Err(BodyError::Synthetic(
+                "a length in characters goes with single prompts of one length",
+            ));
+        }
         let longest = (f64::from(workload.input_words) * (1.0 + asked.range_ratio)).ceil() as u64;
         let all = u64::from(asked.prefix_words) + longest.saturating_mul(u64::from(turns));
         if all > u64::from(MAX_INPUT_WORDS) {
@@ -52,6 +60,7 @@ impl Synthetic {
             alphabet,
             seed: workload.seed,
             words: workload.input_words,
+            chars: workload.input_chars,
             ratio: asked.range_ratio,
             prefix_words: asked.prefix_words,
             prefixes: asked.prefixes.max(1),
@@ -68,8 +77,11 @@ impl Synthetic {
         self.delay_ns
     }
 
-    /// Words that a turn of this key has.
-    pub(super) fn input_words(&self, key: u64, turn: u32) -> u32 {
+    /// Words, or characters where those are asked for, that a turn of this key has.
+    pub(super) fn input_len(&self, key: u64, turn: u32) -> u32 {
+        if self.chars > 0 {
+            return self.chars;
+        }
         let shared = if turn == 0 { self.prefix_words } else { 0 };
         shared + drawn(self.words, self.ratio, mix(key ^ INPUT))
     }
@@ -81,6 +93,9 @@ impl Synthetic {
 
     /// Writes a turn's prompt: the first begins as its group does. `group` is the session's key.
     pub(super) fn write(&self, out: &mut Vec<u8>, group: u64, key: u64, turn: u32) {
+        if self.chars > 0 {
+            return self.alphabet.write_chars(out, key, self.chars);
+        }
         if turn == 0 && self.prefix_words > 0 {
             let group = mix(group ^ GROUP) % u64::from(self.prefixes);
             self.alphabet.write(out, mix(mix(self.seed ^ PREFIX) ^ group), self.prefix_words);
@@ -116,6 +131,7 @@ impl Synthetic {
         let each = (f64::from(self.words) * (1.0 + self.ratio)).ceil() as u64;
         let answers = u64::from(self.turns - 1) * u64::from(max_tokens);
         (u64::from(self.prefix_words) + each * u64::from(self.turns) + answers) * WORD_BYTES
+            + u64::from(self.chars)
     }
 }
 

@@ -33,6 +33,24 @@ fn prompt(body: &Value) -> String {
 }
 
 #[test]
+fn a_length_in_characters_is_exact_and_recorded() {
+    let target = target(v1::EndpointType::Chat, true, "");
+    let asked = |chars| v1::Workload { input_chars: chars, ..workload(0) };
+    for chars in [1, 200, 2_000] {
+        let bodies = Bodies::new(&target, &asked(chars), None).unwrap();
+        let prepared = bodies.prepare(3, 1, 4);
+        let body: Value = serde_json::from_slice(&prepared.body).unwrap();
+        assert_eq!(prompt(&body).chars().count(), chars as usize);
+        assert_eq!(marked(&prepared).input_len, Some(chars));
+        assert!(bodies.typical_bytes() >= u64::from(chars));
+    }
+    let error = |workload: &v1::Workload| Bodies::new(&target, workload, None).unwrap_err().to_string();
+    let varying = v1::Synthetic { range_ratio: 0.5, ..Default::default() };
+    assert!(error(&v1::Workload { synthetic: Some(varying), ..asked(200) }).contains("characters"));
+    assert!(error(&asked(u32::MAX)).contains("more than"));
+}
+
+#[test]
 fn a_chat_body_has_what_was_asked_for() {
     let body = chat(&workload(20), "");
     assert_eq!(prompt(&body).split(' ').count(), 20);

@@ -34,6 +34,7 @@ use tailcliff_proto::v1;
 use crate::certificate::{Verdict, certify};
 use crate::clock::{BOUND_MAX_NS, Checked};
 use crate::diagnose::{self, Diagnosed};
+use crate::experiment::{self, Experiment, single};
 use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
@@ -64,6 +65,8 @@ pub struct Merged {
     pub other_clocks: u32,
     /// Levels in ascending order of their index.
     pub levels: Vec<Level>,
+    /// What its experiment came to, where it is no sweep.
+    pub experiment: Experiment,
     /// Where throughput stops growing with load.
     pub knee: Knee,
     /// Where the tail leaves its baseline.
@@ -117,6 +120,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
     let rule = &data.header.plan.cliff;
     let (mut knee, mut cliff) = (knee::knee(rule, &rungs), knee::cliff(rule, &rungs));
     let search = searched::estimate(data, &last_tries(&levels).collect::<Vec<_>>(), &mut knee, &mut cliff);
+    let (knee, cliff) = experiment::without_knee(&data.header.plan, (knee, cliff));
     let kinds = [v1::NodeKind::Agent, v1::NodeKind::GpuProbe];
     let all = kinds.into_iter().flat_map(|kind| tally::of_kind(data, kind));
     let mut merged = Merged {
@@ -125,6 +129,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         torn_bytes: data.torn_bytes,
         resumes: data.resumes,
         other_clocks: data.other_clocks,
+        experiment: Experiment::of(&data.header.plan, last_tries(&levels)),
         knee,
         cliff,
         search,
@@ -191,6 +196,11 @@ fn merge_level(
         drive: log.drive,
         starts: starts::starts(log, timeline, &name),
         load: log.load,
+        cell: data.header.plan.cell(log.drive.rung).cloned(),
+        singles: match data.header.plan.experiment.is_empty() {
+            true => Vec::new(),
+            false => single::singles(data, log.drive.level, timeline),
+        },
         rates: window.and_then(|w| open::rates(&data.header.plan, log, w, &tally.points)),
         held: open::held(log),
         retried: tally.retried,

@@ -9,6 +9,7 @@ use crate::advice;
 use crate::axis::Load;
 use crate::calc::summary as calculators;
 use crate::certificate::Check;
+use crate::experiment;
 use crate::knee::{Cliff, Knee};
 use crate::levels::{Level, Metric};
 use crate::merge::Merged;
@@ -19,7 +20,7 @@ use crate::plan::{ControlPlan, Plan};
 use crate::search::estimate::Estimate;
 
 use super::text::{json_ms, json_us, number};
-use super::{clocks, diagnosis, sensors, stalls, trace};
+use super::{clocks, diagnosis, experiments, sensors, stalls, trace};
 
 /// Percentiles given of each distribution, and their keys; p50 is vLLM's "median".
 const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 99.0)];
@@ -40,6 +41,7 @@ pub fn summary(merged: &Merged) -> Value {
             "path": header.plan.path,
             "model": header.plan.model,
             "streaming": header.plan.streaming,
+            "experiment": experiment::name(&header.plan),
             "load": load(&header.plan),
             "controls": header.plan.control.as_ref().map(controls),
             "dataset": header.plan.dataset.as_ref().map(|d| &d.name),
@@ -62,6 +64,9 @@ pub fn summary(merged: &Merged) -> Value {
         "gpu_to_token": alignment(merged),
         "causality": clocks::causality(&merged.causality),
         "time_bins": merged.bins.iter().map(clocks::bin).collect::<Vec<_>>(),
+        "baseline": experiments::baseline(&merged.experiment),
+        "grid": experiments::grid(&merged.experiment),
+        "overload": experiments::overload(&merged.experiment),
         "stalls": stalls::summary(&merged.stalls, header.started_ref_ns),
         "advice": advice::of(merged).iter().map(advice::Advice::json).collect::<Vec<_>>(),
         "calculators": calculators::inputs(merged),
@@ -102,6 +107,8 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     let counts = &level.measured;
     put("level", json!(level.drive.level));
     put("attempt", json!(level.drive.attempt));
+    put("role", json!(level.role()));
+    put("cell", experiments::cell(level.cell.as_ref()));
     put("concurrency", json!(level.load.concurrency()));
     put("request_rate", json!(level.load.request_rate()));
     put("request_rate_offered", number(level.rates.map(|r| r.offered), 6));

@@ -12,7 +12,7 @@ use crate::merge::{Merged, last_tries};
 
 use super::clocks::{self, time};
 use super::curve;
-use super::{sensors, stalls};
+use super::{experiments_text, sensors, stalls};
 
 /// A run narrower than this reads as if it had this width.
 const NARROWEST: usize = 40;
@@ -79,10 +79,13 @@ fn columns(levels: &[Level]) -> Vec<Column> {
 /// The whole report, lines of at most `width` columns but for words that are longer.
 pub fn render(merged: &Merged, width: usize) -> String {
     let width = width.max(NARROWEST);
-    let mut out = table(&merged.levels, width);
-    out.push('\n');
-    out.push_str(&charts(merged, width));
-    for words in [&merged.knee.words, &merged.cliff.words, &merged.diagnosed.words] {
+    let of_experiment = experiments_text::block(merged, width);
+    let mut out = of_experiment
+        .unwrap_or_else(|| format!("{}\n{}", table(&merged.levels, width), charts(merged, width)));
+    let mut said: Vec<&String> = vec![&merged.knee.words, &merged.cliff.words, &merged.diagnosed.words];
+    // Of an experiment that has neither, both say the same.
+    said.dedup();
+    for words in said {
         out.push_str(&wrap("", &printable(words), width));
     }
     for one in advice::of(merged) {
@@ -145,11 +148,11 @@ fn unshown(all: &[Column], shown: &[&Column], width: usize) -> String {
     wrap("", &format!("no room here for {} (levels.csv has all)", missing.join(", ")), width)
 }
 
-fn widest(rows: &[Vec<String>], column: usize) -> usize {
+pub(super) fn widest(rows: &[Vec<String>], column: usize) -> usize {
     rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
 }
 
-fn line(row: &[String], widths: &[usize]) -> String {
+pub(super) fn line(row: &[String], widths: &[usize]) -> String {
     let cells = row.iter().zip(widths).map(|(cell, &width)| format!("{cell:>width$}"));
     cells.collect::<Vec<_>>().join("  ") + "\n"
 }
@@ -191,6 +194,10 @@ fn beside(left: &str, right: &str, width: usize) -> String {
 
 fn remarks(level: &Level, width: usize, out: &mut String) {
     let c = &level.certificate;
+    // The rungs of an experiment are of few requests, and its block says so once.
+    if level.cell.is_some() && c.verdict <= Verdict::Thin {
+        return;
+    }
     let verdict = match c.verdict {
         Verdict::Ok => String::new(),
         verdict => format!("{}: ", verdict.as_str()),
@@ -198,15 +205,16 @@ fn remarks(level: &Level, width: usize, out: &mut String) {
     let all: Vec<&str> = c.reasons.iter().chain(&c.notes).map(String::as_str).collect();
     if !all.is_empty() {
         let text = format!("{verdict}{}", all.join("; "));
-        out.push_str(&wrap(&format!("at {}: ", level.load), &printable(&text), width));
+        out.push_str(&wrap(&format!("at {}: ", level.name()), &printable(&text), width));
     }
-    if let Some(error) = &level.sample_error {
-        out.push_str(&wrap(&format!("at {}: error such as ", level.load), &printable(error), width));
+    // An overload has told one of each kind.
+    if let Some(error) = level.sample_error.as_ref().filter(|_| !level.may_complete_nothing()) {
+        out.push_str(&wrap(&format!("at {}: error such as ", level.name()), &printable(error), width));
     }
 }
 
 /// Breaks between words; later lines are indented.
-fn wrap(lead: &str, text: &str, width: usize) -> String {
+pub(super) fn wrap(lead: &str, text: &str, width: usize) -> String {
     let mut out = lead.to_owned();
     let mut length = lead.chars().count();
     for (i, word) in text.split(' ').enumerate() {
@@ -226,11 +234,11 @@ fn wrap(lead: &str, text: &str, width: usize) -> String {
 }
 
 /// What a server or a node wrote must not steer the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn dash() -> String {
+pub(super) fn dash() -> String {
     "–".to_owned()
 }
 
@@ -263,7 +271,7 @@ fn rate_with_bar(of: Rate) -> String {
     half.filter(|_| of.per_s > 0.0).map_or(text.clone(), |half| format!("{text} {}", bar(half / of.per_s)))
 }
 
-fn rate(per_s: Option<f64>) -> String {
+pub(super) fn rate(per_s: Option<f64>) -> String {
     match per_s {
         None => dash(),
         Some(x) if x < 9.995 => format!("{x:.2}"),

@@ -154,7 +154,7 @@ impl Run {
     fn common(&self, index: u32, load: Load) -> v1::LoadShare {
         let plan = &self.plan;
         let (warmup_ns, duration_ns) = self.lengths_of(index, load);
-        let stop = match plan.num_prompts {
+        let stop = match plan.stop_of(index).0 {
             Some(requests) => v1::load_share::Stop::Requests(requests),
             None => v1::load_share::Stop::DurationNs(duration_ns.unwrap_or_default()),
         };
@@ -199,7 +199,7 @@ impl Run {
         let agents = self.ready_agents();
         let common = self.common(index, Load::Streams(all_streams));
         let streams = shares(u64::from(all_streams), agents.len(), index as usize);
-        let requests = self.plan.num_prompts.map(|total| weighted(total, &streams));
+        let requests = self.plan.stop_of(index).0.map(|total| weighted(total, &streams));
         let mut first_stream = 0;
         let mut all = BTreeMap::new();
         for (i, (&of, &concurrency)) in agents.iter().zip(&streams).enumerate() {

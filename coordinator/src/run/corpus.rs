@@ -121,7 +121,20 @@ impl Run {
             let apart = self.plan.num_prompts.unwrap_or(entries / self.rungs_expected());
             pick.first = if pick.sequential { 0 } else { u64::from(drive.level).saturating_mul(apart) };
         }
+        if let Some(cell) = self.plan.cell(drive.rung) {
+            workload.max_tokens = cell.output_len.unwrap_or(workload.max_tokens);
+            if let Some(chars) = cell.prompt_chars {
+                (workload.input_chars, workload.input_words) = (chars, 0);
+            }
+        }
         workload
+    }
+
+    /// The server, with the timeout of a level.
+    pub(super) fn target_of(&self, drive: Drive) -> v1::Target {
+        let timeout_ns = self.plan.cell(drive.rung).and_then(|cell| cell.request_timeout_ns);
+        let request_timeout_ns = timeout_ns.unwrap_or(self.target.request_timeout_ns);
+        v1::Target { request_timeout_ns, ..self.target.clone() }
     }
 
     /// Agents that can be asked for load.

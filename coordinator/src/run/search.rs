@@ -66,7 +66,7 @@ impl Run {
     /// Its warm-up, and its window where that goes by time, ns.
     pub(super) fn lengths_of(&self, rung: u32, load: Load) -> (i64, Option<i64>) {
         let ask = self.search.as_ref().and_then(|search| search.asks.get(rung as usize));
-        ask.map_or((self.plan.warmup_of(load), self.plan.duration_ns), |ask| {
+        ask.map_or((self.plan.warmup_of(load), self.plan.stop_of(rung).1), |ask| {
             (ask.warmup_ns, Some(ask.duration_ns))
         })
     }

@@ -146,6 +146,7 @@ impl Connection {
         }
         let refusal = |error: ApiError| (error.status, error.body());
         let mut ask = api::read(kind, &request.body, &server.config).map_err(refusal)?;
+        record.body_bytes = request.body.len() as u64;
         record.prompt_tokens = ask.prompt_tokens;
         record.max_tokens = ask.max_tokens;
         record.stream = ask.stream;

@@ -63,6 +63,9 @@ pub struct TruthRecord {
     pub emissions: Vec<i64>,
     /// After the last write.
     pub ended_ns: i64,
+    /// Length of the request's body.
+    #[serde(default)]
+    pub body_bytes: u64,
     /// Words of the prompt, this server's stand-in for tokens.
     pub prompt_tokens: u64,
     /// Tokens written.
@@ -89,6 +92,7 @@ impl TruthRecord {
             first_token_ns: None,
             emissions: Vec::new(),
             ended_ns: arrived_ns,
+            body_bytes: 0,
             prompt_tokens: 0,
             output_tokens: 0,
             max_tokens: 0,

@@ -10,6 +10,7 @@ mod clock;
 mod cluster;
 mod coldwarm;
 mod death;
+mod experiments;
 mod faults;
 mod fleet;
 mod host;

@@ -228,7 +228,7 @@ impl Scene {
         tailcliff::load::load(&self.run_dir()).unwrap()
     }
 
-    fn truth_log(&self) -> PathBuf {
+    pub(crate) fn truth_log(&self) -> PathBuf {
         self.dir.path().join("truth.jsonl")
     }
 
