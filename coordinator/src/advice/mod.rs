@@ -59,7 +59,9 @@ pub fn of(merged: &Merged) -> Vec<Advice> {
         slo.terms.iter().find(|(name, _)| name.starts_with("e2e")).map(|(_, ns)| *ns)
     };
     let slo_e2e_ns = merged.header.plan.slo.as_ref().and_then(e2e);
-    advise(merged, Known { slo_e2e_ns, ..Known::default() })
+    let cause = merged.diagnosed.diagnosis.as_ref().map(|diagnosis| diagnosis.cause.as_str());
+    let knee_ci = merged.knee.estimate.map(|of| (of.low, of.high)).filter(|(_, high)| high.is_finite());
+    advise(merged, Known { slo_e2e_ns, cause, knee_ci, ..Known::default() })
 }
 
 /// The same, with what others found.
