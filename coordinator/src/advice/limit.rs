@@ -27,7 +27,7 @@ pub(super) fn concurrency(scene: &Scene<'_>) -> Option<Advice> {
     if let Some((low, high)) = scene.known.knee_ci.filter(|(low, _)| *low > 0.0 && *low < at.x()) {
         // The safe end of the bar; of streams a whole one.
         let cap = if at.is_open() { low } else { low.floor().max(1.0) };
-        let words = format!("let in no more than {cap}: the knee is between {low} and {high}; {why}");
+        let words = format!("let in no more than {cap}: the knee is between {low:.1} and {high:.1}; {why}");
         return Some(Advice::new(
             words,
             "knee.estimate.ci",

@@ -35,6 +35,7 @@ fn longer(scene: &Scene<'_>) -> Option<Advice> {
     let times = THIN_BELOW.div_ceil(completed);
     let plan = &scene.merged.header.plan;
     let how = match (plan.num_prompts, plan.duration_ns) {
+        (None, None) => "a larger --budget".to_owned(),
         (None, Some(ns)) => format!("--duration {:.0}s or more", (ns as f64 / 1e9 * times as f64).ceil()),
         _ => format!("--num-prompts {} or more", plan.num_prompts.unwrap_or(0).max(1).saturating_mul(times)),
     };

@@ -63,7 +63,7 @@ pub struct Merged {
     pub resumes: u32,
     /// Of these, with another clock.
     pub other_clocks: u32,
-    /// Levels in ascending order of their index.
+    /// Levels in the order driven; those of a search by their load.
     pub levels: Vec<Level>,
     /// What its experiment came to, where it is no sweep.
     pub experiment: Experiment,
@@ -114,12 +114,16 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         stray = stray.saturating_sub(known);
         merge_level(data, log, tally, &timeline, &beats)
     };
-    let levels: Vec<Level> = logs.iter().map(level).collect();
+    let mut levels: Vec<Level> = logs.iter().map(level).collect();
+    if data.header.plan.auto.is_some() {
+        // They were driven in whatever order the search wanted.
+        levels.sort_by(|a, b| a.load.x().total_cmp(&b.load.x()));
+    }
     // An earlier try of a rung says nothing that the last one does not.
     let rungs: Vec<Rung> = last_tries(&levels).map(|level| rung(data, level)).collect();
     let rule = &data.header.plan.cliff;
     let (mut knee, mut cliff) = (knee::knee(rule, &rungs), knee::cliff(rule, &rungs));
-    let search = searched::estimate(data, &last_tries(&levels).collect::<Vec<_>>(), &mut knee, &mut cliff);
+    let search = searched::estimate(data, &levels, &mut knee, &mut cliff);
     let (knee, cliff) = experiment::without_knee(&data.header.plan, (knee, cliff));
     let kinds = [v1::NodeKind::Agent, v1::NodeKind::GpuProbe];
     let all = kinds.into_iter().flat_map(|kind| tally::of_kind(data, kind));
@@ -236,12 +240,18 @@ fn merge_level(
     level
 }
 
-/// Of each rung of the plan, the level that was driven last.
+/// Of each rung of the plan, the level that was driven last; of rungs at one load, which a search drives again where it
+/// wants to know more, the one that says most.
 pub fn last_tries(levels: &[Level]) -> impl Iterator<Item = &Level> {
     let is_last = |level: &&Level| {
         let later =
             |other: &Level| other.drive.rung == level.drive.rung && other.drive.level > level.drive.level;
-        !levels.iter().any(later)
+        let says_more = |other: &Level| {
+            let weight = |level: &Level| (level.measured.completed, level.drive.level);
+            other.load == level.load && weight(other) > weight(level)
+        };
+        let is_cell = level.cell.is_some();
+        !levels.iter().any(|other| later(other) || !is_cell && other.cell.is_none() && says_more(other))
     };
     levels.iter().filter(is_last)
 }

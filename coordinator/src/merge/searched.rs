@@ -9,10 +9,10 @@ use crate::run::rule;
 use crate::search::estimate::Estimate;
 use crate::search::seen::{Seen, Trouble};
 use crate::search::{DRAWS_TOLD, Lengths, Rule, Search};
-use crate::stored::{LevelLog, RunData};
+use crate::stored::{Drive, LevelLog, RunData};
 
 use super::timeline::Timeline;
-use super::{merge_level, nodes, tally};
+use super::{last_tries, merge_level, nodes, tally};
 
 /// Levels below which a curve of three numbers says nothing.
 const LEVELS_MIN: usize = 4;
@@ -64,7 +64,7 @@ fn seen(plan: &Plan, log: &LevelLog, level: &Level) -> Seen {
 /// per cent apart differ by luck.
 pub(super) fn estimate(
     data: &RunData,
-    levels: &[&Level],
+    levels: &[Level],
     knee: &mut Knee,
     cliff: &mut Cliff,
 ) -> Option<Searched> {
@@ -78,10 +78,9 @@ pub(super) fn estimate(
     let rule = rule(plan).unwrap_or_else(usual);
     let resolution = rule.auto.resolution;
     let mut search = Search::new(rule);
-    for level in levels.iter().filter(|level| !level.load.is_at_once()) {
-        if let Some(log) = data.levels.iter().rfind(|log| log.drive == level.drive) {
-            search.take(seen(plan, log, level));
-        }
+    for log in counted(data, levels).filter(|log| !log.load.is_at_once()) {
+        let level = levels.iter().find(|level| level.drive == log.drive);
+        level.into_iter().for_each(|level| search.take(seen(plan, log, level)));
     }
     if search.seen().len() >= LEVELS_MIN {
         let found = search.found(DRAWS_TOLD);
@@ -97,6 +96,13 @@ pub(super) fn estimate(
     plan.auto.as_ref()?;
     place(knee, &search);
     Some(Searched { levels: search.seen().len(), seconds: search.spent_s(), resolution })
+}
+
+/// Levels that count, in the order driven: of a search every one that it went on from, of a list the last try of each.
+fn counted<'a>(data: &'a RunData, levels: &'a [Level]) -> impl Iterator<Item = &'a LevelLog> {
+    let is_search = data.header.plan.auto.is_some();
+    let last: Vec<Drive> = last_tries(levels).map(|level| level.drive).collect();
+    data.levels.iter().filter(move |log| if is_search { log.passed } else { last.contains(&log.drive) })
 }
 
 /// The knee of a search is the highest load driven that does not exceed its estimate.
