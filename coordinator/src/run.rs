@@ -434,3 +434,5 @@ fn end_order(of: Incarnation, ending: &Ending) -> Command {
 mod tests;
 #[cfg(test)]
 mod tests_loss;
+#[cfg(test)]
+mod tests_search;

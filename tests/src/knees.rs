@@ -161,6 +161,14 @@ impl World {
         Seen::of(ask.load, ask.load.x(), until_ns as f64 / 1e9, &blocks, "e2e", None)
     }
 
+    /// Throughput over some hundred lives of a request, requests per second.
+    pub fn long_run_per_s(&self, concurrency: u32) -> f64 {
+        let life_ns = (self.life_s(f64::from(concurrency)) * 1e9) as i64;
+        let ask =
+            Ask { load: Load::Streams(concurrency), warmup_ns: 5 * life_ns, duration_ns: 150 * life_ns };
+        self.drive(&ask, u64::MAX).per_s()
+    }
+
     /// Searches it.
     pub fn search(self) -> Trial {
         let cliff = CliffRule::default();

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use e2e::knees::{Trial, World};
 use e2e::roles::Role;
 use model_sim::Params;
 use tailcliff::axis::Load;
@@ -144,4 +145,38 @@ fn swept_knee(server: &[&str]) -> serde_json::Value {
     let mut summary: serde_json::Value =
         serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
     summary["knee"].take()
+}
+
+/// What `cargo run --release --bin knees` prints for 1,000 servers, with fewer of them.
+#[test]
+fn a_searchs_interval_holds_the_knee_that_the_parameters_imply() {
+    let trials: Vec<Trial> = (900_000..900_060).map(|seed| World::drawn(seed).search()).collect();
+    let covered = trials.iter().filter(|trial| trial.covers()).count();
+    let mut widths: Vec<f64> = trials.iter().filter_map(|t| Some(t.found.knee?.width() / t.rung)).collect();
+    widths.sort_by(f64::total_cmp);
+    let shares: f64 =
+        trials.iter().map(|t| t.took_s).sum::<f64>() / trials.iter().map(|t| t.linear_s).sum::<f64>();
+    println!(
+        "{covered} of 60 covered, median width {:.2} rungs, {shares:.2} of the time",
+        widths[widths.len() / 2]
+    );
+    // Of 60 intervals that cover with 93 %, fewer than 51 would do so once in a hundred times.
+    assert!(covered >= 51, "only {covered} of 60 intervals hold the knee");
+    assert!(widths.len() == 60 && widths[30] <= 1.0, "median width {} rungs", widths[30]);
+    assert!(shares <= 0.5, "{shares} of the time of a linear sweep");
+}
+
+/// The truth that searches are held against is arithmetic; this is what the simulated servers really do.
+#[test]
+fn the_knee_that_parameters_imply_is_where_a_long_ladder_bends() {
+    for seed in 910_000..910_012 {
+        let world = World::drawn(seed);
+        let truth = world.knee(0.5);
+        let gain = |from: f64, to: f64| {
+            let [from, to] = [from, to].map(|x| x.round().max(1.0));
+            (world.long_run_per_s(to as u32) / world.long_run_per_s(from as u32) - 1.0) / (to / from - 1.0)
+        };
+        assert!(gain(truth * 0.7, truth * 0.9) > 0.5, "{world:?}: {truth}");
+        assert!(gain(truth * 1.15, truth * 1.5) < 0.5, "{world:?}: {truth}");
+    }
 }
