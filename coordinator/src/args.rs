@@ -1,11 +1,13 @@
 //! The command line as typed, and the plan file, which has the same names.
 
 pub mod coldwarm;
+pub mod compare;
 pub mod control;
 pub mod fleet;
 pub mod k8s;
 pub mod results;
 pub mod server;
+pub mod slo;
 pub mod ssh;
 pub mod stalls;
 
@@ -16,10 +18,12 @@ use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use self::coldwarm::ColdwarmArgs;
+use self::compare::{CompareArgs, JudgeArgs};
 use self::control::ControlArgs;
 use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
 use self::results::{FetchArgs, ServeArgs};
+use self::slo::SloArgs;
 use self::ssh::SshArgs;
 use self::stalls::StallsArgs;
 use crate::axis::Rate;
@@ -67,6 +71,10 @@ pub enum Command {
     },
     /// Judge the stalls of a stored run again, with other thresholds; the run stays as it is.
     Stalls(StallsArgs),
+    /// Judge a stored run by an SLO: which share of its requests kept it, up to which load; the run stays as it is.
+    Slo(JudgeArgs),
+    /// Hold a run against another: better, worse or indistinguishable; exits 1 when it is worse.
+    Compare(Box<CompareArgs>),
 }
 
 /// `tailcliff run`.
@@ -347,6 +355,10 @@ pub struct SweepArgs {
     /// Where to write [default: runs/UTC-NAME].
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
+    /// What counts as good.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub slo: SloArgs,
     /// Deliberate faults of the client.
     #[command(flatten)]
     #[serde(flatten)]
@@ -423,6 +435,7 @@ impl SweepArgs {
             metadata: list(self.metadata, file.metadata),
             name: self.name.or(file.name),
             output_dir: self.output_dir.or(file.output_dir),
+            slo: self.slo.over(file.slo),
             control: self.control.over(file.control),
         }
     }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod coldwarm;
+mod compare;
 mod offer;
 mod stalls;
 mod withhold;
@@ -40,6 +41,8 @@ use crate::workload;
 
 /// Done.
 pub const EXIT_OK: i32 = 0;
+/// Of two runs that were compared, the second is worse.
+pub const EXIT_WORSE: i32 = 1;
 /// Wrong flags or plan, as with every command.
 pub const EXIT_USAGE: i32 = 2;
 /// The server under test cannot be used: unreachable, wrong model, wrong key.
@@ -77,6 +80,8 @@ pub async fn main(cli: Cli) -> i32 {
         Command::Certs(args) => certs(&args),
         Command::Merge { run_dir } => merge(&run_dir),
         Command::Stalls(args) => stalls::main(&args),
+        Command::Slo(args) => compare::judge(&args),
+        Command::Compare(args) => compare::main(&args),
     }
 }
 

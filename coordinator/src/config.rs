@@ -13,6 +13,7 @@ use tailcliff_proto::{MAX_AGENT_STREAMS, MAX_INPUT_WORDS, v1};
 use crate::args::{Rates, Span, SweepArgs};
 use crate::dataset::Corpus;
 use crate::plan::{CliffRule, Plan};
+use crate::slo::{self, SloError};
 use crate::redact::{redacted, redacted_json, redacted_query};
 use crate::workload;
 
@@ -35,6 +36,9 @@ pub enum ConfigError {
         /// What is wrong and what to try.
         reason: String,
     },
+    /// An SLO that is none.
+    #[error(transparent)]
+    Slo(#[from] SloError),
 }
 
 /// A sweep, validated.
@@ -167,6 +171,7 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         probes: 1,
         gpu_interval_ns: None,
         cliff: cliff(args)?,
+        slo: slo::plan_of(&args.slo, !args.no_streaming.unwrap_or(false))?,
         trace: args.verbose >= TRACE_FROM,
         control: args.control.plan(),
         metadata: metadata(&args.metadata)?,

@@ -36,6 +36,7 @@ use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
 use crate::plan::Plan;
+use crate::slo;
 use crate::stall::{self, Stalls};
 use crate::stored::{LevelLog, RunData, RunEnd, RunHeader};
 use crate::trace::Trace;
@@ -65,6 +66,8 @@ pub struct Merged {
     pub knee: Knee,
     /// Where the tail leaves its baseline.
     pub cliff: Cliff,
+    /// The highest load that keeps the plan's SLO; `None` without one.
+    pub slo: Option<slo::Capacity>,
     /// Agents, then probes, in the order of joining.
     pub nodes: Vec<NodeSummary>,
     /// How well GPU samples and tokens lie on one another.
@@ -118,6 +121,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         other_clocks: data.other_clocks,
         knee: knee::knee(rule, &rungs),
         cliff: knee::cliff(rule, &rungs),
+        slo: slo::capacity(data, &timeline, &levels),
         nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
@@ -193,6 +197,7 @@ fn merge_level(
         connecting: window.map(|w| tally.connecting(w)),
         host_limits: tally.host_limits,
         latencies: tally.latencies,
+        kept: tally.slo.is_some().then_some(tally.kept),
         input_tokens: tally.input_tokens,
         output_tokens: tally.output_tokens,
         error_kinds: tally.error_kinds,

@@ -13,6 +13,7 @@ use crate::merge::Merged;
 use crate::merge::nodes::NodeSummary;
 use crate::merge::window::Rate;
 use crate::plan::{ControlPlan, Plan};
+use crate::slo::report as slo;
 
 use super::text::{json_ms, json_us, number};
 use super::{clocks, sensors, stalls, trace};
@@ -51,6 +52,7 @@ pub fn summary(merged: &Merged) -> Value {
         "levels": merged.levels.iter().map(|l| Value::Object(level(l, header.started_ref_ns))).collect::<Vec<_>>(),
         "knee": knee(&merged.knee, header.plan.cliff.gain_share),
         "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
+        "slo": slo::summary(merged.slo.as_ref()),
         "nodes": merged.nodes.iter().map(|n| node(n, header.started_ref_ns)).collect::<Vec<_>>(),
         "calibration": merged.calibrations.iter().map(calibration).collect::<Vec<_>>(),
         "gpu_to_token": alignment(merged),
@@ -112,6 +114,7 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     rate(&mut put, "request_throughput", throughput.map(|t| t.requests));
     rate(&mut put, "output_throughput", throughput.map(|t| t.output_tokens));
     rate(&mut put, "total_token_throughput", throughput.map(|t| t.total_tokens));
+    slo::level(&mut put, level);
     put("throughput_window", json!(window.map(|w| w.rule.as_str())));
     put("throughput_completed", json!(throughput.map(|t| t.completed)));
     put("duration", number(window.map(|w| w.seconds()), 9));

@@ -84,6 +84,9 @@ pub fn render(merged: &Merged, width: usize) -> String {
     for words in [&merged.knee.words, &merged.cliff.words] {
         out.push_str(&wrap("", words, width));
     }
+    if let Some(slo) = &merged.slo {
+        out.push_str(&wrap("", &slo.words, width));
+    }
     for line in clocks::lines(merged) {
         out.push_str(&wrap("", &printable(&line), width));
     }

@@ -1,0 +1,140 @@
+//! Block bootstrap: a run's blocks drawn with replacement, again and again.
+
+use crate::blocks::Block;
+
+/// Draws of each run and load.
+const DRAWS: usize = 1_000;
+/// Values kept of a level at most: an even choice of each block's, in order of size.
+const MOST_VALUES: usize = 20_000;
+/// How many blocks are joined, so that a block is no shorter than its requests. Divisors of `blocks::BLOCKS`.
+const JOINED: [usize; 3] = [1, 2, 4];
+
+/// How often each block is in each draw.
+#[derive(Debug)]
+pub(super) struct Draws {
+    blocks: usize,
+    weights: Vec<u32>,
+}
+
+impl Draws {
+    /// From a seed: the same each time.
+    pub(super) fn of(blocks: usize, seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut weights = vec![0; blocks * DRAWS];
+        for draw in weights.chunks_mut(blocks.max(1)) {
+            (0..blocks).for_each(|_| draw[rng.usize(0..blocks)] += 1);
+        }
+        Self { blocks, weights }
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &[u32]> {
+        self.weights.chunks(self.blocks.max(1))
+    }
+}
+
+/// Values of all blocks, largest first, each with its block.
+#[derive(Debug)]
+pub(super) struct Pool {
+    values: Vec<(i64, u32)>,
+    sizes: Vec<u64>,
+}
+
+impl Pool {
+    pub(super) fn of(blocks: &[&[i64]]) -> Self {
+        let total: usize = blocks.iter().map(|b| b.len()).sum();
+        let stride = total.div_ceil(MOST_VALUES).max(1);
+        let (mut values, mut sizes) = (Vec::new(), Vec::new());
+        for (i, block) in blocks.iter().enumerate() {
+            let mut sorted = block.to_vec();
+            sorted.sort_unstable();
+            let before = values.len();
+            // From the middle of each stride, so that neither end is favoured.
+            values.extend(sorted.into_iter().skip(stride / 2).step_by(stride).map(|v| (v, i as u32)));
+            sizes.push((values.len() - before) as u64);
+        }
+        values.sort_unstable_by(|a, b| b.cmp(a));
+        Self { values, sizes }
+    }
+
+    /// Nearest rank; `None` when the drawn blocks hold no value.
+    pub(super) fn quantile(&self, q: f64, weights: &[u32]) -> Option<f64> {
+        let total: u64 = self.sizes.iter().zip(weights).map(|(&n, &w)| n * u64::from(w)).sum();
+        // Rank from the top, where tails are.
+        let rank = total.checked_sub((q * total as f64).ceil() as u64)? + 1;
+        let mut seen = 0;
+        let found = self.values.iter().find(|(_, block)| {
+            seen += weights.get(*block as usize).copied().map_or(0, u64::from);
+            seen >= rank
+        });
+        found.map(|(value, _)| *value as f64)
+    }
+}
+
+/// Blocks of one level joined until each is as long as a request lasts on average: shorter ones would share their requests,
+/// and seem to agree more than they do.
+pub(super) fn joined(blocks: &[Block]) -> Vec<Block> {
+    let lives = blocks.iter().flat_map(|b| &b.e2e_ns);
+    let (sum, n) = lives.fold((0.0, 0.0), |(sum, n), ns| (sum + *ns as f64 / 1e9, n + 1.0));
+    let life_s = if n > 0.0 { sum / n } else { 0.0 };
+    let block_s = blocks.iter().map(|b| b.seconds).sum::<f64>() / blocks.len().max(1) as f64;
+    let fits = |times: &&usize| **times as f64 * block_s >= life_s;
+    let times = *JOINED.iter().find(fits).unwrap_or(&JOINED[JOINED.len() - 1]);
+    blocks.chunks(times).map(join).collect()
+}
+
+fn join(blocks: &[Block]) -> Block {
+    let values = |of: fn(&Block) -> &Vec<i64>| blocks.iter().flat_map(|b| of(b).iter().copied()).collect();
+    let sum = |of: fn(&Block) -> f64| blocks.iter().map(of).sum();
+    let count = |of: fn(&Block) -> u64| blocks.iter().map(of).sum();
+    Block {
+        seconds: sum(|b| b.seconds),
+        completed: sum(|b| b.completed),
+        output_tokens: sum(|b| b.output_tokens),
+        good_credit: sum(|b| b.good_credit),
+        intended: count(|b| b.intended),
+        failed: count(|b| b.failed),
+        good: count(|b| b.good),
+        bad: count(|b| b.bad),
+        ttft_ns: values(|b| &b.ttft_ns),
+        tpot_ns: values(|b| &b.tpot_ns),
+        e2e_ns: values(|b| &b.e2e_ns),
+        gap_ns: values(|b| &b.gap_ns),
+        itl_ns: values(|b| &b.itl_ns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_nearest_ranks_of_what_was_drawn() {
+        let pool = Pool::of(&[&[1, 2, 3, 4], &[10, 20, 30, 40, 50, 60]]);
+        assert_eq!(pool.quantile(0.5, &[1, 1]), Some(10.0));
+        assert_eq!(pool.quantile(0.95, &[1, 1]), Some(60.0));
+        assert_eq!(pool.quantile(0.5, &[2, 0]), Some(2.0));
+        assert_eq!(pool.quantile(0.5, &[0, 0]), None);
+    }
+
+    #[test]
+    fn what_is_too_much_is_thinned_evenly() {
+        let values: Vec<i64> = (0..100_000).collect();
+        let pool = Pool::of(&[&values]);
+        assert!(pool.values.len() <= MOST_VALUES);
+        for q in [0.5, 0.95, 0.99] {
+            let found = pool.quantile(q, &[1]).unwrap();
+            assert!((found / 100_000.0 - q).abs() < 1e-4, "{q}: {found}");
+        }
+    }
+
+    #[test]
+    fn blocks_grow_to_the_length_of_their_requests() {
+        let of = |ms: i64| Block { seconds: 1.0, completed: 1.0, e2e_ns: vec![ms * 1_000_000], ..Block::default() };
+        for (ms, left) in [(900, 20), (1_900, 10), (3_000, 5), (60_000, 5)] {
+            let blocks = joined(&vec![of(ms); 20]);
+            assert_eq!(blocks.len(), left, "{ms} ms");
+            assert_eq!(blocks.iter().map(|b| b.seconds).sum::<f64>(), 20.0);
+            assert_eq!(blocks.iter().map(|b| b.e2e_ns.len()).sum::<usize>(), 20);
+        }
+    }
+}
