@@ -18,6 +18,9 @@ fn blocks(all: &[VirtualRequest], from: i64, to: i64, open: bool) -> Vec<Block> 
     let mut blocks = vec![Block { seconds: length as f64 / 1e9, ..Block::default() }; BLOCKS];
     for request in all {
         let Some(done) = request.done_ns else { continue };
+        if done < from || request.sent_ns >= to {
+            continue;
+        }
         for (i, block) in blocks.iter_mut().enumerate() {
             let (begin, end) = (from + i as i64 * length, from + (i as i64 + 1) * length);
             let inside = (done.min(end) - request.sent_ns.max(begin)).max(0) as f64;
@@ -43,7 +46,7 @@ fn side(params: &Params, loads: &[Load], window_s: i64, seed: u64) -> Side {
             Load::Streams(n) => Senders::Clients(*n as usize),
             Load::Rate(Rate(per_s)) => Senders::Rate(*per_s),
         };
-        let until_ns = (WARMUP_S + 2 * window_s + 60) * S;
+        let until_ns = (WARMUP_S + window_s + 20) * S;
         let load_of = VirtualLoad {
             senders,
             prompt_tokens: (50, 150),
@@ -100,10 +103,10 @@ fn explore() {
     ];
     for (name, loads, window) in cases {
         let start = std::time::Instant::now();
-        let same = verdicts(200, 1.0, &loads, window);
-        let worse = verdicts(50, 1.1, &loads, window);
+        let same = verdicts(60, 1.0, &loads, window);
+        let worse = verdicts(15, 1.1, &loads, window);
         println!(
-            "{name}: same: {} of 200 indistinguishable ({} worse, {} better); 10 % slower: {} of 50 worse; {:.1} s",
+            "{name}: same: {} of 60 indistinguishable ({} worse, {} better); 10 % slower: {} of 15 worse; {:.1} s",
             count(&same, Verdict::Same),
             count(&same, Verdict::Worse),
             count(&same, Verdict::Better),

@@ -32,41 +32,52 @@ impl Draws {
     }
 }
 
-/// Values of all blocks, largest first, each with its block.
+/// Values of all blocks in order, and how many of each block lie at or below each.
 #[derive(Debug)]
 pub(super) struct Pool {
-    values: Vec<(i64, u32)>,
-    sizes: Vec<u64>,
+    values: Vec<i64>,
+    /// One row a value, one count a block.
+    up_to: Vec<u32>,
+    blocks: usize,
 }
 
 impl Pool {
     pub(super) fn of(blocks: &[&[i64]]) -> Self {
         let total: usize = blocks.iter().map(|b| b.len()).sum();
         let stride = total.div_ceil(MOST_VALUES).max(1);
-        let (mut values, mut sizes) = (Vec::new(), Vec::new());
+        let mut all: Vec<(i64, usize)> = Vec::new();
         for (i, block) in blocks.iter().enumerate() {
             let mut sorted = block.to_vec();
             sorted.sort_unstable();
-            let before = values.len();
             // From the middle of each stride, so that neither end is favoured.
-            values.extend(sorted.into_iter().skip(stride / 2).step_by(stride).map(|v| (v, i as u32)));
-            sizes.push((values.len() - before) as u64);
+            all.extend(sorted.into_iter().skip(stride / 2).step_by(stride).map(|value| (value, i)));
         }
-        values.sort_unstable_by(|a, b| b.cmp(a));
-        Self { values, sizes }
+        all.sort_unstable();
+        let (mut counts, mut up_to) = (vec![0; blocks.len()], Vec::with_capacity(all.len() * blocks.len()));
+        for &(_, block) in &all {
+            counts[block] += 1;
+            up_to.extend_from_slice(&counts);
+        }
+        Self { values: all.into_iter().map(|(value, _)| value).collect(), up_to, blocks: blocks.len() }
+    }
+
+    /// Values drawn, of the first so many.
+    fn drawn(&self, first: usize, weights: &[u32]) -> u64 {
+        let Some(row) = first.checked_sub(1) else { return 0 };
+        let counts = &self.up_to[row * self.blocks..first * self.blocks];
+        counts.iter().zip(weights).map(|(&n, &w)| u64::from(n) * u64::from(w)).sum()
     }
 
     /// Nearest rank; `None` when the drawn blocks hold no value.
     pub(super) fn quantile(&self, q: f64, weights: &[u32]) -> Option<f64> {
-        let total: u64 = self.sizes.iter().zip(weights).map(|(&n, &w)| n * u64::from(w)).sum();
-        // Rank from the top, where tails are.
-        let rank = total.checked_sub((q * total as f64).ceil() as u64)? + 1;
-        let mut seen = 0;
-        let found = self.values.iter().find(|(_, block)| {
-            seen += weights.get(*block as usize).copied().map_or(0, u64::from);
-            seen >= rank
-        });
-        found.map(|(value, _)| *value as f64)
+        let total = self.drawn(self.values.len(), weights);
+        let rank = ((q * total as f64).ceil() as u64).max(1);
+        let (mut low, mut high) = (0, self.values.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.drawn(middle + 1, weights) >= rank { high = middle } else { low = middle + 1 }
+        }
+        self.values.get(low).map(|value| *value as f64)
     }
 }
 
