@@ -13,8 +13,8 @@ use tailcliff_proto::{MAX_AGENT_STREAMS, MAX_INPUT_WORDS, v1};
 use crate::args::{Rates, Span, SweepArgs};
 use crate::dataset::Corpus;
 use crate::plan::{CliffRule, Plan};
-use crate::slo::{self, SloError};
 use crate::redact::{redacted, redacted_json, redacted_query};
+use crate::slo::{self, SloError};
 use crate::workload;
 
 /// Why a plan cannot be carried out.

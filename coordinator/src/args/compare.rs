@@ -77,6 +77,11 @@ pub struct JudgeArgs {
 
 /// A share, from `2%` or `2`.
 fn percent(text: &str) -> Result<f64, String> {
-    let number: f64 = text.trim().trim_end_matches('%').trim().parse().map_err(|_| "not a percentage: try 2%")?;
-    if (0.0..=100.0).contains(&number) { Ok(number / 100.0) } else { Err("it lies between 0% and 100%".to_owned()) }
+    let number: f64 =
+        text.trim().trim_end_matches('%').trim().parse().map_err(|_| "not a percentage: try 2%")?;
+    if (0.0..=100.0).contains(&number) {
+        Ok(number / 100.0)
+    } else {
+        Err("it lies between 0% and 100%".to_owned())
+    }
 }

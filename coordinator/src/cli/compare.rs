@@ -57,7 +57,8 @@ fn compared(args: &CompareArgs) -> Result<i32, Refusal> {
         Verdict::Better | Verdict::Same => Ok(EXIT_OK),
         // A gate that saw nothing must not let everything pass.
         Verdict::Unknown => Err(usage(
-            "nothing that decides could be judged: drive the same loads longer, or choose another --metric".to_owned(),
+            "nothing that decides could be judged: drive the same loads longer, or choose another --metric"
+                .to_owned(),
         )),
     }
 }
@@ -103,7 +104,9 @@ fn judged(args: &JudgeArgs) -> Result<i32, Refusal> {
         let of_flags =
             slo::plan_of(&args.slo, data.header.plan.streaming).map_err(|error| usage(error.to_string()))?;
         match of_flags.or_else(|| data.header.plan.slo.clone()) {
-            None => Err(usage("this run has no SLO of its own: give --goodput, such as ttft:500 tpot:50".to_owned())),
+            None => Err(usage(
+                "this run has no SLO of its own: give --goodput, such as ttft:500 tpot:50".to_owned(),
+            )),
             slo => Ok(slo),
         }
     })?;

@@ -6,7 +6,12 @@ use crate::blocks::Block;
 const DRAWS: usize = 1_000;
 /// Values kept of a level at most: an even choice of each block's, in order of size.
 const MOST_VALUES: usize = 20_000;
-/// How many blocks are joined, so that a block is no shorter than its requests. Divisors of `blocks::BLOCKS`.
+/// Lives of a request that a block must hold, so that it shares few with its neighbours: with one life, three times too many
+/// pairs of runs of a full server seemed to differ.
+const LIVES: f64 = 2.0;
+/// Fewer than that, and blocks are not to be trusted at all.
+const FEWEST_LIVES: f64 = 1.2;
+/// How many blocks are joined for that. Divisors of `blocks::BLOCKS`.
 const JOINED: [usize; 3] = [1, 2, 4];
 
 /// How often each block is in each draw.
@@ -81,15 +86,36 @@ impl Pool {
     }
 }
 
-/// Blocks of one level joined until each is as long as a request lasts on average: shorter ones would share their requests,
-/// and seem to agree more than they do.
+/// How many times the variance of a mean of blocks is that of blocks which know nothing of one another; at least 1. From
+/// what each block adds to the figure, by Bartlett's weights over two neighbours (Newey and West 1987): a queue that builds up
+/// and drains is longer than a block.
+pub(super) fn likeness(parts: &[f64]) -> f64 {
+    let n = parts.len() as f64;
+    let mean = parts.iter().sum::<f64>() / n;
+    let of = |lag: usize| -> f64 {
+        parts.iter().zip(parts.iter().skip(lag)).map(|(a, b)| (a - mean) * (b - mean)).sum()
+    };
+    let own = of(0);
+    if own <= 0.0 {
+        return 1.0;
+    }
+    // Blocks about their own mean seem to be unlike one another by 1 / n.
+    let near = |lag: usize| of(lag) / own + 1.0 / n;
+    (1.0 + 2.0 * (near(1) * 2.0 / 3.0 + near(2) / 3.0)).max(1.0)
+}
+
+/// Blocks of one level joined until each holds some lives of a request: shorter ones would share their requests, and seem to
+/// agree more than they do.
 pub(super) fn joined(blocks: &[Block]) -> Vec<Block> {
     let lives = blocks.iter().flat_map(|b| &b.e2e_ns);
     let (sum, n) = lives.fold((0.0, 0.0), |(sum, n), ns| (sum + *ns as f64 / 1e9, n + 1.0));
     let life_s = if n > 0.0 { sum / n } else { 0.0 };
     let block_s = blocks.iter().map(|b| b.seconds).sum::<f64>() / blocks.len().max(1) as f64;
-    let fits = |times: &&usize| **times as f64 * block_s >= life_s;
-    let times = *JOINED.iter().find(fits).unwrap_or(&JOINED[JOINED.len() - 1]);
+    let holds = |times: usize, lives: f64| times as f64 * block_s >= lives * life_s;
+    let most = JOINED[JOINED.len() - 1];
+    let times = JOINED.into_iter().find(|times| holds(*times, LIVES));
+    // Of a window of hardly more than a few lives nothing is told apart by blocks: one block has no spread.
+    let times = times.unwrap_or(if holds(most, FEWEST_LIVES) { most } else { blocks.len().max(1) });
     blocks.chunks(times).map(join).collect()
 }
 
@@ -140,8 +166,13 @@ mod tests {
 
     #[test]
     fn blocks_grow_to_the_length_of_their_requests() {
-        let of = |ms: i64| Block { seconds: 1.0, completed: 1.0, e2e_ns: vec![ms * 1_000_000], ..Block::default() };
-        for (ms, left) in [(900, 20), (1_900, 10), (3_000, 5), (60_000, 5)] {
+        let of = |ms: i64| Block {
+            seconds: 1.0,
+            completed: 1.0,
+            e2e_ns: vec![ms * 1_000_000],
+            ..Block::default()
+        };
+        for (ms, left) in [(450, 20), (900, 10), (1_900, 5), (3_300, 5), (3_400, 1), (60_000, 1)] {
             let blocks = joined(&vec![of(ms); 20]);
             assert_eq!(blocks.len(), left, "{ms} ms");
             assert_eq!(blocks.iter().map(|b| b.seconds).sum::<f64>(), 20.0);

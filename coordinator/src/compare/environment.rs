@@ -80,7 +80,13 @@ fn in_words(path: &str) -> String {
     let mut words = String::new();
     for part in path.split('.') {
         let is_number = part.bytes().all(|b| b.is_ascii_digit());
-        let lead = if words.is_empty() { "" } else if is_number { " " } else { ", " };
+        let lead = if words.is_empty() {
+            ""
+        } else if is_number {
+            " "
+        } else {
+            ", "
+        };
         let part = match part {
             "agents" => "agent".to_owned(),
             "probes" => "probe".to_owned(),

@@ -62,7 +62,10 @@ const SHOWN: usize = 60;
 pub fn fit(a: &Side, b: &Side) -> Fit {
     let plans = [a, b].map(|side| serde_json::to_value(&side.plan).unwrap_or_default());
     let differing = |fields: &[(&str, &str)]| -> Vec<String> {
-        fields.iter().filter_map(|(key, what)| difference(what, plans[0].get(key), plans[1].get(key))).collect()
+        fields
+            .iter()
+            .filter_map(|(key, what)| difference(what, plans[0].get(key), plans[1].get(key)))
+            .collect()
     };
     let mut fit = Fit { refusals: differing(&WORKLOAD), cautions: differing(&CIRCUMSTANCES) };
     let axis = |side: &Side| side.loads.first().map(|of| of.load).or(side.plan.levels().first().copied());

@@ -39,7 +39,8 @@ pub fn markdown(of: &Comparison) -> String {
 }
 
 fn table(of: &Comparison, shows: impl Fn(&Finding) -> bool) -> String {
-    let mut out = "| load | figure | A | B | change [95 %] | verdict |\n|---|---|---:|---:|---:|---|\n".to_owned();
+    let mut out =
+        "| load | figure | A | B | change [95 %] | verdict |\n|---|---|---:|---:|---:|---|\n".to_owned();
     for row in &of.rows {
         row.findings.iter().filter(|f| shows(f)).for_each(|f| out += &line(row, f));
     }
@@ -52,6 +53,7 @@ fn line(row: &Row, f: &Finding) -> String {
         verdict @ (super::Verdict::Worse | super::Verdict::Better) => format!("**{}**", verdict.as_str()),
         verdict => verdict.as_str().to_owned(),
     };
-    let cells = [row.load.to_string(), f.metric.name.to_owned(), side(f.a), side(f.b), change(f, true), verdict];
+    let cells =
+        [row.load.to_string(), f.metric.name.to_owned(), side(f.a), side(f.b), change(f, true), verdict];
     format!("| {} |\n", cells.join(" | "))
 }

@@ -132,6 +132,39 @@ impl Metric {
         };
         Some((of(&once)?, draws.all().filter_map(|weights| of(weights)).collect()))
     }
+    /// Of a percentile: the value that it has over the requests of both runs.
+    pub(super) fn of_both(&self, a: &[Block], b: &[Block]) -> Option<f64> {
+        let Figure::Percentile(name, percent) = self.figure else { return None };
+        let values: Vec<&[i64]> = a.iter().chain(b).map(|block| block.values(name)).collect();
+        Pool::of(&values).quantile(percent / 100.0, &vec![1; values.len()])
+    }
+
+    /// How many values of each block lie above one, and how many there are.
+    pub(super) fn above(&self, value: f64, blocks: &[Block]) -> Vec<(f64, f64)> {
+        let Figure::Percentile(name, _) = self.figure else { return Vec::new() };
+        let of = |b: &Block| {
+            let values = b.values(name);
+            (values.iter().filter(|v| **v as f64 > value).count() as f64, values.len() as f64)
+        };
+        blocks.iter().map(of).collect()
+    }
+
+    /// What each block adds to the figure's being higher or lower than `value`, in a unit of its own.
+    pub(super) fn parts(&self, value: f64, blocks: &[Block]) -> Vec<f64> {
+        let of = |b: &Block| match self.figure {
+            Figure::Percentile(name, percent) => {
+                let values = b.values(name);
+                let above = values.iter().filter(|v| **v as f64 > value).count() as f64;
+                above - (1.0 - percent / 100.0) * values.len() as f64
+            }
+            Figure::Rate(of) => of(b) - value * b.seconds,
+            Figure::Share(of) => {
+                let (part, whole) = of(b);
+                part - value * whole
+            }
+        };
+        blocks.iter().map(of).collect()
+    }
 }
 
 fn quotient(parts: &[(f64, f64)], weights: &[u32]) -> Option<f64> {

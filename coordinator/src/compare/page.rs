@@ -27,7 +27,8 @@ pub fn html(of: &Comparison) -> String {
         escaped(&conclusion(of))
     );
     for line in &of.fit.refusals {
-        out += &format!("<p class=\"worse\">not comparable, and compared all the same: {}</p>\n", escaped(line));
+        out +=
+            &format!("<p class=\"worse\">not comparable, and compared all the same: {}</p>\n", escaped(line));
     }
     out += "<div class=\"plots\">";
     for metric in ["throughput", "p95_e2e", "p95_ttft", "p95_tpot", "goodput", "error_rate"] {

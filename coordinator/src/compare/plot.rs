@@ -48,7 +48,11 @@ impl Frame {
     /// Loads stand evenly: sweeps double.
     fn x(&self, i: usize) -> f64 {
         let room = WIDTH - LEFT - RIGHT;
-        if self.loads < 2 { LEFT + room / 2.0 } else { LEFT + 12.0 + (room - 24.0) * i as f64 / (self.loads - 1) as f64 }
+        if self.loads < 2 {
+            LEFT + room / 2.0
+        } else {
+            LEFT + 12.0 + (room - 24.0) * i as f64 / (self.loads - 1) as f64
+        }
     }
 
     fn y(&self, value: f64) -> f64 {
@@ -71,8 +75,12 @@ impl Frame {
         // As many names as have room.
         let every = loads.len().div_ceil(10).max(1);
         for (i, load) in loads.iter().enumerate().step_by(every) {
-            let _fits =
-                write!(svg, "<text x=\"{:.1}\" y=\"{:.0}\" class=\"x\">{load}</text>", self.x(i), HEIGHT - 14.0);
+            let _fits = write!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{:.0}\" class=\"x\">{load}</text>",
+                self.x(i),
+                HEIGHT - 14.0
+            );
         }
     }
 

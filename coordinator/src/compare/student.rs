@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn it_is_the_tables() {
-        for (df, t) in [(1.0, 12.706), (4.0, 2.776), (9.0, 2.262), (19.0, 2.093), (38.0, 2.024), (1e6, 1.960)] {
+        for (df, t) in [(1.0, 12.706), (4.0, 2.776), (9.0, 2.262), (19.0, 2.093), (38.0, 2.024), (1e6, 1.960)]
+        {
             assert!((two_sided(t, df) - 0.05).abs() < 1e-4, "{df}: {}", two_sided(t, df));
             assert!((quantile(0.05, df) - t).abs() < 1e-3, "{df}: {}", quantile(0.05, df));
         }

@@ -21,7 +21,8 @@ pub fn render(of: &Comparison, all: bool, width: usize) -> String {
     }
     out.push('\n');
     for (what, a, b) in &of.places {
-        let or_none = |text: &String| if text.is_empty() { "none asked for".to_owned() } else { text.clone() };
+        let or_none =
+            |text: &String| if text.is_empty() { "none asked for".to_owned() } else { text.clone() };
         out += &wrap(&format!("{what} of A: {}", or_none(a)), width);
         out += &wrap(&format!("{what} of B: {}", or_none(b)), width);
     }
@@ -33,7 +34,8 @@ pub fn render(of: &Comparison, all: bool, width: usize) -> String {
         out += &wrap(&format!("differs: {}: {} → {}", d.fact, d.a, d.b), width);
     }
     if of.environment.len() > FACTS {
-        out += &wrap(&format!("and {} more facts differ (--json has all)", of.environment.len() - FACTS), width);
+        out +=
+            &wrap(&format!("and {} more facts differ (--json has all)", of.environment.len() - FACTS), width);
     }
     out + &wrap(&conclusion(of), width)
 }
@@ -56,8 +58,11 @@ fn left_out(of: &Comparison, width: usize) -> String {
 
 /// The verdict and what it stands on.
 pub(super) fn conclusion(of: &Comparison) -> String {
-    let gates: Vec<(&Row, &Finding)> =
-        of.rows.iter().flat_map(|row| row.findings.iter().filter(|f| f.gate).map(move |f| (row, f))).collect();
+    let gates: Vec<(&Row, &Finding)> = of
+        .rows
+        .iter()
+        .flat_map(|row| row.findings.iter().filter(|f| f.gate).map(move |f| (row, f)))
+        .collect();
     let judged = gates.iter().filter(|(_, f)| f.verdict != Verdict::Unknown).count();
     let why: Vec<String> = gates
         .iter()
@@ -78,7 +83,9 @@ pub(super) fn conclusion(of: &Comparison) -> String {
 pub(super) fn change(f: &Finding, with_interval: bool) -> String {
     let Some(change) = &f.change else { return "–".to_owned() };
     let (value, (low, high), unit) = match change.ratio {
-        Some((ratio, (low, high))) => ((ratio - 1.0) * 100.0, ((low - 1.0) * 100.0, (high - 1.0) * 100.0), "%"),
+        Some((ratio, (low, high))) => {
+            ((ratio - 1.0) * 100.0, ((low - 1.0) * 100.0, (high - 1.0) * 100.0), "%")
+        }
         None if f.metric.is_share() => {
             let (low, high) = change.difference_interval;
             (change.difference * 100.0, (low * 100.0, high * 100.0), "points")

@@ -91,9 +91,8 @@ fn levels(summary: &Value) -> String {
     let empty = Vec::new();
     let levels = summary.get("levels").and_then(Value::as_array).unwrap_or(&empty);
     let has_slo = summary.get("slo").is_some_and(|slo| !slo.is_null());
-    let mut heads = vec![
-        "load", "req/s", "TTFT p50", "TTFT p95", "TTFT p99", "E2E p50", "E2E p95", "E2E p99", "errors",
-    ];
+    let mut heads =
+        vec!["load", "req/s", "TTFT p50", "TTFT p95", "TTFT p99", "E2E p50", "E2E p95", "E2E p99", "errors"];
     if has_slo {
         heads.extend(["good/s", "within SLO"]);
     }
@@ -109,14 +108,17 @@ fn levels(summary: &Value) -> String {
 }
 
 fn row(level: &Value, has_slo: bool) -> Vec<String> {
-    let load = [level.get("concurrency"), level.get("request_rate")].into_iter().flatten().find(|v| !v.is_null());
+    let load =
+        [level.get("concurrency"), level.get("request_rate")].into_iter().flatten().find(|v| !v.is_null());
     let load = load.map_or(dash(), |load| escaped(load.to_string().trim_matches('"')));
     let attempt = level.get("attempt").and_then(Value::as_u64).unwrap_or(1);
     let mut cells = vec![if attempt > 1 { format!("{load}, try {attempt}") } else { load }];
     cells.push(figure(level, "request_throughput", &|x| format!("{x:.2}")));
     for metric in ["ttft", "e2el"] {
         for percentile in ["median", "p95", "p99"] {
-            cells.push(figure(level, &format!("{percentile}_{metric}_ms"), &|ms| duration((ms * 1e6).max(0.0) as u64)));
+            cells.push(figure(level, &format!("{percentile}_{metric}_ms"), &|ms| {
+                duration((ms * 1e6).max(0.0) as u64)
+            }));
         }
     }
     cells.push(figure(level, "error_rate", &percent));
@@ -176,7 +178,8 @@ fn list<'a>(
     words: impl Fn(&'a Value) -> Option<&'a str>,
 ) -> String {
     let all: Vec<&str> = all.and_then(Value::as_array).into_iter().flatten().filter_map(words).collect();
-    let mut out: String = all.iter().take(most).map(|words| format!("- {lead}{}\n", escaped(words))).collect();
+    let mut out: String =
+        all.iter().take(most).map(|words| format!("- {lead}{}\n", escaped(words))).collect();
     if all.len() > most {
         let _fits = writeln!(out, "- {lead}and {} more (summary.json has all)", all.len() - most);
     }
@@ -201,7 +204,8 @@ fn surroundings(environment: &Value) -> String {
 
 fn gpus(environment: &Value) -> Option<String> {
     let probes = environment.get("probes")?.as_array()?;
-    let all: Vec<&Value> = probes.iter().filter_map(|probe| probe.get("gpus")?.as_array()).flatten().collect();
+    let all: Vec<&Value> =
+        probes.iter().filter_map(|probe| probe.get("gpus")?.as_array()).flatten().collect();
     let first = all.first()?;
     let name = escaped(text(first, "/name"));
     let driver = escaped(text(first, "/driver"));
@@ -269,7 +273,12 @@ mod tests {
         summary["levels"] = (0..500).map(|_| level.clone()).collect();
         let text = render(&summary, &environment::environment(&data), &data.header.command);
         assert!(text.lines().count() < 200, "{}", text.lines().count());
-        assert!(text.starts_with("### tailcliff: sweep of a\\|b\\`c\\` &#35;&#35;&#35; &lt;script&gt;&#64;all on"), "{text}");
+        assert!(
+            text.starts_with(
+                "### tailcliff: sweep of a\\|b\\`c\\` &#35;&#35;&#35; &lt;script&gt;&#64;all on"
+            ),
+            "{text}"
+        );
         assert!(text.lines().filter(|line| line.starts_with('#')).count() == 1 && !text.contains("<script"));
         assert!(text.contains("    tailcliff --name 'a b```'"), "{text}");
     }

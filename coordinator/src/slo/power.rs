@@ -42,7 +42,8 @@ pub(super) fn mean(data: &RunData, timeline: &Timeline, window: Window) -> Optio
             .gpus
             .iter()
             .map(|gpu| {
-                let own = if gpu.uuid.is_empty() { format!("{of:x}/{}", gpu.index) } else { gpu.uuid.clone() };
+                let own =
+                    if gpu.uuid.is_empty() { format!("{of:x}/{}", gpu.index) } else { gpu.uuid.clone() };
                 (gpu.index, (host.to_owned(), own))
             })
             .collect();
@@ -83,6 +84,7 @@ fn over_time(readings: &mut [(i64, f64)], window: Window) -> Option<f64> {
     if span <= 0.0 || span / 1e9 < COVERED * window.seconds() {
         return None;
     }
-    let joined = readings.windows(2).map(|pair| (pair[1].0 - pair[0].0) as f64 * (pair[0].1 + pair[1].1) / 2.0);
+    let joined =
+        readings.windows(2).map(|pair| (pair[1].0 - pair[0].0) as f64 * (pair[0].1 + pair[1].1) / 2.0);
     Some(joined.sum::<f64>() / span)
 }

@@ -58,7 +58,11 @@ pub(super) fn words(found: &Capacity) -> String {
 fn economy_words(found: &Capacity) -> String {
     let Some((goodput, tokens)) = found.goodput.zip(found.output_tokens) else { return String::new() };
     let per_usd = found.economy.usd_per_hour.map(|usd| {
-        format!("; {:.0} good requests and {:.0} output tokens per $", goodput * 3600.0 / usd, tokens * 3600.0 / usd)
+        format!(
+            "; {:.0} good requests and {:.0} output tokens per $",
+            goodput * 3600.0 / usd,
+            tokens * 3600.0 / usd
+        )
     });
     let per_joule = found.economy.power.filter(|power| power.watts > 0.0).map(|power| {
         let simulated = if power.simulated { " (SIMULATED)" } else { "" };
@@ -72,7 +76,8 @@ fn economy_words(found: &Capacity) -> String {
 pub(crate) fn summary(found: Option<&Capacity>) -> Value {
     let Some(found) = found else { return Value::Null };
     let slo = &found.slo;
-    let term = |(metric, ns): &(String, i64)| json!({ "metric": metric, "limit_ms": json_ms(Some(*ns as f64)) });
+    let term =
+        |(metric, ns): &(String, i64)| json!({ "metric": metric, "limit_ms": json_ms(Some(*ns as f64)) });
     let place = |load: Option<Load>| load.map_or(Value::Null, |load| load.json());
     json!({
         "terms": slo.terms.iter().map(term).collect::<Vec<_>>(),
@@ -100,7 +105,8 @@ fn pair((low, high): (f64, f64)) -> Value {
 }
 
 fn per_usd(found: &Capacity, economy: &Economy) -> Value {
-    let Some((usd, (goodput, tokens))) = economy.usd_per_hour.zip(found.goodput.zip(found.output_tokens)) else {
+    let Some((usd, (goodput, tokens))) = economy.usd_per_hour.zip(found.goodput.zip(found.output_tokens))
+    else {
         return Value::Null;
     };
     json!({
@@ -156,7 +162,9 @@ pub(crate) fn table(merged: &Merged, width: usize) -> String {
     let dash = || "–".to_owned();
     let row = |of: &Level| {
         let kept = of.kept.unwrap_or_default();
-        let interval = kept.interval(&of.blocks).map_or(dash(), |(low, high)| format!("{} to {}", percent(low), percent(high)));
+        let interval = kept
+            .interval(&of.blocks)
+            .map_or(dash(), |(low, high)| format!("{} to {}", percent(low), percent(high)));
         let goodput = of.throughput.map_or(dash(), |t| format!("{:.2}", t.good_requests.per_s));
         let load = format!("{}{}", of.load, of.drive.again());
         [load, goodput, kept.share().map_or(dash(), percent), interval, kept.censored.to_string()]
@@ -166,7 +174,8 @@ pub(crate) fn table(merged: &Merged, width: usize) -> String {
     let wide = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
     let mut out = String::new();
     for row in &rows {
-        let cells: Vec<String> = row.iter().enumerate().map(|(i, cell)| format!("{cell:>0$}", wide(i))).collect();
+        let cells: Vec<String> =
+            row.iter().enumerate().map(|(i, cell)| format!("{cell:>0$}", wide(i))).collect();
         out += cells.join("  ").trim_end();
         out.push('\n');
     }

@@ -82,5 +82,9 @@ fn term(text: &str) -> Result<(&'static str, i64), SloError> {
     let limit = limit.trim().trim_end_matches("ms");
     let ms: f64 = limit.parse().map_err(|_| SloError::Term(text.to_owned()))?;
     let ns = (ms * 1e6).round();
-    if ms <= LONGEST_MS && ns >= 1.0 { Ok((metric, ns as i64)) } else { Err(SloError::Limit(text.to_owned())) }
+    if ms <= LONGEST_MS && ns >= 1.0 {
+        Ok((metric, ns as i64))
+    } else {
+        Err(SloError::Limit(text.to_owned()))
+    }
 }

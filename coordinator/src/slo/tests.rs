@@ -25,10 +25,18 @@ fn slo(terms: &[(&str, i64)], share: f64) -> SloPlan {
 #[test]
 fn limits_read_as_vllm_has_them() {
     let expected = Some(slo(&[("ttft", 500), ("tpot", 50)], 0.99));
-    for way in [&["ttft:500", "tpot:50"][..], &["ttft:500 tpot:50"], &["ttft:500,tpot:50ms"], &["TTFT:500.0", " tpot:50"]] {
+    for way in [
+        &["ttft:500", "tpot:50"][..],
+        &["ttft:500 tpot:50"],
+        &["ttft:500,tpot:50ms"],
+        &["TTFT:500.0", " tpot:50"],
+    ] {
         assert_eq!(plan_of(&typed(way), true).unwrap(), expected, "{way:?}");
     }
-    assert_eq!(plan_of(&typed(&["e2el:2000"]), false).unwrap().unwrap().terms, [("e2e".to_owned(), 2_000 * MS)]);
+    assert_eq!(
+        plan_of(&typed(&["e2el:2000"]), false).unwrap().unwrap().terms,
+        [("e2e".to_owned(), 2_000 * MS)]
+    );
     assert_eq!(plan_of(&SloArgs::default(), true).unwrap(), None);
 }
 
@@ -55,14 +63,22 @@ fn what_makes_no_sense_is_refused_with_what_to_try() {
     }
     assert!(refused(SloArgs { gpu_price_per_hour: Some(0.0), ..typed(&["e2e:5"]) }, true).contains("2.50"));
     assert!(refused(SloArgs { slo_share: Some(0.9), ..SloArgs::default() }, true).contains("--goodput"));
-    assert!(refused(SloArgs { gpu_price_per_hour: Some(2.0), ..SloArgs::default() }, true).contains("--goodput"));
+    assert!(
+        refused(SloArgs { gpu_price_per_hour: Some(2.0), ..SloArgs::default() }, true).contains("--goodput")
+    );
 }
 
 #[test]
 fn a_plan_file_may_say_it_in_three_ways() {
     let of = |yaml: &str| serde_norway::from_str::<crate::args::SweepArgs>(yaml).unwrap().slo;
-    for yaml in ["goodput: ttft:500 tpot:50", "goodput: [ttft:500, tpot:50]", "goodput: {ttft: 500, tpot: 50}"] {
-        assert_eq!(plan_of(&of(yaml), true).unwrap(), Some(slo(&[("ttft", 500), ("tpot", 50)], 0.99)), "{yaml}");
+    for yaml in
+        ["goodput: ttft:500 tpot:50", "goodput: [ttft:500, tpot:50]", "goodput: {ttft: 500, tpot: 50}"]
+    {
+        assert_eq!(
+            plan_of(&of(yaml), true).unwrap(),
+            Some(slo(&[("ttft", 500), ("tpot", 50)], 0.99)),
+            "{yaml}"
+        );
     }
     assert_eq!(of("goodput: e2e:9\nslo-share: 0.9").slo_share, Some(0.9));
     assert!(serde_norway::from_str::<crate::args::SweepArgs>("goodput: [[1, [2]], true]").is_err());
@@ -86,7 +102,8 @@ fn record(first: Option<i64>, last: i64, done: i64, tokens: u64) -> RequestRecor
 #[test]
 fn a_request_is_good_when_it_kept_all() {
     use Outcome::{Completed, Failed, Incomplete};
-    let of = |terms: &[(&str, i64)], record: &RequestRecord, outcome| keeps(&slo(terms, 0.99), record, outcome);
+    let of =
+        |terms: &[(&str, i64)], record: &RequestRecord, outcome| keeps(&slo(terms, 0.99), record, outcome);
     // First token after 100 ms, 10 more in 200 ms.
     let one = record(Some(100), 300, 310, 11);
     for (terms, kept) in [
@@ -129,7 +146,8 @@ fn a_level_counts_its_own() {
         let kept = level.kept.unwrap();
         assert!(kept.good > 0 && kept.bad > level.measured.failed && kept.censored > 0, "{kept:?}");
         assert_eq!(kept.judged() + kept.censored, level.measured.released(), "every request is in one count");
-        let by_hand: u64 = level.blocks.iter().map(|b| b.e2e_ns.iter().filter(|ns| **ns <= 75 * MS).count() as u64).sum();
+        let by_hand: u64 =
+            level.blocks.iter().map(|b| b.e2e_ns.iter().filter(|ns| **ns <= 75 * MS).count() as u64).sum();
         let of_blocks: u64 = level.blocks.iter().map(|b| b.good).sum();
         assert_eq!(of_blocks, by_hand);
         let (low, high) = kept.interval(&level.blocks).unwrap();
@@ -158,7 +176,10 @@ fn the_summary_tells_it_with_power_and_price() {
     assert_eq!(of["at"], 1);
     assert_eq!(of["terms"][0]["limit_ms"], 500.0);
     let rate = of["request_goodput_at"].as_f64().unwrap();
-    assert!((of["per_usd_hour"]["good_requests_per_usd"].as_f64().unwrap() - rate * 1000.0).abs() < 0.1, "{of}");
+    assert!(
+        (of["per_usd_hour"]["good_requests_per_usd"].as_f64().unwrap() - rate * 1000.0).abs() < 0.1,
+        "{of}"
+    );
     // The probe's samples span 2 of the window's 10 s: no mean speaks of the rest.
     assert!(of["per_watt"].is_null(), "{of}");
     let words = of["words"].as_str().unwrap();
@@ -166,7 +187,11 @@ fn the_summary_tells_it_with_power_and_price() {
     data.header.plan.duration_ns = Some(2_000 * MS);
     data.levels[0].start_ref_ns = testrun::ORIGIN + 2_000 * MS;
     let of = &summary(&merge(&data))["slo"];
-    assert_eq!((&of["per_watt"]["power_w"], &of["per_watt"]["simulated"]), (&312.5.into(), &true.into()), "{of}");
+    assert_eq!(
+        (&of["per_watt"]["power_w"], &of["per_watt"]["simulated"]),
+        (&312.5.into(), &true.into()),
+        "{of}"
+    );
     assert!(of["words"].as_str().unwrap().contains("SIMULATED"), "{of}");
 }
 
@@ -197,7 +222,11 @@ fn nineteen_of_twenty_intervals_cover_a_share_of_like_requests() {
                 Block { good, bad: 40 - good, ..Block::default() }
             };
             let blocks: Vec<Block> = (0..20).map(|_| block()).collect();
-            let kept = Kept { good: blocks.iter().map(|b| b.good).sum(), bad: blocks.iter().map(|b| b.bad).sum(), censored: 0 };
+            let kept = Kept {
+                good: blocks.iter().map(|b| b.good).sum(),
+                bad: blocks.iter().map(|b| b.bad).sum(),
+                censored: 0,
+            };
             let (low, high) = kept.interval(&blocks).unwrap();
             covered[i] += usize::from((low..=high).contains(&0.8));
         }
