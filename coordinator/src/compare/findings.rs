@@ -136,7 +136,8 @@ pub(super) fn row(a: &Loaded, b: &Loaded, rule: &Rule, index: u64) -> Row {
             b: pair.1.map(|m| m.estimate(metric)),
             change: pair.0.zip(pair.1).map(|(a, b)| {
                 let change = change(metric, &a, &b);
-                let p = beyond(metric, &blocks_a, &blocks_b).map_or(change.p, |p| p.max(change.p));
+                let between = (a.value * b.value).sqrt();
+                let p = beyond(metric, between, &blocks_a, &blocks_b).map_or(change.p, |p| p.max(change.p));
                 Change { p, p_adjusted: p, ..change }
             }),
             verdict: Verdict::Unknown,
@@ -215,22 +216,22 @@ fn change(metric: &Metric, a: &Measured, b: &Measured) -> Change {
     }
 }
 
-/// The same question asked of ranks: do as many of A's requests as of B's lie beyond the percentile of both together? A run
+/// The same question asked of ranks: do as many of A's requests as of B's lie beyond what is between
+/// the two percentiles? A run
 /// that was spared the rare bad moments shows a tail that is short, and a spread that is too small to tell; a difference
 /// must hold both ways.
-fn beyond(metric: &Metric, a: &[Block], b: &[Block]) -> Option<f64> {
-    let value = metric.of_both(a, b)?;
+fn beyond(metric: &Metric, value: f64, a: &[Block], b: &[Block]) -> Option<f64> {
     let of = |blocks: &[Block]| {
-        let parts = metric.above(value, blocks);
+        let parts = metric.above(value, blocks)?;
         let (above, n) = parts.iter().fold((0.0, 0.0), |(x, n), (above, of)| (x + above, n + of));
         let share = above / n;
         let rest: Vec<f64> = parts.iter().map(|(above, of)| above - share * of).collect();
         let k = rest.len() as f64;
         let squares: f64 = rest.iter().map(|r| r * r).sum();
         let error = (k / (k - 1.0) * squares * likeness(&rest)).sqrt() / n;
-        (share, error, k - 1.0)
+        Some((share, error, k - 1.0))
     };
-    let (a, b) = (of(a), of(b));
+    let (a, b) = (of(a)?, of(b)?);
     Some(probability(b.0 - a.0, a.1.hypot(b.1), degrees((a.1, a.2), (b.1, b.2))))
 }
 

@@ -75,7 +75,10 @@ pub fn fit(a: &Side, b: &Side) -> Fit {
         fit.refusals.push(format!("load: A goes by {}, B by {}", of_a.axis(), of_b.axis()));
     } else if !a.loads.iter().any(|of| b.loads.iter().any(|other| other.load == of.load)) {
         let list = |side: &Side| match side.loads.as_slice() {
-            [] => "none that counts".to_owned(),
+            [] => {
+                let why = side.skipped.first().map(|(load, why)| format!(" ({load}: {why})"));
+                format!("none that counts{}", why.unwrap_or_default())
+            }
             loads => loads.iter().map(|of| Load::to_string(&of.load)).collect::<Vec<_>>().join(", "),
         };
         fit.refusals.push(format!("loads: none in common: A has {}, B has {}", list(a), list(b)));

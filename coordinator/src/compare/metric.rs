@@ -67,6 +67,9 @@ pub const METRICS: [Metric; 17] = [
 /// Those that decide unless told otherwise.
 pub const DEFAULT_GATES: [&str; 4] = ["p95_ttft", "p95_e2e", "throughput", "error_rate"];
 
+/// A figure over blocks, each counted so many times.
+type Statistic<'a> = dyn Fn(&[u32]) -> Option<f64> + 'a;
+
 /// Fewer requests than two a block say nothing of their share.
 const MIN_REQUESTS: f64 = 40.0;
 
@@ -109,7 +112,7 @@ impl Metric {
     /// Its value over all blocks, and over each of the draws; `None` when there is too little to judge it by.
     pub(super) fn estimate(&self, blocks: &[Block], draws: &Draws) -> Option<(f64, Vec<f64>)> {
         let once = vec![1; blocks.len()];
-        let of: Box<dyn Fn(&[u32]) -> Option<f64>> = match self.figure {
+        let of: Box<Statistic<'_>> = match self.figure {
             Figure::Percentile(name, percent) => {
                 let values: Vec<&[i64]> = blocks.iter().map(|b| b.values(name)).collect();
                 let n = values.iter().map(|v| v.len() as u64).sum();
@@ -130,23 +133,16 @@ impl Metric {
                 Box::new(move |weights| quotient(&parts, weights))
             }
         };
-        Some((of(&once)?, draws.all().filter_map(|weights| of(weights)).collect()))
+        Some((of(&once)?, draws.all().filter_map(of).collect()))
     }
-    /// Of a percentile: the value that it has over the requests of both runs.
-    pub(super) fn of_both(&self, a: &[Block], b: &[Block]) -> Option<f64> {
-        let Figure::Percentile(name, percent) = self.figure else { return None };
-        let values: Vec<&[i64]> = a.iter().chain(b).map(|block| block.values(name)).collect();
-        Pool::of(&values).quantile(percent / 100.0, &vec![1; values.len()])
-    }
-
-    /// How many values of each block lie above one, and how many there are.
-    pub(super) fn above(&self, value: f64, blocks: &[Block]) -> Vec<(f64, f64)> {
-        let Figure::Percentile(name, _) = self.figure else { return Vec::new() };
+    /// Of a percentile: how many values of each block lie above one, and how many there are.
+    pub(super) fn above(&self, value: f64, blocks: &[Block]) -> Option<Vec<(f64, f64)>> {
+        let Figure::Percentile(name, _) = self.figure else { return None };
         let of = |b: &Block| {
             let values = b.values(name);
             (values.iter().filter(|v| **v as f64 > value).count() as f64, values.len() as f64)
         };
-        blocks.iter().map(of).collect()
+        Some(blocks.iter().map(of).collect())
     }
 
     /// What each block adds to the figure's being higher or lower than `value`, in a unit of its own.

@@ -31,6 +31,7 @@ pub use text::render;
 pub(crate) use text::wrap;
 
 use crate::axis::Load;
+use crate::knee::Skipped;
 
 /// What is judged, and how large a difference must be to count.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +63,7 @@ pub struct Comparison {
     /// Loads of one run alone.
     pub alone: (Vec<Load>, Vec<Load>),
     /// Loads left out of each run, and why.
-    pub skipped: (Vec<(Load, String)>, Vec<(Load, String)>),
+    pub skipped: (Skipped, Skipped),
     /// Words on knee, cliff and SLO of each run.
     pub places: Vec<(&'static str, String, String)>,
     /// What makes them hard to compare.

@@ -80,6 +80,22 @@ fn slower_is_worse_and_faster_is_better() {
     assert_eq!(finding(&found, "throughput").verdict, Verdict::Better);
 }
 
+/// A server in lockstep: nearly all requests last alike, and the few longer ones lie in few blocks.
+#[test]
+fn a_shift_of_all_requests_is_seen_in_the_tail_too() {
+    let of = |seed: u64, ms: f64| {
+        let mut blocks = blocks(seed, 10, ms, 0);
+        for (i, block) in blocks.iter_mut().enumerate() {
+            block.e2e_ns.iter_mut().enumerate().for_each(|(n, ns)| *ns = (ms * 1e6) as i64 + n as i64);
+            let late = if i % 7 == 0 { 1.02 } else { 1.0 };
+            block.e2e_ns.iter_mut().for_each(|ns| *ns = (*ns as f64 * late) as i64);
+        }
+        blocks
+    };
+    let (_, found) = verdict_of(of(1, 400.0), of(2, 500.0), &Rule::default());
+    assert_eq!(finding(&found, "p95_e2e").verdict, Verdict::Worse, "{:?}", finding(&found, "p95_e2e"));
+}
+
 #[test]
 fn what_is_too_small_to_matter_is_indistinguishable() {
     let pair = || (blocks(1, 400, 100.0, 0), blocks(1, 400, 101.5, 0));

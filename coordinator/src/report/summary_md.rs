@@ -165,7 +165,7 @@ fn findings(summary: &Value) -> String {
     line("cliff, estimate", text(summary, "/cliff/estimate/words"));
     let cause = [text(summary, "/diagnosis/cause"), text(summary, "/diagnosis/words")];
     line("cause", &cause.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "));
-    line("SLO", text(summary, "/slo/words"));
+    line("goodput", text(summary, "/slo/words"));
     line("overload", text(summary, "/overload/words"));
     line("search", text(summary, "/search/words"));
     out + &list(summary.get("advice"), ADVICE, "advice: ", |one| one.get("words").and_then(Value::as_str))
