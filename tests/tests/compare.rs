@@ -89,9 +89,9 @@ fn count(verdicts: &[Verdict], of: Verdict) -> usize {
     verdicts.iter().filter(|v| **v == of).count()
 }
 
-/// Closed loop below the slots and at them, and an open loop at half of what the server can do.
+/// Closed loop below the slots and at them, and an open loop at a third of what the server can do.
 fn sweeps() -> [(Vec<Load>, i64); 2] {
-    [(vec![Load::Streams(4), Load::Streams(16)], 20), (vec![Load::Rate(Rate(12.0))], 40)]
+    [(vec![Load::Streams(4), Load::Streams(16)], 20), (vec![Load::Rate(Rate(10.0))], 60)]
 }
 
 #[test]

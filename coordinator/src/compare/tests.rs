@@ -238,7 +238,7 @@ fn pages_hold_what_was_found_and_no_markup_of_others() {
     let markdown = markdown(&found);
     assert!(!markdown.contains("<script") && markdown.contains("\\|"), "{markdown}");
     let table = markdown.lines().filter(|line| line.starts_with("| ") && line.contains("e2e"));
-    assert!(table.clone().count() == 9 && table.into_iter().all(|line| line.matches(" | ").count() == 5));
+    assert!(table.clone().count() == 6 && table.into_iter().all(|line| line.matches(" | ").count() == 5));
     let value = json(&found);
     assert_eq!(value["levels"].as_array().unwrap().len(), 3);
     assert_eq!(value["levels"][0]["metrics"].as_array().unwrap().len(), METRICS.len());

@@ -113,7 +113,7 @@ fn cells(f: &Finding) -> [String; 6] {
 
 const TITLES: [&str; 6] = ["", "A", "B", "change", "95 %", "verdict"];
 /// Columns in the order in which they give way.
-const DROPPED: [usize; 3] = [4, 1, 2];
+const DROPPED: [usize; 4] = [4, 1, 2, 3];
 
 fn table(row: &Row, all: bool, width: usize) -> String {
     let is_shown = |f: &&Finding| {
