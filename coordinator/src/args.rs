@@ -2,6 +2,7 @@
 
 pub mod calc;
 pub mod coldwarm;
+pub mod compare;
 pub mod control;
 pub mod experiment;
 pub mod export;
@@ -10,6 +11,7 @@ pub mod k8s;
 pub mod metrics;
 pub mod results;
 pub mod server;
+pub mod slo;
 pub mod ssh;
 pub mod stalls;
 pub mod start;
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use self::calc::{CostArgs, KvArgs, WeightsArgs};
 use self::coldwarm::ColdwarmArgs;
+use self::compare::{CompareArgs, JudgeArgs};
 use self::control::ControlArgs;
 use self::experiment::ExperimentArgs;
 use self::export::ExportArgs;
@@ -29,6 +32,7 @@ use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
 use self::metrics::MetricsArgs;
 use self::results::{FetchArgs, ServeArgs};
+use self::slo::SloArgs;
 use self::ssh::SshArgs;
 use self::stalls::StallsArgs;
 use self::start::{CompletionsArgs, PlanArgs, PreflightArgs};
@@ -99,6 +103,10 @@ pub enum Command {
     Cost(CostArgs),
     /// Print completions for a shell.
     Completions(CompletionsArgs),
+    /// Judge a stored run by an SLO: which share of its requests kept it, up to which load; the run stays as it is.
+    Slo(JudgeArgs),
+    /// Hold a run against another: better, worse or indistinguishable; exits 1 when it is worse.
+    Compare(Box<CompareArgs>),
 }
 
 /// `tailcliff run`.
@@ -397,6 +405,10 @@ pub struct SweepArgs {
     /// Where to write [default: runs/UTC-NAME].
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
+    /// What counts as good.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub slo: SloArgs,
     /// Deliberate faults of the client.
     #[command(flatten)]
     #[serde(flatten)]
@@ -481,6 +493,7 @@ impl SweepArgs {
             metadata: list(self.metadata, file.metadata),
             name: self.name.or(file.name),
             output_dir: self.output_dir.or(file.output_dir),
+            slo: self.slo.over(file.slo),
             control: self.control.over(file.control),
             experiment: self.experiment.over(file.experiment),
         }

@@ -31,6 +31,10 @@ pub struct Block {
     pub failed: u64,
     /// Completed ones that kept every limit of the plan's SLO; 0 without one.
     pub good: u64,
+    /// Those that failed or broke a limit; 0 without an SLO.
+    pub bad: u64,
+    /// Good requests, credited as `completed` is.
+    pub good_credit: f64,
     /// Intended send → first token.
     pub ttft_ns: Vec<i64>,
     /// Per token after the first.
@@ -64,6 +68,7 @@ struct Life {
     tpot_ns: Option<i64>,
     e2e_ns: Option<i64>,
     gap_ns: Option<i64>,
+    kept: Option<bool>,
 }
 
 /// The requests of a level, as they come in.
@@ -77,8 +82,14 @@ pub(crate) struct Lives {
 }
 
 impl Lives {
-    /// Adds a request of the measured phase that was not paused on purpose.
-    pub(crate) fn add(&mut self, record: &RequestRecord, outcome: Outcome, intended_ns: i64) {
+    /// Adds a request of the measured phase that was not paused on purpose, and what the SLO says of it.
+    pub(crate) fn add(
+        &mut self,
+        record: &RequestRecord,
+        outcome: Outcome,
+        intended_ns: i64,
+        kept: Option<bool>,
+    ) {
         let done = outcome == Outcome::Completed;
         let of = |value: Option<i64>| value.filter(|_| done);
         let place = self.all.len() as u32;
@@ -89,6 +100,7 @@ impl Lives {
             tpot_ns: of(record::tpot_ns(record)),
             e2e_ns: of(record::e2e_ns(record)),
             gap_ns: of(record.longest_gap_ns),
+            kept,
         });
         if !done || place & self.mask() != 0 {
             return;
@@ -111,10 +123,11 @@ impl Lives {
     pub(crate) fn blocks(&self, window: Window, load: Load, points: &[Point]) -> Vec<Block> {
         let parts = window.parts::<BLOCKS>();
         let credit = window::credits(&parts, load, points);
-        let empty = |(part, (completed, output_tokens)): (&Window, (f64, f64))| Block {
+        let empty = |(part, [completed, output_tokens, good_credit]): (&Window, [f64; 3])| Block {
             seconds: part.seconds(),
             completed,
             output_tokens,
+            good_credit,
             ..Block::default()
         };
         let mut blocks: Vec<Block> = parts.iter().zip(credit).map(empty).collect();
@@ -140,7 +153,7 @@ pub fn of_records(records: &[RequestRecord], window: Window, load: Load) -> Vec<
     for record in records {
         let outcome = record::outcome(record);
         points.push(Point::of_one_clock(record, outcome));
-        lives.add(record, outcome, record.intended_raw_ns);
+        lives.add(record, outcome, record.intended_raw_ns, None);
     }
     lives.blocks(window, load, &points)
 }
@@ -152,6 +165,8 @@ impl Block {
             Outcome::Failed => self.failed += 1,
             Outcome::Incomplete | Outcome::Unspecified => {}
         }
+        self.good += u64::from(life.kept == Some(true));
+        self.bad += u64::from(life.kept == Some(false));
         self.ttft_ns.extend(life.ttft_ns);
         self.tpot_ns.extend(life.tpot_ns);
         self.e2e_ns.extend(life.e2e_ns);

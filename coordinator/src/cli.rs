@@ -3,6 +3,7 @@
 mod calc;
 mod cluster;
 mod coldwarm;
+mod compare;
 mod export;
 mod offer;
 mod stalls;
@@ -46,6 +47,8 @@ use crate::workload;
 
 /// Done.
 pub const EXIT_OK: i32 = 0;
+/// Of two runs that were compared, the second is worse.
+pub const EXIT_WORSE: i32 = 1;
 /// Wrong flags or plan, as with every command.
 pub const EXIT_USAGE: i32 = 2;
 /// The server under test cannot be used: unreachable, wrong model, wrong key.
@@ -94,6 +97,8 @@ pub async fn main(cli: Cli) -> i32 {
         Command::Weights(args) => calc::weights(&args),
         Command::Cost(args) => calc::cost(&args),
         Command::Completions(args) => start::completions(&args),
+        Command::Slo(args) => compare::judge(&args),
+        Command::Compare(args) => compare::main(&args),
     }
 }
 

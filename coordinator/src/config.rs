@@ -18,6 +18,7 @@ use crate::args::{Rates, Span, SweepArgs};
 use crate::dataset::Corpus;
 use crate::plan::{CliffRule, Plan};
 use crate::redact::{redacted, redacted_json, redacted_query};
+use crate::slo::{self, SloError};
 use crate::workload;
 
 /// Why a plan cannot be carried out.
@@ -39,6 +40,9 @@ pub enum ConfigError {
         /// What is wrong and what to try.
         reason: String,
     },
+    /// An SLO that is none.
+    #[error(transparent)]
+    Slo(#[from] SloError),
 }
 
 /// A sweep, validated.
@@ -175,6 +179,7 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         gpu_interval_ns: None,
         cliff: cliff(args)?,
         auto,
+        slo: slo::plan_of(&args.slo, !args.no_streaming.unwrap_or(false))?,
         trace: args.verbose >= TRACE_FROM,
         control: args.control.plan(),
         metadata: metadata(&args.metadata)?,

@@ -14,6 +14,7 @@ use crate::merge::interval;
 use crate::merge::starts::Starts;
 use crate::merge::window::Throughput;
 use crate::plan::Cell;
+use crate::slo::Kept;
 use crate::stored::Drive;
 use crate::trace::Trace;
 
@@ -213,6 +214,8 @@ pub struct Level {
     pub throughput: Option<Throughput>,
     /// The window in equal blocks, for error bars by resampling; empty without a window.
     pub blocks: Vec<Block>,
+    /// What the plan's SLO says of its requests; `None` without one.
+    pub kept: Option<Kept>,
     /// Prompt tokens of the completed requests of the measured phase.
     pub input_tokens: u64,
     /// Output tokens of the same.

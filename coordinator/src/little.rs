@@ -121,6 +121,7 @@ mod tests {
             first: true,
             input_tokens: 0,
             output_tokens: 0,
+            good: false,
         };
         (0..400).map(one).collect()
     }

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use crate::export;
 use crate::merge::{Merged, merge};
-use crate::report::{environment, hlog, host, levels_csv, plots, requests, samples, stalls, summary};
+use crate::report::{
+    environment, hlog, host, levels_csv, plots, requests, samples, stalls, summary, summary_md,
+};
 use crate::stored::RunData;
 
 /// The file that is written last: where it is, the others are.
 pub const LAST: &str = "summary.json";
 /// Every file, in the order written.
-pub const FILES: [&str; 9] = [
+pub const FILES: [&str; 10] = [
     "requests.csv",
     "token_trace.csv",
     "gpu_trace.csv",
@@ -22,6 +24,7 @@ pub const FILES: [&str; 9] = [
     "histograms.hlog",
     "environment.json",
     "levels.csv",
+    "summary.md",
     LAST,
 ];
 
@@ -70,6 +73,10 @@ fn fill(name: &str, out: &mut BufWriter<File>, data: &RunData, merged: &Merged) 
         "histograms.hlog" => hlog::write(out, merged),
         "environment.json" => json(out, &environment::environment(data)),
         "levels.csv" => levels_csv::write(out, merged),
+        "summary.md" => {
+            let (of, about) = (summary::summary(merged), environment::environment(data));
+            out.write_all(summary_md::render(&of, &about, &data.header.command).as_bytes())
+        }
         _ => json(out, &summary::summary(merged)),
     }
 }

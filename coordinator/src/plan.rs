@@ -167,10 +167,13 @@ pub struct AutoPlan {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SloPlan {
-    /// `ttft`, `tpot` or `e2e`, and its limit in ns.
+    /// `ttft`, `tpot`, `itl` (every gap of a request) or `e2e`, and its limit in ns.
     pub terms: Vec<(String, i64)>,
     /// Share of the requests that must keep all of them, such as 0.99.
     pub share: f64,
+    /// What all GPUs that serve cost together, $ an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usd_per_hour: Option<f64>,
 }
 
 /// What one rung of an experiment asks for; a field that is `None` is as the plan has it.

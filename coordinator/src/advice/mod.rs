@@ -60,8 +60,9 @@ pub fn of(merged: &Merged) -> Vec<Advice> {
     };
     let slo_e2e_ns = merged.header.plan.slo.as_ref().and_then(e2e);
     let cause = merged.diagnosed.diagnosis.as_ref().map(|diagnosis| diagnosis.cause.as_str());
+    let slo_at = merged.slo.as_ref().and_then(|slo| slo.at).map(|load| load.x());
     let knee_ci = merged.knee.estimate.map(|of| (of.low, of.high)).filter(|(_, high)| high.is_finite());
-    advise(merged, Known { slo_e2e_ns, cause, knee_ci, ..Known::default() })
+    advise(merged, Known { slo_e2e_ns, cause, knee_ci, slo_at })
 }
 
 /// The same, with what others found.

@@ -84,7 +84,8 @@ fn a_knee_caps_what_is_let_in() {
 #[test]
 fn an_slo_below_the_knee_caps_first_and_sets_the_timeout() {
     let mut merged = run();
-    merged.header.plan.slo = Some(SloPlan { terms: vec![("e2e".to_owned(), 500_000_000)], share: 0.99 });
+    merged.header.plan.slo =
+        Some(SloPlan { terms: vec![("e2e".to_owned(), 500_000_000)], share: 0.99, ..SloPlan::default() });
     let known = Known { slo_at: Some(1.0), slo_e2e_ns: Some(500_000_000), ..Known::default() };
     let advice = rests_on_figures(&merged, known, &["slo.at"]);
     assert_eq!(advice[0].figure, "slo.at = 1.0");

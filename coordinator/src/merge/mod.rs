@@ -39,6 +39,7 @@ use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
 use crate::plan::Plan;
+use crate::slo;
 use crate::stall::{self, Stalls};
 use crate::stored::{LevelLog, RunData, RunEnd, RunHeader};
 use crate::trace::Trace;
@@ -75,6 +76,8 @@ pub struct Merged {
     pub search: Option<Searched>,
     /// Why the knee is there.
     pub diagnosed: Diagnosed,
+    /// The highest load that keeps the plan's SLO; `None` without one.
+    pub slo: Option<slo::Capacity>,
     /// Agents, then probes, in the order of joining.
     pub nodes: Vec<NodeSummary>,
     /// How well GPU samples and tokens lie on one another.
@@ -137,6 +140,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         knee,
         cliff,
         search,
+        slo: slo::capacity(data, &timeline, &levels),
         diagnosed: Diagnosed::default(),
         nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
         gpu_to_token: timeline.gpu_to_token(data),
@@ -219,6 +223,7 @@ fn merge_level(
         connecting: window.map(|w| tally.connecting(w)),
         host_limits: tally.host_limits,
         latencies: tally.latencies,
+        kept: tally.slo.is_some().then_some(tally.kept),
         input_tokens: tally.input_tokens,
         output_tokens: tally.output_tokens,
         error_kinds: tally.error_kinds,

@@ -8,6 +8,8 @@ use tailcliff_proto::v1::{self, Outcome, Phase, TokenSource};
 
 use crate::blocks::Lives;
 use crate::levels::{Counts, HostLimits, Latencies, Metric, Outside};
+use crate::plan::SloPlan;
+use crate::slo::{Kept, keeps};
 use crate::stored::{Incarnation, Node, RunData};
 
 use super::record;
@@ -32,6 +34,8 @@ pub(crate) struct Point {
     pub(crate) first: bool,
     pub(crate) input_tokens: u64,
     pub(crate) output_tokens: u64,
+    /// It kept the plan's SLO.
+    pub(crate) good: bool,
 }
 
 impl Point {
@@ -47,6 +51,7 @@ impl Point {
             first: record.attempt == 0,
             input_tokens: record.prompt_tokens.unwrap_or(0),
             output_tokens: record.output_tokens.unwrap_or(0),
+            good: false,
         }
     }
 
@@ -72,6 +77,9 @@ pub(crate) struct Tally {
     pub(crate) latencies: Latencies,
     pub(crate) points: Vec<Point>,
     pub(crate) lives: Lives,
+    /// The plan's SLO, and what it says of the measured phase.
+    pub(crate) slo: Option<SloPlan>,
+    pub(crate) kept: Kept,
     /// (coordinator's clock, streams in flight) by agent.
     pub(crate) gauges: BTreeMap<Incarnation, Vec<(i64, u32)>>,
     pub(crate) bounds_ns: Vec<i64>,
@@ -87,7 +95,7 @@ pub(crate) struct Tally {
 
 /// Everything that agents sent of one level. One at a time: what a level takes in memory grows with its requests.
 pub(crate) fn tally(data: &RunData, level: u32, timeline: &Timeline) -> Tally {
-    let mut tally = Tally::default();
+    let mut tally = Tally { slo: data.header.plan.slo.clone(), ..Tally::default() };
     for (of, node) in agents(data) {
         for batch in node.each_batch_of(level) {
             let records = batch.records.iter().filter(|record| record.level == level);
@@ -130,10 +138,17 @@ impl Tally {
         self.host_limit(record);
         self.outside.dropped_traces += u64::from(record.arrivals_dropped);
         self.outside.bad_traces += u64::from(arrivals::decode(&record.arrivals).any(|a| a.is_err()));
+        // What the client held up itself says nothing of the server.
+        let slo = self.slo.as_ref().filter(|_| !record.is_control());
+        let kept = slo.and_then(|slo| keeps(slo, record, outcome));
+        if slo.is_some() && measured {
+            self.kept.count(kept);
+        }
         match point(of, record, outcome, measured, timeline) {
-            Some((point, bound_ns)) => {
+            Some((mut point, bound_ns)) => {
+                point.good = kept == Some(true);
                 if measured && !record.is_control() {
-                    self.lives.add(record, outcome, point.intended_ns);
+                    self.lives.add(record, outcome, point.intended_ns, kept);
                 }
                 self.points.push(point);
                 self.bounds_ns.push(bound_ns);
@@ -254,6 +269,7 @@ fn point(
         first: record.attempt == 0 && record.turn.unwrap_or(0) == 0,
         input_tokens: record.prompt_tokens.unwrap_or(0),
         output_tokens: record.output_tokens.unwrap_or(0),
+        good: false,
     };
     Some((point, intended.bound_ns.max(done.bound_ns)))
 }

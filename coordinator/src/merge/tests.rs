@@ -135,6 +135,7 @@ fn streams_in_step_lose_no_work_at_the_windows_edges() {
                     first: true,
                     input_tokens: 0,
                     output_tokens: 10,
+                    good: false,
                 });
                 at = done_ns;
             }
@@ -165,6 +166,7 @@ fn closed_loop(random: &mut fastrand::Rng, streams: u64, mean_s: f64, until_ns: 
                 first: true,
                 input_tokens: 0,
                 output_tokens: 1,
+                good: false,
             });
             at = done_ns;
         }

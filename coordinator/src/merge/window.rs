@@ -153,6 +153,8 @@ pub struct Throughput {
     pub output_tokens: Rate,
     /// Prompt and output tokens of them.
     pub total_tokens: Rate,
+    /// Those that kept every limit of the plan's SLO; 0 without one.
+    pub good_requests: Rate,
 }
 
 /// What was done inside a window.
@@ -166,17 +168,19 @@ pub(crate) fn throughput(window: Window, load: Load, points: &[Point]) -> Throug
         requests: rate(&|_| 1),
         output_tokens: rate(&|p| p.output_tokens),
         total_tokens: rate(&|p| p.output_tokens.saturating_add(p.input_tokens)),
+        good_requests: rate(&|p| u64::from(p.good)),
     }
 }
 
-/// (requests, output tokens) done in each of some parts of a window.
-pub(crate) fn credits(parts: &[Window], load: Load, points: &[Point]) -> Vec<(f64, f64)> {
+/// Requests, output tokens and good requests done in each of some parts of a window.
+pub(crate) fn credits(parts: &[Window], load: Load, points: &[Point]) -> Vec<[f64; 3]> {
     let share = if load.is_open() { by_end } else { by_life };
     let completed: Vec<&Point> = points.iter().filter(|p| p.completed()).collect();
     let of = |part: &Window| {
-        completed.iter().fold((0.0, 0.0), |(requests, tokens), p| {
+        completed.iter().fold([0.0; 3], |[requests, tokens, good], p| {
             let part = share(*part, p);
-            (requests + part, tokens + part * p.output_tokens as f64)
+            let good_part = if p.good { part } else { 0.0 };
+            [requests + part, tokens + part * p.output_tokens as f64, good + good_part]
         })
     };
     parts.iter().map(of).collect()

@@ -17,6 +17,7 @@ pub(crate) mod sensors;
 pub mod stall_plot;
 pub mod stalls;
 pub mod summary;
+pub mod summary_md;
 pub mod table;
 pub mod terminal;
 pub mod text;

@@ -18,6 +18,7 @@ use crate::merge::searched::Searched;
 use crate::merge::window::Rate;
 use crate::plan::{ControlPlan, Plan};
 use crate::search::estimate::Estimate;
+use crate::slo::report as slo;
 
 use super::text::{json_ms, json_us, number};
 use super::{clocks, diagnosis, experiments, sensors, stalls, trace};
@@ -59,6 +60,7 @@ pub fn summary(merged: &Merged) -> Value {
         "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
         "search": merged.search.as_ref().map_or(Value::Null, search),
         "diagnosis": diagnosis::diagnosis(&merged.diagnosed),
+        "slo": slo::summary(merged.slo.as_ref()),
         "nodes": merged.nodes.iter().map(|n| node(n, header.started_ref_ns)).collect::<Vec<_>>(),
         "calibration": merged.calibrations.iter().map(calibration).collect::<Vec<_>>(),
         "gpu_to_token": alignment(merged),
@@ -127,6 +129,7 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     rate(&mut put, "request_throughput", throughput.map(|t| t.requests));
     rate(&mut put, "output_throughput", throughput.map(|t| t.output_tokens));
     rate(&mut put, "total_token_throughput", throughput.map(|t| t.total_tokens));
+    slo::level(&mut put, level);
     put("throughput_window", json!(window.map(|w| w.rule.as_str())));
     put("throughput_completed", json!(throughput.map(|t| t.completed)));
     put("duration", number(window.map(|w| w.seconds()), 9));

@@ -91,6 +91,9 @@ pub fn render(merged: &Merged, width: usize) -> String {
     for one in advice::of(merged) {
         out.push_str(&wrap("advice: ", &printable(&one.line()), width));
     }
+    if let Some(slo) = &merged.slo {
+        out.push_str(&wrap("", &slo.words, width));
+    }
     for line in clocks::lines(merged) {
         out.push_str(&wrap("", &printable(&line), width));
     }
