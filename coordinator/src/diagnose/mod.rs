@@ -17,6 +17,7 @@ mod tests;
 
 use std::fmt;
 
+use crate::axis::Load;
 use crate::merge::{Merged, last_tries};
 use crate::stall::Stalls;
 use crate::stored::RunData;
@@ -91,6 +92,9 @@ pub struct Diagnosis {
     pub excluded: Vec<(Cause, String)>,
 }
 
+/// From a level of a search to the one that it is held against, in load.
+const SEARCH_APART: f64 = 1.3;
+
 /// The outcome of asking.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Diagnosed {
@@ -124,6 +128,23 @@ pub(crate) fn diagnose(data: &RunData, merged: &mut Merged) {
     }
     let seen = see(data, merged);
     merged.diagnosed = judge(merged, &seen);
+    merged.cliff_diagnosed = judge_cliff(merged, &seen);
+}
+
+/// Why the cliff is there, where the knee is elsewhere: what bends throughput need not be what makes the tail.
+fn judge_cliff(merged: &Merged, seen: &[Seen]) -> Option<Diagnosis> {
+    merged.knee.at?;
+    let of_knee = place(merged, seen, merged.knee.at).ok()?;
+    let (below, above) = place(merged, seen, merged.cliff.at.and_then(|at| before(seen, at))).ok()?;
+    if (below.load, above.load) == (of_knee.0.load, of_knee.1.load) {
+        return None;
+    }
+    Some(judge_between(merged, seen, (below, above)))
+}
+
+/// The last level that counts below a load.
+fn before(seen: &[Seen], at: Load) -> Option<Load> {
+    seen.iter().filter(|level| level.counts() && level.load.x() < at.x()).map(|level| level.load).next_back()
 }
 
 /// What was seen of each rung's last try, lowest load first; what a server tells of itself is still to be filled in.
@@ -144,32 +165,33 @@ pub fn judge(merged: &Merged, seen: &[Seen]) -> Diagnosed {
             plan.experiment
         ));
     }
-    let rule = &plan.cliff;
-    let (below, above) = match place(merged, seen) {
-        Ok(place) => place,
-        Err(why) => return client::of(rule, seen).map_or_else(|| Diagnosed::none(why), Diagnosed::from),
-    };
+    let (knee, cliff) = (merged.knee.at, merged.cliff.at);
+    match place(merged, seen, knee.or_else(|| before(seen, cliff?))) {
+        Ok(place) => judge_between(merged, seen, place).into(),
+        Err(why) => client::of(&plan.cliff, seen).map_or_else(|| Diagnosed::none(why), Diagnosed::from),
+    }
+}
+
+fn judge_between(merged: &Merged, seen: &[Seen], (below, above): (&Seen, &Seen)) -> Diagnosis {
     let counted = || seen.iter().filter(|level| level.counts());
     let lowest = counted().next().unwrap_or(below);
     let beyond = counted().find(|level| level.load.x() > above.load.x()).unwrap_or(above);
     // Too few answers at the very top tell nothing of how chunks came.
     let telling = counted().rfind(|level| level.together.is_some() && level.load.x() > above.load.x());
     let top = telling.unwrap_or(beyond);
-    let link = judge::Link::of(plan);
-    judge::judge(&judge::Bend { lowest, below, above, beyond, top, link }).into()
+    let link = judge::Link::of(&merged.header.plan);
+    judge::judge(&judge::Bend { lowest, below, above, beyond, top, link })
 }
 
-/// The levels on both sides of the knee, or where there is none of the cliff.
-fn place<'a>(merged: &Merged, seen: &'a [Seen]) -> Result<(&'a Seen, &'a Seen), String> {
-    let usable: Vec<&Seen> = seen.iter().filter(|level| level.counts()).collect();
-    let (knee, cliff) = (&merged.knee, &merged.cliff);
-    let below = match (knee.at, cliff.at) {
-        (Some(at), _) => usable.iter().rposition(|level| level.load.x() <= at.x()),
-        (None, Some(at)) => usable.iter().rposition(|level| level.load.x() < at.x()),
-        (None, None) => return Err("neither a knee nor a cliff was found".to_owned()),
-    };
-    let pair = below.and_then(|i| Some((*usable.get(i)?, *usable.get(i + 1)?)));
-    pair.ok_or_else(|| "too few levels around the knee count".to_owned())
+/// The levels on both sides of a bend whose lower one is at `at`. Those of a search lie so close that nothing is to be seen
+/// from one to the next.
+fn place<'a>(merged: &Merged, seen: &'a [Seen], at: Option<Load>) -> Result<(&'a Seen, &'a Seen), String> {
+    let at = at.ok_or("neither a knee nor a cliff was found")?;
+    let apart = if merged.header.plan.auto.is_some() { SEARCH_APART } else { 1.0 };
+    let mut usable = seen.iter().filter(|level| level.counts());
+    let below = usable.clone().rfind(|level| level.load.x() <= at.x());
+    let above = usable.find(|level| level.load.x() > at.x() && level.load.x() >= at.x() * apart);
+    below.zip(above).ok_or_else(|| "too few levels around the knee count".to_owned())
 }
 
 /// Of a run, whether its stalls were looked for at all: without arrivals nobody knows of pauses.

@@ -33,7 +33,7 @@ use tailcliff_proto::v1;
 
 use crate::certificate::{Verdict, certify};
 use crate::clock::{BOUND_MAX_NS, Checked};
-use crate::diagnose::{self, Diagnosed};
+use crate::diagnose::{self, Diagnosed, Diagnosis};
 use crate::experiment::{self, Experiment, single};
 use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
@@ -76,6 +76,8 @@ pub struct Merged {
     pub search: Option<Searched>,
     /// Why the knee is there.
     pub diagnosed: Diagnosed,
+    /// Why the cliff is there, where that is elsewhere.
+    pub cliff_diagnosed: Option<Diagnosis>,
     /// The highest load that keeps the plan's SLO; `None` without one.
     pub slo: Option<slo::Capacity>,
     /// Agents, then probes, in the order of joining.
@@ -142,6 +144,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         search,
         slo: slo::capacity(data, &timeline, &levels),
         diagnosed: Diagnosed::default(),
+        cliff_diagnosed: None,
         nodes: all.map(|(of, node)| nodes::summarise(of, node, &timeline)).collect(),
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),

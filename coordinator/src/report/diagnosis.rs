@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::diagnose::{Diagnosed, LevelGpu, Parts};
+use crate::diagnose::{Diagnosis, LevelGpu, Parts};
 
 use super::text::{json_ms, number};
 
-/// The diagnosis; null when there is none.
-pub fn diagnosis(diagnosed: &Diagnosed) -> Value {
-    let Some(found) = &diagnosed.diagnosis else { return Value::Null };
+/// A diagnosis; null when there is none.
+pub fn diagnosis(diagnosis: Option<&Diagnosis>) -> Value {
+    let Some(found) = diagnosis else { return Value::Null };
     let evidence = found.evidence.iter().map(|e| json!({ "signal": e.signal, "words": e.words }));
     let excluded = found.excluded.iter().map(|(cause, why)| json!({ "cause": cause.as_str(), "words": why }));
     json!({

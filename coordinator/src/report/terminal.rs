@@ -83,6 +83,7 @@ pub fn render(merged: &Merged, width: usize) -> String {
     let mut out = of_experiment
         .unwrap_or_else(|| format!("{}\n{}", table(&merged.levels, width), charts(merged, width)));
     let mut said: Vec<&String> = vec![&merged.knee.words, &merged.cliff.words, &merged.diagnosed.words];
+    said.extend(merged.cliff_diagnosed.as_ref().map(|diagnosis| &diagnosis.words));
     // Of an experiment that has neither, both say the same.
     said.dedup();
     for words in said {
