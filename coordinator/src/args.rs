@@ -4,6 +4,7 @@ pub mod coldwarm;
 pub mod control;
 pub mod fleet;
 pub mod k8s;
+pub mod report;
 pub mod results;
 pub mod server;
 pub mod ssh;
@@ -19,6 +20,7 @@ use self::coldwarm::ColdwarmArgs;
 use self::control::ControlArgs;
 use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
+use self::report::ReportArgs;
 use self::results::{FetchArgs, ServeArgs};
 use self::ssh::SshArgs;
 use self::stalls::StallsArgs;
@@ -67,6 +69,8 @@ pub enum Command {
     },
     /// Judge the stalls of a stored run again, with other thresholds; the run stays as it is.
     Stalls(StallsArgs),
+    /// Write report.html of a stored run again; its other files stay as they are.
+    Report(ReportArgs),
 }
 
 /// `tailcliff run`.

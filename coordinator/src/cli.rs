@@ -3,6 +3,7 @@
 mod cluster;
 mod coldwarm;
 mod offer;
+mod report;
 mod stalls;
 mod withhold;
 
@@ -77,6 +78,7 @@ pub async fn main(cli: Cli) -> i32 {
         Command::Certs(args) => certs(&args),
         Command::Merge { run_dir } => merge(&run_dir),
         Command::Stalls(args) => stalls::main(&args),
+        Command::Report(args) => report::main(&args),
     }
 }
 

@@ -6,13 +6,15 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::merge::{Merged, merge};
-use crate::report::{environment, hlog, host, levels_csv, requests, samples, stalls, summary};
+use crate::report::{environment, hlog, host, html, levels_csv, requests, samples, stalls, summary};
 use crate::stored::RunData;
 
 /// The file that is written last: where it is, the others are.
 pub const LAST: &str = "summary.json";
+/// The page.
+pub const REPORT: &str = "report.html";
 /// Every file, in the order written.
-pub const FILES: [&str; 9] = [
+pub const FILES: [&str; 10] = [
     "requests.csv",
     "token_trace.csv",
     "gpu_trace.csv",
@@ -21,6 +23,7 @@ pub const FILES: [&str; 9] = [
     "histograms.hlog",
     "environment.json",
     "levels.csv",
+    REPORT,
     LAST,
 ];
 
@@ -63,6 +66,7 @@ fn fill(name: &str, out: &mut BufWriter<File>, data: &RunData, merged: &Merged) 
         "histograms.hlog" => hlog::write(out, merged),
         "environment.json" => json(out, &environment::environment(data)),
         "levels.csv" => levels_csv::write(out, merged),
+        REPORT => html::write(out, data, merged),
         _ => json(out, &summary::summary(merged)),
     }
 }

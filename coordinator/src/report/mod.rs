@@ -6,6 +6,7 @@ pub mod curve;
 pub mod environment;
 pub mod hlog;
 pub mod host;
+pub mod html;
 pub mod levels_csv;
 pub mod requests;
 pub mod samples;
