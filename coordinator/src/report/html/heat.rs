@@ -12,11 +12,11 @@ use super::series::Axis;
 /// Columns at most.
 const COLUMNS: usize = 200;
 /// Rows of each factor of ten.
-const PER_DECADE: f64 = 12.0;
+const PER_DECADE: f64 = 24.0;
 /// The lowest row begins here, ns; what is faster is in it.
 const LOWEST_NS: f64 = 10_000.0;
 /// Up to 10 µs × 10⁹, beyond an hour.
-const ROWS: usize = 108;
+const ROWS: usize = 216;
 
 /// Counts of completed requests, by when they were to be sent and by latency.
 #[derive(Debug)]

@@ -138,7 +138,7 @@ fn one_stall(stall: &Stall, data: &RunData, axis: Axis) -> Value {
         "gap_ms": json_ms(Some(gap.length_ns() as f64)),
         "unc_us": json_us(Some(gap.bound_ns)),
         "kind": gap.kind.as_str(),
-        "verdict": judgement.verdict.as_str(),
+        "verdict": judgement.verdict.words(),
         "confidence": number(Some(judgement.confidence), 3),
         "why": judgement.why,
         "energy_j": number(energy.map(|e| e.joules), 3),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use tailcliff_proto::v1::{Outcome, RequestRecord};
+use tailcliff_proto::v1::{Outcome, Phase, RequestRecord};
 
 use crate::merge::record;
 use crate::report::text::number;
@@ -54,9 +54,12 @@ impl Waterfall {
         let each = self.each;
         let [slowest, failed, some] = self.levels.entry(record.level).or_default();
         let number = (u64::from(record.stream) << 40) ^ record.request;
-        let lot = mixed(mixed(number) ^ agent.len() as u64 ^ record.intended_raw_ns.unsigned_abs());
+        // A warm-up's requests stand only for want of others.
+        let measured = u64::from(record.phase == Phase::Measured as i32) << 63;
+        let lot =
+            mixed(mixed(number) ^ agent.len() as u64 ^ record.intended_raw_ns.unsigned_abs()) >> 1 | measured;
         let describe = |why: &'static str| move || one(life, record, agent, why);
-        let length = life.done_ns.saturating_sub(life.intended_ns).max(0).unsigned_abs();
+        let length = life.done_ns.saturating_sub(life.intended_ns).max(0).unsigned_abs() | measured;
         match record::outcome(record) {
             Outcome::Completed => {
                 slowest.offer((length, lot), each, describe("slowest"));

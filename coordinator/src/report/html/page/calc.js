@@ -40,7 +40,10 @@ function drawKv() {
   const measured = CALC.measured || {};
   const box = el("div", { class: "sliders" });
   const again = () => redraw();
-  const users = slider(box, "users at most", from.users ?? 20, [1, 512, 1], again);
+  const knee = isOpen ? null : SUMMARY.knee?.estimate?.at ?? SUMMARY.knee?.concurrency;
+  // The measured knee is to be seen without a search for it.
+  const most = Math.max(from.users ?? 20, has(knee) ? Math.ceil(knee * 1.25) : 0);
+  const users = slider(box, "users at most", most, [1, 512, 1], again);
   const tokens = slider(box, "tokens of each user", from.seq_len ?? 8192, [128, 131072, 128], again);
   const layers = slider(box, "layers", from.layers ?? 80, [1, 160, 1], again);
   const hidden = slider(box, "width: hidden size", from.hidden ?? 8192, [64, 16384, 64], again);
@@ -53,7 +56,6 @@ function drawKv() {
   here.append(box);
   const words = el("p", { "aria-live": "polite" });
   here.append(words);
-  const knee = SUMMARY.knee?.estimate?.at ?? SUMMARY.knee?.concurrency;
   const now = () => ({ layers: layers.value, width: heads.value > 0 ? heads.value * size.value : hidden.value, tokens: tokens.value, bytes: bytes.value });
   const said = () => {
     const each = perUser(now());
@@ -62,7 +64,7 @@ function drawKv() {
       if (first === null) return `${digits(value)} GiB: never crossed`;
       return first === 0 ? `${digits(value)} GiB: the weights alone do not fit` : `${digits(value)} GiB: user ${first} is the first over it`;
     });
-    const run = has(knee) && !isOpen ? ` Measured knee of this run: ${digits(knee)} in flight${measured.tokens_per_request ? `, at ${digits(measured.tokens_per_request)} tokens a request` : ""}.` : "";
+    const run = has(knee) ? ` Measured knee of this run: ${digits(knee)} in flight${measured.tokens_per_request ? `, at ${digits(measured.tokens_per_request)} tokens a request` : ""}.` : "";
     words.textContent = `One user takes ${digits(each)} GiB. ${parts.join("; ")}.${run}`;
   };
   const made = figure(here, {
@@ -74,7 +76,7 @@ function drawKv() {
       const x = Array.from({ length: Math.min(most, 400) + 1 }, (_, at, of = Math.min(most, 400)) => Math.round((at * most) / of));
       const traces = [{ name: "weights + KV cache (computed), GiB", x, y: x.map((n) => weights.value + n * each), mode: "lines", line: { color: style.series[0], width: 3 } }];
       const shapes = limits.map(({ value }, at) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: { color: [style.bad, style.warn][at % 2], dash: "dash", width: 1.5 } }));
-      const annotations = limits.map(({ value }, at) => ({ xref: "paper", x: 0.01, y: value, yshift: 9, xanchor: "left", showarrow: false, text: `${digits(value)} GiB`, font: { color: [style.bad, style.warn][at % 2] } }));
+      const annotations = limits.map(({ value }, at) => ({ xref: "paper", x: 0.99, y: value, yshift: 9, xanchor: "right", showarrow: false, text: `${digits(value)} GiB`, font: { color: [style.bad, style.warn][at % 2] } }));
       limits.forEach(({ value }, at) => {
         const first = firstOver(value, weights.value, each);
         if (first) traces.push({ name: `first user over ${digits(value)} GiB: ${first}`, x: [first], y: [weights.value + first * each], mode: "markers", marker: { size: 11, symbol: "star", color: [style.bad, style.warn][at % 2] } });
@@ -85,7 +87,7 @@ function drawKv() {
         traces.push({ name: "measured: output tokens/s", x: over.map(loadOf), y: over.map((level) => level.output_throughput), yaxis: "y2", mode: "lines+markers", line: { color: style.series[3], dash: "dot" } });
         layout.yaxis2 = axis(style, "tokens/s", { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false });
       }
-      if (has(knee) && !isOpen && knee <= most) {
+      if (has(knee) && knee <= most) {
         shapes.push({ type: "line", x0: knee, x1: knee, yref: "paper", y0: 0, y1: 1, line: { color: style.good, dash: "dash", width: 2 } });
         annotations.push({ x: knee, y: 0.98, yref: "paper", text: "measured knee", showarrow: false, xanchor: "left", xshift: 4, font: { color: style.good } });
       }

@@ -63,7 +63,8 @@ function table(head, rows, label) {
   const numeric = head.map((_, at) => rows.length > 0 && rows.every((row) => isNumber(row[at]) || row[at] === "—"));
   const cell = (tag) => (value, at) => {
     const shown = typeof value === "number" ? digits(value, 6) : value;
-    return el(tag, { class: numeric[at] ? "n" : null, scope: tag === "th" ? "col" : null }, shown);
+    const kind = numeric[at] ? "n" : String(shown).length < 24 ? "short" : null;
+    return el(tag, { class: kind, scope: tag === "th" ? "col" : null }, shown);
   };
   const body = rows.map((row) => el("tr", null, row.map(cell("td"))));
   const whole = el("table", { "aria-label": label }, el("thead", null, el("tr", null, head.map(cell("th")))), el("tbody", null, body));
@@ -139,14 +140,32 @@ function faded(colour, share) {
 }
 
 function axis(style, title, more) {
-  return { title: { text: title, standoff: 8 }, gridcolor: style.grid, zerolinecolor: style.grid, linecolor: style.grid, automargin: true, ...more };
+  return { title: { text: title, standoff: 8 }, tickformat: ",~g", gridcolor: style.grid, zerolinecolor: style.grid, linecolor: style.grid, automargin: true, ...more };
 }
+
+/** A logarithmic axis of ms, ticked at 1, 2 and 5 where it is short and at every power of ten where it is long. */
+function logMilliseconds(style, values, more) {
+  const known = values.filter((value) => value > 0);
+  const [low, high] = [Math.min(...known), Math.max(...known)].map(Math.log10);
+  const steps = high - low < 2.2 ? [1, 2, 5] : [1];
+  const finer = high - low < 0.8 ? [1, 1.5, 2, 3, 4, 5, 6, 8] : steps;
+  const ticks = [];
+  for (let power = Math.floor(low) - 1; power <= Math.ceil(high) + 1; power += 1) ticks.push(...finer.map((step) => step * 10 ** power));
+  return axis(style, "", { type: "log", tickvals: ticks, ticktext: ticks.map(milliseconds), ...more });
+}
+
+/** A legend over the plot, where the names under it may be long. */
+const above = (style) => ({ orientation: "h", y: 1.02, x: 0, yanchor: "bottom", font: { size: style.narrow ? 10 : 12 } });
+
+/** Marks on a bar beside its colour, for eyes and paper without colours. */
+const hatched = (style, shape) => ({ shape, fillmode: "overlay", fgcolor: style.back, fgopacity: 0.45, size: 7, solidity: 0.2 });
 
 function framed(style, layout) {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: style.ink, family: "system-ui, sans-serif", size: style.narrow ? 11 : 13 },
-    margin: { l: style.narrow ? 44 : 60, r: style.narrow ? 12 : 24, t: 12, b: 44 },
+    margin: { l: style.narrow ? 44 : 60, r: style.narrow ? 12 : 24, t: style.narrow ? 12 : 30, b: 44 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: style.quiet, activecolor: style.ink },
     legend: { orientation: "h", y: -0.22, x: 0, yanchor: "top", font: { size: style.narrow ? 10 : 12 } },
     hoverlabel: { bgcolor: style.back, bordercolor: style.quiet, font: { color: style.ink }, namelength: -1 },
     dragmode: style.narrow ? false : "zoom",
@@ -158,6 +177,7 @@ function render(made) {
   const style = look();
   const drawing = made.spec.draw(made.choices, style);
   if (!drawing) {
+    made.plot.parentElement.querySelectorAll("details, .controls").forEach((part) => part.remove());
     made.plot.style.height = "auto";
     made.plot.removeAttribute("role");
     made.plot.replaceChildren(el("p", { class: "quiet" }, made.spec.empty || UNKNOWN));

@@ -10,7 +10,7 @@ function drawCurve() {
     draw: ({ metric, scale }, style) => {
       const traces = PERCENTILES.flatMap(([key, name], at) => banded(name, style.series[at], ["solid", "dash", "dot"][at], (level) => level[`${key}_${metric}_ms`], (level) => level[`${key}_${metric}_ms_ci`], milliseconds));
       if (!traces.some((trace) => trace.y.length)) return null;
-      return { traces, layout: { xaxis: loadAxis(style), yaxis: axis(style, "ms", { type: scale, exponentformat: "none", dtick: scale === "log" ? (style.narrow ? 1 : "D2") : null }), hovermode: "closest", ...marks(style) } };
+      return { traces, layout: { ...(isLine ? {} : { legend: above(style) }), xaxis: loadAxis(style), yaxis: scale === "log" ? logMilliseconds(style, traces.flatMap((trace) => trace.y)) : axis(style, "ms", { rangemode: "tozero" }), hovermode: "closest", ...marks(style) } };
     },
     table: ({ metric }) => [["level", "verdict", ...PERCENTILES.flatMap(([, name]) => [name, "95 %"])], LAST.map((level) => [nameOf(level), verdictOf(level), ...PERCENTILES.flatMap(([key]) => [milliseconds(level[`${key}_${metric}_ms`]), ci(level[`${key}_${metric}_ms_ci`], milliseconds)])])],
   });
@@ -43,8 +43,8 @@ function drawParts(here) {
     draw: (_, style) => {
       const known = LAST.filter((level) => has(level.parts));
       if (!known.length) return null;
-      const traces = parts.map(([key, name], at) => ({ type: "bar", name, x: known.map((level) => plain(nameOf(level))), y: known.map((level) => level.parts[key]), marker: { color: style.series[[1, 4, 3][at]], pattern: { shape: ["", "/", "."][at] } }, hovertemplate: `%{x}: ${name} %{y:.4~g} ms<extra></extra>` }));
-      return { traces, layout: { barmode: "stack", xaxis: axis(style, "", { type: "category" }), yaxis: axis(style, "ms") } };
+      const traces = parts.map(([key, name], at) => ({ type: "bar", name, x: known.map((level) => plain(nameOf(level))), y: known.map((level) => level.parts[key]), marker: { color: style.series[[1, 4, 3][at]], pattern: hatched(style, ["", "/", "."][at]) }, hovertemplate: `%{x}: ${name} %{y:.4~g} ms<extra></extra>` }));
+      return { traces, layout: { barmode: "stack", legend: above(style), xaxis: axis(style, "", { type: "category" }), yaxis: axis(style, "ms") } };
     },
     table: () => [["level", "queue", "network", "compute", "how it is known"], LAST.map((level) => [nameOf(level), ...parts.map(([key]) => milliseconds(level.parts?.[key])), level.parts?.words ?? "—"])],
   });
@@ -61,10 +61,10 @@ function drawLatency() {
   const hover = (level, points) => points.map(([share, ms]) => `${plain(nameOf(level))}: ${digits(share * 100, 6)} % within ${milliseconds(ms)}`);
   figure(here, {
     id: "plot-cdf", title: "Cumulative distribution", height: 420, controls: [metric],
-    label: "Share of requests that took at most so long, one line per level", caption: "Light to dark: rising load.",
+    label: "Share of requests that took at most so long, one line per level", caption: "The legend is in the order of rising load.",
     draw: curve((all, style) => ({
       traces: all.map(([level, { quantiles }], at) => ({ name: plain(nameOf(level)), x: quantiles.map((point) => point[1]), y: quantiles.map((point) => point[0] * 100), mode: "lines", line: { color: style.step(at, all.length), width: 2, shape: "hv" }, text: hover(level, quantiles), hoverinfo: "text" })),
-      layout: { xaxis: axis(style, "ms", { type: "log", exponentformat: "none" }), yaxis: axis(style, "% of requests", { range: [0, 101] }), hovermode: "closest" },
+      layout: { xaxis: logMilliseconds(style, all.flatMap(([, { box }]) => [box.min, box.max])), yaxis: axis(style, "% of requests", { range: [0, 101] }), hovermode: "closest" },
     })),
     table: ({ metric: name }) => quantileTable(name),
   });
@@ -76,7 +76,7 @@ function drawLatency() {
       const ticks = [0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999];
       return {
         traces: all.map(([level, { quantiles, count }], at) => ({ name: plain(nameOf(level)), x: quantiles.map((point) => inverse(point[0], count)), y: quantiles.map((point) => point[1]), mode: "lines", line: { color: style.step(at, all.length), width: 2 }, text: hover(level, quantiles), hoverinfo: "text" })),
-        layout: { xaxis: axis(style, "percentile", { type: "log", tickvals: ticks.map((share) => 1 / (1 - share)), ticktext: ticks.map((share) => `${digits(share * 100, 8)}`) }), yaxis: axis(style, "ms", { type: "log", exponentformat: "none" }), hovermode: "closest" },
+        layout: { xaxis: axis(style, "percentile", { type: "log", tickvals: ticks.map((share) => 1 / (1 - share)), ticktext: ticks.map((share) => `${digits(share * 100, 8)}`) }), yaxis: logMilliseconds(style, all.flatMap(([, { box }]) => [box.min, box.max])), hovermode: "closest" },
       };
     }),
     table: ({ metric: name }) => quantileTable(name),
@@ -86,7 +86,7 @@ function drawLatency() {
     label: "Box plot of latency per level", caption: "Box: quartiles and median; whiskers: 5 % and 95 %; dashed: mean.",
     draw: curve((all, style) => ({
       traces: all.map(([level, { box }], at) => ({ type: "box", name: plain(nameOf(level)), x: [plain(nameOf(level))], q1: [box.p25], median: [box.median], q3: [box.p75], lowerfence: [box.p5], upperfence: [box.p95], mean: [box.mean], boxmean: true, marker: { color: style.step(at, all.length) }, showlegend: false })),
-      layout: { xaxis: axis(style, "", { type: "category" }), yaxis: axis(style, "ms", { type: "log", exponentformat: "none" }) },
+      layout: { xaxis: axis(style, "", { type: "category" }), yaxis: logMilliseconds(style, all.flatMap(([, { box }]) => [box.p5, box.p95])) },
     })),
     table: ({ metric: name }) => [["level", "n", "min", "p25", "median", "mean", "p75", "p95", "p99", "max"], curvesOf(name).map(([level, { count, box }]) => [nameOf(level), count, ...["min", "p25", "median", "mean", "p75", "p95", "p99", "max"].map((key) => milliseconds(box[key]))])],
   });
@@ -108,9 +108,9 @@ function drawErrors() {
     draw: (_, style) => {
       if (!kinds.length) return null;
       const x = LAST.map((level) => plain(nameOf(level)));
-      const bars = kinds.map((kind, at) => ({ type: "bar", name: plain(kind), x, y: LAST.map((level) => level.error_kinds?.[kind] ?? 0), marker: { color: style.series[at % style.series.length], pattern: { shape: ["", "/", "x", ".", "-", "+"][at % 6] } } }));
+      const bars = kinds.map((kind, at) => ({ type: "bar", name: plain(kind), x, y: LAST.map((level) => level.error_kinds?.[kind] ?? 0), marker: { color: style.series[at % style.series.length], pattern: hatched(style, ["", "/", "x", ".", "-", "+"][at % 6]) } }));
       const rate = { name: "error rate, %", x, y: LAST.map((level) => (has(level.error_rate) ? level.error_rate * 100 : null)), yaxis: "y2", mode: "lines+markers", line: { color: style.bad } };
-      return { traces: [...bars, rate], layout: { barmode: "stack", xaxis: axis(style, "", { type: "category" }), yaxis: axis(style, "failed requests", { rangemode: "tozero" }), yaxis2: axis(style, "%", { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false }) } };
+      return { traces: [...bars, rate], layout: { barmode: "stack", legend: above(style), xaxis: axis(style, "", { type: "category" }), yaxis: axis(style, "failed requests", { rangemode: "tozero" }), yaxis2: axis(style, "%", { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false }) } };
     },
   });
   here.append(folded("Counts of every level", () => table(["level", "released", "completed", "failed", "incomplete", "unreported", "error rate", "kinds", "an example"], LAST.map((level) => [nameOf(level), level.released, level.completed, level.failed, level.incomplete, level.unreported, has(level.error_rate) ? `${digits(level.error_rate * 100, 3)} %` : "—", Object.entries(level.error_kinds || {}).map(([kind, count]) => `${kind}: ${count}`).join(", ") || "—", level.sample_error ?? "—"]), "Counts of every level")));

@@ -2,7 +2,7 @@
 
 const LINE = DATA.timeline;
 const STALLS = list(DATA.stalls);
-const STALL_COLOURS = { waiting: 0, "extra compute": 1, throttled: 2, client: 3, network: 4 };
+const STALL_COLOURS = { waiting: 0, "extra compute": 1, throttled: 2, "client buffering": 3, "network buffering": 4 };
 const timesOf = (start, step, count) => Array.from({ length: count }, (_, at) => start + at * step);
 
 function drawHeat() {
@@ -26,9 +26,40 @@ function drawHeat() {
         colorscale: style.dark ? [[0, "#203a55"], [0.5, "#4aa3df"], [1, "#fff3b0"]] : [[0, "#c9e2f3"], [0.5, "#3182bd"], [1, "#3f007d"]],
         colorbar: { tickvals: ticks.map(Math.log10), ticktext: ticks.map((count) => digits(count)), thickness: 12, title: { text: "requests", side: "right" } },
       };
-      return { traces: [trace], layout: { xaxis: axis(style, "s since the run began"), yaxis: axis(style, "ms", { type: "log", exponentformat: "none" }) } };
+      return { traces: [trace], layout: { xaxis: axis(style, "s since the run began"), yaxis: logMilliseconds(style, grid.edges_ms) } };
     },
   });
+}
+
+const middle = (bin) => LINE.start_s + (bin + 0.5) * LINE.bin_s;
+
+/** Runs of bins that have a reading; a signal that is read more slowly than the bins are long is still one run. */
+function runsOf(values) {
+  const longest = Math.max(3, Math.ceil(1.5 / LINE.bin_s));
+  const runs = [];
+  values.forEach((value, bin) => {
+    if (!has(value)) return;
+    const run = runs.at(-1);
+    if (run && bin - run.at(-1) <= longest) run.push(bin);
+    else runs.push([bin]);
+  });
+  return runs;
+}
+
+function kept(values) {
+  const bins = runsOf(values).flatMap((run) => [...run, null]);
+  return { x: bins.map((bin) => (bin === null ? null : middle(bin))), y: bins.map((bin) => (bin === null ? null : values[bin])) };
+}
+
+/** Around what lies between smallest and largest, one shape for each run. */
+function outline({ min, max }) {
+  const x = [], y = [];
+  for (const run of runsOf(min)) {
+    const back = [...run].reverse();
+    x.push(...run.map(middle), ...back.map(middle), null);
+    y.push(...run.map((bin) => min[bin]), ...back.map((bin) => max[bin]), null);
+  }
+  return { x, y };
 }
 
 /** The rows of the timeline that this run has something for. */
@@ -45,8 +76,8 @@ function timelineRows(style) {
     const traces = gpus.filter((gpu) => gpu[key]).flatMap((gpu, at) => {
       const colour = style.series[(at + 2) % style.series.length];
       const name = plain(`${title} of ${gpu.name || "GPU"} ${gpu.gpu}${gpu.simulated ? " (SIMULATED)" : ""}${key === "power_w" && gpu.power_is_average ? ", a 1-second average" : ""}`);
-      const edge = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: name };
-      return [{ ...edge, y: gpu[key].min }, { ...edge, y: gpu[key].max, fill: "tonexty", fillcolor: faded(colour, 0.25) }, { ...line(name, gpu[key].mean, colour), legendgroup: name }];
+      const band = { ...outline(gpu[key]), mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: faded(colour, 0.3), hoverinfo: "skip", showlegend: false, legendgroup: name };
+      return [band, { ...line(name, gpu[key].mean, colour), ...kept(gpu[key].mean), legendgroup: name }];
     });
     if (traces.length) rows.push({ title: key === "power_w" ? "W" : key === "util_pct" ? "%" : "MHz", traces });
   };
@@ -54,10 +85,10 @@ function timelineRows(style) {
   signal("util_pct", "use");
   signal("sm_clock_mhz", "SM clock");
   const hosts = list(LINE.hosts);
-  if (hosts.length) rows.push({ title: "cores", traces: hosts.map((host, at) => line(plain(`server's CPU by ${host.probe}`), host.server_cores, style.series[at % 6])) });
+  if (hosts.length) rows.push({ title: "cores", traces: hosts.map((host, at) => ({ ...line(plain(`server's CPU by ${host.probe}`), null, style.series[at % 6]), ...kept(host.server_cores) })) });
   const bounds = [line("agents' clocks, ±µs", series.agent_bound_us, style.series[0]), line("probes' clocks, ±µs", LINE.gpus?.probe_bound_us || [], style.series[2], { dash: "dot" })];
   const known = bounds.filter((trace) => trace.y.some(has));
-  if (known.length) rows.push({ title: "±µs", traces: known });
+  if (known.length) rows.push({ title: "±µs", traces: known.map((trace) => ({ ...trace, ...kept(trace.y) })) });
   return rows;
 }
 
@@ -68,7 +99,7 @@ function drawTimeline() {
   figure(here, {
     id: "plot-timeline", title: "Everything on one axis", height: 150 * rows + 110,
     label: "Requests in flight, tokens per second, ends per second, GPU power, use and clock, and clock bound over time, stalls marked",
-    caption: `Drag to look closer. ${STALLS.length ? `${STALLS.length} stalls are marked, the longest; the run has ${SUMMARY.stalls?.count ?? STALLS.length}.` : "No stall was found."}${LINE.outside ? ` ${LINE.outside} requests ended beyond the axis.` : ""}${LINE.unaligned ? ` ${LINE.unaligned} requests have no clock track and are left out.` : ""}`,
+    caption: `${look().narrow ? "" : "Drag to look closer, double-click to see all again. "}${STALLS.length ? `${STALLS.length} stalls are marked, the longest; the run has ${SUMMARY.stalls?.count ?? STALLS.length}.` : "No stall was found."}${LINE.outside ? ` ${LINE.outside} requests ended beyond the axis.` : ""}${LINE.unaligned ? ` ${LINE.unaligned} requests have no clock track and are left out.` : ""}`,
     empty: "nothing happened",
     draw: (_, style) => {
       const all = timelineRows(style);
@@ -79,7 +110,7 @@ function drawTimeline() {
         const suffix = at === 0 ? "" : String(at + 1);
         const top = 1 - at * (height + gap);
         layout[`yaxis${suffix}`] = axis(style, row.title, { domain: [Math.max(0, top - height), top], rangemode: "tozero", nticks: 5 });
-        traces.push(...row.traces.map((trace) => ({ ...trace, x, yaxis: `y${suffix}`, hovertemplate: trace.hoverinfo ? null : "%{y:.4~g}" })));
+        traces.push(...row.traces.map((trace) => ({ ...trace, x: trace.x || x, yaxis: `y${suffix}`, hovertemplate: trace.hoverinfo ? null : "%{y:.4~g}" })));
       });
       const last = all.length === 1 ? "y" : `y${all.length}`;
       layout.xaxis = axis(style, "s since the run began", { anchor: last });
@@ -132,7 +163,7 @@ function drawWaterfall() {
     controls: [{ name: "level", label: "level", options: levels, value: levels.at(-1)?.[0] }],
     empty: "No request could be placed in time.",
     draw: ({ level }, style) => {
-      const those = rows.filter((row) => String(row.level) === level).sort((a, b) => b.t_s - a.t_s);
+      const those = rows.filter((row) => String(row.level) === level).sort((a, b) => b.why.localeCompare(a.why) || b.t_s - a.t_s).reverse();
       if (!those.length) return null;
       const colours = [style.warn, style.series[5], style.quiet, style.series[1], style.series[2], style.series[4], style.series[3], style.bad];
       const y = those.map((_, at) => at);
@@ -140,7 +171,7 @@ function drawWaterfall() {
         const spans = those.map((row) => span(row.stamps_ms, at));
         return { type: "bar", orientation: "h", name, y, base: spans.map((s) => s?.[0] ?? 0), x: spans.map((s) => (s ? s[1] - s[0] : null)), marker: { color: colours[nth] }, text: those.map((row, which) => `${plain(row.request_id || "request", 40)} (${row.why}${row.outcome === "completed" ? "" : `, ${row.outcome} ${plain(row.error)}`})<br>${name} (${whose}): ${milliseconds(spans[which] ? spans[which][1] - spans[which][0] : NaN)}`), hovertemplate: "%{text}<extra></extra>", textposition: "none" };
       });
-      const labels = those.map((row) => `${digits(row.t_s, 5)} s${row.outcome === "completed" ? "" : " ✗"}`);
+      const labels = those.map((row) => `${row.outcome === "completed" ? row.why : "failed"}, ${digits(row.t_s, 5)} s`);
       return { traces, layout: { barmode: "overlay", bargap: 0.25, xaxis: axis(style, "ms since the intended send"), yaxis: axis(style, "", { tickvals: y, ticktext: labels, tickfont: { size: 10 } }), legend: { orientation: "h", y: -0.12, x: 0, yanchor: "top", font: { size: style.narrow ? 10 : 12 } } } };
     },
     table: ({ level }) => [["at", "request", "why", "outcome", ...STAGES.map(([, name]) => name), "± clock"], rows.filter((row) => String(row.level) === level).map((row) => [`${digits(row.t_s, 6)} s`, row.request_id || "—", row.why, row.error ? `${row.outcome}: ${row.error}` : row.outcome, ...STAGES.map(([at]) => span(row.stamps_ms, at)).map((s) => milliseconds(s ? s[1] - s[0] : NaN)), `${digits(row.unc_us)} µs`])],

@@ -43,7 +43,7 @@ function drawFound() {
   here.append(el("h3", null, "Advice"), advice.length ? el("ul", null, advice.map((a) => el("li", null, a.words ?? String(a)))) : el("p", { class: "quiet" }, "none from this run"));
   if (SUMMARY.search) here.append(el("p", { class: "quiet" }, SUMMARY.search.words || ""));
   const warnings = list(SUMMARY.warnings);
-  if (warnings.length) here.append(folded(`${warnings.length} warnings`, () => el("ul", null, warnings.map((warning) => el("li", null, warning))), true));
+  if (warnings.length) here.append(folded(warnings.length === 1 ? "1 warning" : `${warnings.length} warnings`, () => el("ul", null, warnings.map((warning) => el("li", null, warning))), true));
 }
 
 function drawCertificates() {
