@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use e2e::roles;
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use tailcliff_proto::clock::HostClock;
 
 /// What the page of a million requests may take.
@@ -57,13 +58,16 @@ fn measure(dir: &Path, requests: u64) -> anyhow::Result<()> {
     child.env(roles::ROLE, "tailcliff").arg("report").arg(dir);
     ensure!(child.status()?.success(), "the page could not be made");
     let took = Duration::from_nanos(u64::try_from(clock.now() - started)?);
-    // Of the largest child that has ended, KiB: there was one.
-    let memory_mib = getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss() as f64 / 1024.0;
+    // Of the one child that has ended; memory in KiB.
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let memory_mib = usage.max_rss() as f64 / 1024.0;
+    let cpu = [usage.user_time(), usage.system_time()].map(|t| t.num_microseconds() as f64 / 1e6);
     let size = |name: &str| Ok::<_, std::io::Error>(std::fs::metadata(dir.join(name))?.len() as f64 / 1e6);
     let (page_mb, journal_mb) = (size("report.html")?, size("journal.tcj")?);
     say(&format!(
-        "journal {journal_mb:.0} MB; page of {requests} requests: {:.2} s, {memory_mib:.0} MiB at most, {page_mb:.2} MB",
-        took.as_secs_f64()
+        "journal {journal_mb:.0} MB; page of {requests} requests: {:.2} s ({:.2} s of CPU), {memory_mib:.0} MiB at most, {page_mb:.2} MB",
+        took.as_secs_f64(),
+        cpu[0] + cpu[1]
     ))?;
     if cfg!(debug_assertions) {
         return say("no optimised build: not held against the limits");

@@ -154,6 +154,8 @@ function logMilliseconds(style, values, more) {
   return axis(style, "", { type: "log", tickvals: ticks, ticktext: ticks.map(milliseconds), ...more });
 }
 
+const categories = (style) => axis(style, "", { type: "category", tickangle: style.narrow ? -60 : "auto" });
+
 /** A legend over the plot, where the names under it may be long. */
 const above = (style) => ({ orientation: "h", y: 1.02, x: 0, yanchor: "bottom", font: { size: style.narrow ? 10 : 12 } });
 

@@ -44,7 +44,7 @@ function drawParts(here) {
       const known = LAST.filter((level) => has(level.parts));
       if (!known.length) return null;
       const traces = parts.map(([key, name], at) => ({ type: "bar", name, x: known.map((level) => plain(nameOf(level))), y: known.map((level) => level.parts[key]), marker: { color: style.series[[1, 4, 3][at]], pattern: hatched(style, ["", "/", "."][at]) }, hovertemplate: `%{x}: ${name} %{y:.4~g} ms<extra></extra>` }));
-      return { traces, layout: { barmode: "stack", legend: above(style), xaxis: axis(style, "", { type: "category" }), yaxis: axis(style, "ms") } };
+      return { traces, layout: { barmode: "stack", legend: above(style), xaxis: categories(style), yaxis: axis(style, "ms") } };
     },
     table: () => [["level", "queue", "network", "compute", "how it is known"], LAST.map((level) => [nameOf(level), ...parts.map(([key]) => milliseconds(level.parts?.[key])), level.parts?.words ?? "—"])],
   });
@@ -86,7 +86,7 @@ function drawLatency() {
     label: "Box plot of latency per level", caption: "Box: quartiles and median; whiskers: 5 % and 95 %; dashed: mean.",
     draw: curve((all, style) => ({
       traces: all.map(([level, { box }], at) => ({ type: "box", name: plain(nameOf(level)), x: [plain(nameOf(level))], q1: [box.p25], median: [box.median], q3: [box.p75], lowerfence: [box.p5], upperfence: [box.p95], mean: [box.mean], boxmean: true, marker: { color: style.step(at, all.length) }, showlegend: false })),
-      layout: { xaxis: axis(style, "", { type: "category" }), yaxis: logMilliseconds(style, all.flatMap(([, { box }]) => [box.p5, box.p95])) },
+      layout: { xaxis: categories(style), yaxis: logMilliseconds(style, all.flatMap(([, { box }]) => [box.p5, box.p95])) },
     })),
     table: ({ metric: name }) => [["level", "n", "min", "p25", "median", "mean", "p75", "p95", "p99", "max"], curvesOf(name).map(([level, { count, box }]) => [nameOf(level), count, ...["min", "p25", "median", "mean", "p75", "p95", "p99", "max"].map((key) => milliseconds(box[key]))])],
   });
@@ -110,7 +110,7 @@ function drawErrors() {
       const x = LAST.map((level) => plain(nameOf(level)));
       const bars = kinds.map((kind, at) => ({ type: "bar", name: plain(kind), x, y: LAST.map((level) => level.error_kinds?.[kind] ?? 0), marker: { color: style.series[at % style.series.length], pattern: hatched(style, ["", "/", "x", ".", "-", "+"][at % 6]) } }));
       const rate = { name: "error rate, %", x, y: LAST.map((level) => (has(level.error_rate) ? level.error_rate * 100 : null)), yaxis: "y2", mode: "lines+markers", line: { color: style.bad } };
-      return { traces: [...bars, rate], layout: { barmode: "stack", legend: above(style), xaxis: axis(style, "", { type: "category" }), yaxis: axis(style, "failed requests", { rangemode: "tozero" }), yaxis2: axis(style, "%", { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false }) } };
+      return { traces: [...bars, rate], layout: { barmode: "stack", legend: above(style), xaxis: categories(style), yaxis: axis(style, "failed requests", { rangemode: "tozero" }), yaxis2: axis(style, "%", { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false }) } };
     },
   });
   here.append(folded("Counts of every level", () => table(["level", "released", "completed", "failed", "incomplete", "unreported", "error rate", "kinds", "an example"], LAST.map((level) => [nameOf(level), level.released, level.completed, level.failed, level.incomplete, level.unreported, has(level.error_rate) ? `${digits(level.error_rate * 100, 3)} %` : "—", Object.entries(level.error_kinds || {}).map(([kind, count]) => `${kind}: ${count}`).join(", ") || "—", level.sample_error ?? "—"]), "Counts of every level")));
