@@ -130,6 +130,7 @@ pub(super) struct Series {
     completed: Vec<u32>,
     failed: Vec<u32>,
     bound_ns: Vec<i64>,
+    chunks_raw_ns: Vec<i64>,
     /// Requests that ended beyond the bins.
     pub(super) outside: u64,
 }
@@ -144,6 +145,7 @@ impl Series {
             completed: vec![0; axis.bins],
             failed: vec![0; axis.bins],
             bound_ns: vec![0; axis.bins],
+            chunks_raw_ns: Vec::new(),
             outside: 0,
         }
     }
@@ -171,17 +173,20 @@ impl Series {
     /// Each chunk brings an equal part of the tokens when it comes; without arrivals all come at the last.
     fn tokens(&mut self, life: &Life, record: &RequestRecord) {
         let Some(tokens) = record.output_tokens.filter(|tokens| *tokens > 0) else { return };
-        let chunks = arrivals::decode(&record.arrivals).map_while(Result::ok).count();
-        let each = tokens as f64 / chunks.max(1) as f64;
-        if chunks == 0 {
-            let last = record.last_token_raw_ns.unwrap_or(record.done_raw_ns);
-            self.put(life.at(last), each);
-        }
+        // The list is kept for the next request: one decoding, and no memory for each.
+        let mut chunks = std::mem::take(&mut self.chunks_raw_ns);
+        chunks.clear();
         let mut raw = record.intended_raw_ns;
-        for arrival in arrivals::decode(&record.arrivals).map_while(Result::ok) {
+        chunks.extend(arrivals::decode(&record.arrivals).map_while(Result::ok).map(|arrival| {
             raw = raw.saturating_add_unsigned(arrival.gap_ns);
-            self.put(life.at(raw), each);
+            raw
+        }));
+        if chunks.is_empty() {
+            chunks.push(record.last_token_raw_ns.unwrap_or(record.done_raw_ns));
         }
+        let each = tokens as f64 / chunks.len() as f64;
+        chunks.iter().for_each(|raw| self.put(life.at(*raw), each));
+        self.chunks_raw_ns = chunks;
     }
 
     fn put(&mut self, at_ns: i64, tokens: f64) {

@@ -22,7 +22,7 @@ const MOST_SIZE_MB: f64 = 10.0;
 
 #[derive(Debug, Parser)]
 struct Args {
-    /// Requests, about.
+    /// Requests, or a few per cent more.
     #[arg(long, default_value_t = 1_000_000)]
     requests: u64,
     /// Tokens of each reply, each a chunk of its own.
