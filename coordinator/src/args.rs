@@ -9,6 +9,7 @@ pub mod export;
 pub mod fleet;
 pub mod k8s;
 pub mod metrics;
+pub mod report;
 pub mod results;
 pub mod server;
 pub mod slo;
@@ -31,6 +32,7 @@ use self::export::ExportArgs;
 use self::fleet::FleetArgs;
 use self::k8s::K8sCommand;
 use self::metrics::MetricsArgs;
+use self::report::ReportArgs;
 use self::results::{FetchArgs, ServeArgs};
 use self::slo::SloArgs;
 use self::ssh::SshArgs;
@@ -107,6 +109,8 @@ pub enum Command {
     Slo(JudgeArgs),
     /// Hold a run against another: better, worse or indistinguishable; exits 1 when it is worse.
     Compare(Box<CompareArgs>),
+    /// Write report.html of a stored run again; its other files stay as they are.
+    Report(ReportArgs),
 }
 
 /// `tailcliff run`.

@@ -6,6 +6,7 @@ mod coldwarm;
 mod compare;
 mod export;
 mod offer;
+mod report;
 mod stalls;
 mod start;
 mod withhold;
@@ -99,6 +100,7 @@ pub async fn main(cli: Cli) -> i32 {
         Command::Completions(args) => start::completions(&args),
         Command::Slo(args) => compare::judge(&args),
         Command::Compare(args) => compare::main(&args),
+        Command::Report(args) => report::main(&args),
     }
 }
 

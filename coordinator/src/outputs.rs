@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 use crate::export;
 use crate::merge::{Merged, merge};
 use crate::report::{
-    environment, hlog, host, levels_csv, plots, requests, samples, stalls, summary, summary_md,
+    environment, hlog, host, html, levels_csv, plots, requests, samples, stalls, summary, summary_md,
 };
 use crate::stored::RunData;
 
 /// The file that is written last: where it is, the others are.
 pub const LAST: &str = "summary.json";
+/// The page.
+pub const REPORT: &str = "report.html";
 /// Every file, in the order written.
-pub const FILES: [&str; 10] = [
+pub const FILES: [&str; 11] = [
     "requests.csv",
     "token_trace.csv",
     "gpu_trace.csv",
@@ -25,6 +27,7 @@ pub const FILES: [&str; 10] = [
     "environment.json",
     "levels.csv",
     "summary.md",
+    REPORT,
     LAST,
 ];
 
@@ -77,6 +80,7 @@ fn fill(name: &str, out: &mut BufWriter<File>, data: &RunData, merged: &Merged) 
             let (of, about) = (summary::summary(merged), environment::environment(data));
             out.write_all(summary_md::render(&of, &about, &data.header.command).as_bytes())
         }
+        REPORT => html::write(out, data, merged),
         _ => json(out, &summary::summary(merged)),
     }
 }

@@ -9,6 +9,7 @@ mod experiments;
 mod experiments_text;
 pub mod hlog;
 pub mod host;
+pub mod html;
 pub mod levels_csv;
 pub mod plots;
 pub mod requests;
