@@ -61,3 +61,7 @@ check(after >= JUMP * before, f"TTFT p50 jumps just past the {SLOTS} slots: {bef
 cliff = summary["cliff"]
 print("cliff as found:", cliff["words"])
 check(cliff["concurrency"] == 2 * SLOTS, f"the TTFT cliff is at {cliff['concurrency']}, just past the {SLOTS} slots")
+# Where the knee is elsewhere, the cliff has a cause of its own.
+diagnosis = summary["cliff_diagnosis"] or summary["diagnosis"]
+print("why:", diagnosis and diagnosis["words"])
+check(diagnosis is not None and diagnosis["cause"] == "server queue", "and its cause is the server's queue")

@@ -5,6 +5,9 @@ use std::io::Write;
 use clap::Parser;
 use e2e::causes::{Confusion, Kind, Row, Scene, Signals, TRAINING_SEEDS, play};
 
+/// Share of the worlds whose cause can be told that must be right.
+const RIGHT_MIN: f64 = 0.95;
+
 /// Plays worlds of known cause and prints truth against diagnosis.
 #[derive(Debug, Parser)]
 struct Args {
@@ -47,7 +50,10 @@ fn main() -> anyhow::Result<()> {
         }
         confusion.rows.push(row);
     }
-    say(&confusion.to_string())
+    say(&confusion.to_string())?;
+    let right = confusion.share(true).unwrap_or(1.0);
+    anyhow::ensure!(args.kind.is_some() || right >= RIGHT_MIN, "failed: {right:.3} is less than {RIGHT_MIN}");
+    Ok(())
 }
 
 fn say(text: &str) -> anyhow::Result<()> {
