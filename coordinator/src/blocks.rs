@@ -25,6 +25,8 @@ pub struct Block {
     pub completed: f64,
     /// Output tokens of them.
     pub output_tokens: f64,
+    /// Requests intended in it, whatever became of them.
+    pub arrived: u64,
     /// Requests intended in it that completed.
     pub intended: u64,
     /// Requests intended in it that failed.
@@ -160,6 +162,7 @@ pub fn of_records(records: &[RequestRecord], window: Window, load: Load) -> Vec<
 
 impl Block {
     fn add(&mut self, life: &Life) {
+        self.arrived += 1;
         match life.outcome {
             Outcome::Completed => self.intended += 1,
             Outcome::Failed => self.failed += 1,

@@ -455,6 +455,12 @@ fn ended(outcome: &Outcome) -> (i32, Option<String>) {
 /// A finished plan of which some level has nothing that counts is no success to a script.
 fn completed(merged: Option<&Merged>) -> (i32, Option<String>) {
     let levels = merged.map_or(&[][..], |merged| &merged.levels);
+    let counts = |level: &&Level| level.certificate.verdict != Verdict::Void && level.measured.completed > 0;
+    // A search goes on until it finds where nothing more is to be had.
+    if merged.is_some_and(|merged| merged.search.is_some()) && last_tries(levels).any(|level| counts(&level))
+    {
+        return (EXIT_OK, None);
+    }
     let line = last_tries(levels).find_map(|level| {
         let (is_void, load) = (level.certificate.verdict == Verdict::Void, place(level));
         match (is_void, level.measured.completed) {

@@ -296,7 +296,9 @@ async fn conduct(
     let (judgements, judged) = mpsc::unbounded_channel();
     if let Some(resume) = &setup.resume {
         let stored = resume.nodes.iter().map(|node| (node.incarnation, node.last_seq)).collect();
-        run = run.resumed(resume.next, resume.orphans.clone(), stored).having_seen(resume.seen.clone());
+        run = run
+            .resumed(resume.next, resume.orphans.clone(), stored)
+            .having_seen(resume.seen.clone(), resume.under_way);
     }
     let names = (begun.run_id, clock_port);
     let mut fleet = Fleet::new(run, begun.journal, pinger, names, places, stored, display);

@@ -43,16 +43,19 @@ pub fn explain(plan: &Plan, dir: String, usd_per_hour: Option<f64>) -> Explained
     let levels = plan.levels();
     // As many cells as levels, or none.
     let cell = |i: usize| plan.cells.get(i).filter(|_| plan.cells.len() == levels.len());
-    let rungs = levels.iter().enumerate().map(|(i, &load)| rung(plan, load, cell(i))).collect();
+    let rungs = levels.iter().enumerate();
+    let rungs = rungs.map(|(i, &load)| rung(plan, load, cell(i), plan.stop_of(i as u32))).collect();
     Explained { plan, rungs, usd_per_hour, dir }
 }
 
-fn rung(plan: &Plan, load: Load, cell: Option<&Cell>) -> Rung {
-    let of_cell = |part: fn(&Cell) -> Option<u64>| cell.and_then(part);
-    let prompts =
-        of_cell(|cell| cell.num_prompts).or(plan.num_prompts).filter(|_| plan.duration_ns.is_none());
+fn rung(
+    plan: &Plan,
+    load: Load,
+    cell: Option<&Cell>,
+    (prompts, duration_ns): (Option<u64>, Option<i64>),
+) -> Rung {
     let s = |ns: i64| ns.max(0) as f64 / 1e9;
-    let requests = match (prompts, plan.duration_ns, load) {
+    let requests = match (prompts, duration_ns, load) {
         (Some(n), ..) => Some(n as f64),
         (None, Some(ns), Load::Rate(rate)) if rate.0.is_finite() => Some(rate.0 * s(ns)),
         _ => None,
@@ -63,7 +66,7 @@ fn rung(plan: &Plan, load: Load, cell: Option<&Cell>) -> Rung {
     let each = s(timeout_ns) * tries + LONGEST_REST_S * f64::from(plan.retries);
     let warmup = s(plan.warmup_of(load));
     let drain = s(plan.drain_ns);
-    let seconds = match (plan.duration_ns, load) {
+    let seconds = match (duration_ns, load) {
         (Some(ns), _) => (warmup + s(ns), warmup + s(ns) + drain),
         (None, Load::Rate(rate)) => {
             let arriving = if rate.0.is_finite() { requests.unwrap_or(0.0) / rate.0 } else { 0.0 };

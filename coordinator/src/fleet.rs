@@ -546,7 +546,8 @@ impl Fleet {
             }
             let seen = tokio::task::spawn_blocking(move || {
                 let data = load::open(&dir).map_err(|e| e.to_string())?;
-                searched::seen_of(&data, level).ok_or_else(|| "the journal does not know it".to_owned())
+                let seen = searched::seen_of(&data, level).ok_or("the journal does not know it")?;
+                data.trouble().map_or(Ok(seen), |trouble| Err(trouble.to_string()))
             });
             let seen = seen.await.unwrap_or_else(|e| Err(e.to_string()));
             let _over = judged.send(seen);

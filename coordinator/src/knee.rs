@@ -185,7 +185,8 @@ pub fn cliff(rule: &CliffRule, rungs: &[Rung]) -> Cliff {
     Cliff { at: found.map(|t| t.load), searched_to, judged, tails, skipped, estimate: None, words }
 }
 
-fn caveats(skipped: &[(Load, String)]) -> String {
+/// What was left out, as it ends a finding.
+pub(crate) fn caveats(skipped: &[(Load, String)]) -> String {
     let all: Vec<String> = skipped.iter().map(|(c, why)| format!("{c} ({why})")).collect();
     if all.is_empty() { String::new() } else { format!("; not judged: {}", all.join(", ")) }
 }

@@ -204,6 +204,8 @@ pub struct Level {
     pub control_requests: u64,
     /// Common start on the coordinator's clock, ns.
     pub start_ref_ns: i64,
+    /// End of the last of its requests on the same clock, ns.
+    pub ended_ref_ns: Option<i64>,
     /// Requests intended in the measured phase. The phase of an unreported one is unknown; all count here.
     pub measured: Counts,
     /// Requests of every phase.

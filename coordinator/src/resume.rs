@@ -15,6 +15,7 @@ use crate::merge::searched;
 use crate::outputs;
 use crate::plan::{FleetRule, Plan};
 use crate::redact;
+use crate::search::Ask;
 use crate::search::seen::Seen;
 use crate::stored::{Drive, Incarnation, RunData, RunHeader};
 
@@ -82,6 +83,8 @@ pub struct Resume {
     pub left: Vec<u32>,
     /// What a search saw of the levels that it went on from.
     pub seen: Vec<Seen>,
+    /// Of a search: what the rung to be driven next was asked before.
+    pub under_way: Option<Ask>,
     /// Every node that joined.
     pub nodes: Vec<KnownNode>,
     /// Its journal, from before it was read on.
@@ -139,6 +142,7 @@ impl Resume {
             levels: data.levels.iter().map(|log| log.drive.level).collect(),
             left: left.map(|log| log.drive.level).collect(),
             nodes: data.nodes.iter().map(node).collect(),
+            under_way: under_way(&data, rung),
             seen: if data.header.plan.auto.is_some() { searched::seen_so_far(&data) } else { Vec::new() },
             header: data.header,
             held: None,
@@ -201,6 +205,14 @@ impl Resume {
             false => Err(ResumeError::OtherPlan { dir: dir.to_owned(), keys: keys.join(", ") }),
         }
     }
+}
+
+/// What the latest try of a rung was asked, where the levels are searched for.
+fn under_way(data: &RunData, rung: u32) -> Option<Ask> {
+    data.header.plan.auto.as_ref()?;
+    let log = data.levels.iter().rfind(|log| log.drive.rung == rung)?;
+    let (warmup_ns, duration_ns) = log.lengths(&data.header.plan);
+    Some(Ask { load: log.load, warmup_ns, duration_ns: duration_ns? })
 }
 
 /// A door that asked for a token is not opened without one: a supervisor that lost it would let in whoever dials.

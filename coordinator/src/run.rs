@@ -15,6 +15,7 @@ use tailcliff_proto::v1::{self, coordinator_message::Kind as Order, node_message
 use crate::bursts::Bursts;
 use crate::config::most_streams;
 use crate::plan::Plan;
+use crate::search::Ask;
 use crate::search::seen::Seen;
 use crate::stored::{Drive, Incarnation};
 
@@ -142,11 +143,11 @@ impl Run {
         self
     }
 
-    /// The same, with a search that has seen what was driven already.
+    /// The same, with a search that has seen what was driven already, and what was asked of the level that was under way.
     #[must_use]
-    pub fn having_seen(mut self, seen: Vec<Seen>) -> Self {
+    pub fn having_seen(mut self, seen: Vec<Seen>, under_way: Option<Ask>) -> Self {
         if let Some(search) = &mut self.search {
-            search.replay(seen);
+            search.replay(seen, under_way);
         }
         self
     }

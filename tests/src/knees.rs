@@ -158,7 +158,12 @@ impl World {
         let records: Vec<v1::RequestRecord> =
             requests.iter().map(|request| record(request, until_ns)).collect();
         let blocks = blocks::of_records(&records, window, ask.load);
-        Seen::of(ask.load, ask.load.x(), until_ns as f64 / 1e9, &blocks, "e2e", None)
+        Seen::of(ask.load, until_ns as f64 / 1e9, &blocks, "e2e", None)
+    }
+
+    /// Throughput by arithmetic alone, requests per second.
+    pub fn implied_per_s(&self, concurrency: f64) -> f64 {
+        concurrency / self.life_s(concurrency)
     }
 
     /// Throughput over some hundred lives of a request, requests per second.

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::calc::usd;
 use super::{Span, SweepArgs};
 
 /// `tailcliff plan`.
@@ -16,9 +15,6 @@ pub struct PlanArgs {
     /// Say what will happen, before it does: levels, requests, time, tokens, cost, files.
     #[arg(long)]
     pub explain: bool,
-    /// Price per hour of all that serves, USD: what the run costs.
-    #[arg(long, value_name = "USD", value_parser = usd, requires = "explain")]
-    pub gpu_price_per_hour: Option<f64>,
     /// The explanation as JSON.
     #[arg(long, requires = "explain")]
     pub json: bool,

@@ -30,12 +30,16 @@ pub(super) fn plan(args: PlanArgs) -> i32 {
 }
 
 fn explained(args: PlanArgs) -> Result<String, ConfigError> {
-    let config = config(args.sweep)?;
+    let mut sweep = with_plan_file(args.sweep)?;
+    // A run needs a price for its goodput only; what the run itself costs is known without one.
+    let without_slo = sweep.slo.goodput.is_empty();
+    let price = if without_slo { sweep.slo.gpu_price_per_hour.take() } else { sweep.slo.gpu_price_per_hour };
+    let config = config(sweep)?;
     let dir = match &config.output_dir {
         Some(dir) => dir.display().to_string(),
         None => format!("runs/UTC-{}", config.name),
     };
-    let explained = explain(&config.plan, dir, args.gpu_price_per_hour);
+    let explained = explain(&config.plan, dir, price);
     Ok(if args.json { format!("{:#}", explained.json()) } else { explained.text() })
 }
 

@@ -128,6 +128,7 @@ fn join(blocks: &[Block]) -> Block {
         completed: sum(|b| b.completed),
         output_tokens: sum(|b| b.output_tokens),
         good_credit: sum(|b| b.good_credit),
+        arrived: count(|b| b.arrived),
         intended: count(|b| b.intended),
         failed: count(|b| b.failed),
         good: count(|b| b.good),

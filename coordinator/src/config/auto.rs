@@ -58,8 +58,11 @@ fn unused(args: &SweepArgs) -> Result<(), ConfigError> {
 
 fn check(auto: &AutoPlan) -> Result<(), ConfigError> {
     let whole = |x: f64| auto.open || x >= 1.0 && x.fract() == 0.0;
-    if !(auto.from > 0.0 && auto.from.is_finite() && whole(auto.from)) {
-        return Err(bad("--search-from", "a search begins at 1 stream or more, or at a rate above 0"));
+    if !(auto.from >= 0.001 && auto.from.is_finite() && whole(auto.from)) {
+        return Err(bad(
+            "--search-from",
+            "a search begins at 1 stream or more, or at a rate of 0.001 or more",
+        ));
     }
     let most = if auto.open { 1e6 } else { f64::from(MAX_STREAMS) };
     if !(auto.to >= 4.0 * auto.from && auto.to <= most && whole(auto.to)) {

@@ -322,7 +322,8 @@ impl Snapshot {
 
 impl Level {
     fn title(&self) -> String {
-        format!("level {}/{}{} · {}", self.drive.rung + 1, self.levels, self.drive.again(), self.name)
+        let of = if self.levels > 0 { format!("/{}", self.levels) } else { String::new() };
+        format!("level {}{of}{} · {}", self.drive.rung + 1, self.drive.again(), self.name)
     }
 
     fn phase(&self, now: i64, trace: &Trace) -> Phase {

@@ -217,6 +217,7 @@ fn merge_level(
         retried: tally.retried,
         control_requests: tally.controls,
         start_ref_ns: log.start_ref_ns,
+        ended_ref_ns: tally.points.iter().map(|point| point.done_ns).max(),
         measured,
         all_phases,
         throughput: window.map(|w| window::throughput(w, log.load, &tally.points)),
@@ -248,20 +249,26 @@ fn merge_level(
     level
 }
 
-/// Of each rung of the plan, the level that was driven last; of rungs at one load, which a search drives again where it
-/// wants to know more, the one that says most.
-pub fn last_tries(levels: &[Level]) -> impl Iterator<Item = &Level> {
+/// Of each rung, the level that was driven last.
+pub fn repeats(levels: &[Level]) -> impl Iterator<Item = &Level> {
     let is_last = |level: &&Level| {
         let later =
             |other: &Level| other.drive.rung == level.drive.rung && other.drive.level > level.drive.level;
-        let says_more = |other: &Level| {
-            let weight = |level: &Level| (level.measured.completed, level.drive.level);
-            other.load == level.load && weight(other) > weight(level)
-        };
-        let is_cell = level.cell.is_some();
-        !levels.iter().any(|other| later(other) || !is_cell && other.cell.is_none() && says_more(other))
+        !levels.iter().any(later)
     };
     levels.iter().filter(is_last)
+}
+
+/// The same, and of rungs at one load, which a search drives again where it wants to know more, the one that says most.
+pub fn last_tries(levels: &[Level]) -> impl Iterator<Item = &Level> {
+    let is_most = |level: &&Level| {
+        let counts =
+            |level: &Level| !matches!(level.certificate.verdict, Verdict::Void | Verdict::ClientBound);
+        let weight = |level: &Level| (counts(level), level.measured.completed, level.drive.level);
+        let is_alike = |other: &&Level| other.load == level.load && other.cell.is_none();
+        level.cell.is_some() || !repeats(levels).filter(is_alike).any(|other| weight(other) > weight(level))
+    };
+    repeats(levels).filter(is_most)
 }
 
 /// What agents told in trace mode, in the order of joining; `None` when it was off.

@@ -2,7 +2,7 @@
 
 use crate::axis::Load;
 use crate::certificate::Verdict;
-use crate::knee::{Cliff, Knee};
+use crate::knee::{Cliff, Knee, caveats};
 use crate::levels::Level;
 use crate::plan::{AutoPlan, Plan};
 use crate::run::rule;
@@ -12,7 +12,7 @@ use crate::search::{DRAWS_TOLD, Lengths, Rule, Search};
 use crate::stored::{Drive, LevelLog, RunData};
 
 use super::timeline::Timeline;
-use super::{last_tries, merge_level, nodes, tally};
+use super::{last_tries, merge_level, tally};
 
 /// Levels below which a curve of three numbers says nothing.
 const LEVELS_MIN: usize = 4;
@@ -30,8 +30,9 @@ pub struct Searched {
 
 /// One level of a run that is under way; `None` when the journal does not know it.
 pub fn seen_of(data: &RunData, level: u32) -> Option<Seen> {
-    let timeline = Timeline::of(data);
-    data.levels.iter().rfind(|log| log.drive.level == level).map(|log| of_log(data, log, &timeline))
+    let (timeline, log) = (Timeline::of(data), data.levels.iter().rfind(|log| log.drive.level == level)?);
+    // What probes say is no matter to a search.
+    Some(of_log(data, log, &timeline))
 }
 
 /// Every level that the run went on from, in the order driven.
@@ -42,7 +43,7 @@ pub fn seen_so_far(data: &RunData) -> Vec<Seen> {
 
 fn of_log(data: &RunData, log: &LevelLog, timeline: &Timeline) -> Seen {
     let tally = tally::tally(data, log.drive.level, timeline);
-    let level = merge_level(data, log, tally, timeline, &nodes::probe_beats(data, timeline));
+    let level = merge_level(data, log, tally, timeline, &[]);
     seen(&data.header.plan, log, &level)
 }
 
@@ -52,12 +53,10 @@ fn seen(plan: &Plan, log: &LevelLog, level: &Level) -> Seen {
         Verdict::ClientBound => Some(Trouble::ClientBound),
         Verdict::Ok | Verdict::Thin => None,
     };
+    let ended_ns = level.ended_ref_ns.map_or(0, |end| end.saturating_sub(level.start_ref_ns));
     let (warmup_ns, duration_ns) = log.lengths(plan);
-    let window_s = level.throughput.map_or(0.0, |t| t.window.seconds());
-    let took_s = warmup_ns as f64 / 1e9 + duration_ns.map_or(window_s, |ns| ns as f64 / 1e9);
-    let offered = level.rates.map(|rates| rates.offered).filter(|x| *x > 0.0);
-    let x = offered.unwrap_or_else(|| level.load.x());
-    Seen::of(level.load, x, took_s, &level.blocks, &plan.cliff.metric, trouble)
+    let took_ns = ended_ns.max(warmup_ns.saturating_add(duration_ns.unwrap_or(0)));
+    Seen::of(level.load, took_ns as f64 / 1e9, &level.blocks, &plan.cliff.metric, trouble)
 }
 
 /// Adds intervals to knee and cliff, and where levels were searched for, takes the knee from its estimate: neighbours a few
@@ -87,7 +86,8 @@ pub(super) fn estimate(
         (knee.estimate, cliff.estimate) = (found.knee, found.cliff);
         let axis = levels.first().map(|level| level.load).unwrap_or_default();
         if let Some(of) = found.knee.filter(|_| plan.auto.is_none()) {
-            knee.words.push_str(&format!("; by the curve through all levels at {}", words(of, axis)));
+            let but = if knee.at.is_some() { "; by the curve through" } else { "; but the curve through" };
+            knee.words.push_str(&format!("{but} all levels bends at {}", words(of, axis)));
         }
         if let Some(of) = found.cliff {
             cliff.words.push_str(&format!("; the tail crosses its threshold at {}", words(of, axis)));
@@ -105,13 +105,15 @@ fn counted<'a>(data: &'a RunData, levels: &'a [Level]) -> impl Iterator<Item = &
     data.levels.iter().filter(move |log| if is_search { log.passed } else { last.contains(&log.drive) })
 }
 
-/// The knee of a search is the highest load driven that does not exceed its estimate.
+/// The knee of a search is the highest load driven that does not exceed its estimate, by more than the half of a stream that
+/// nobody can tell.
 fn place(knee: &mut Knee, search: &Search) {
     let usable = || search.seen().iter().filter(|seen| seen.trouble.is_none()).map(|seen| seen.load);
     let at_most = |most: f64| usable().filter(|load| load.x() <= most).max_by(|a, b| a.x().total_cmp(&b.x()));
+    let half = |load: Load| if load.is_open() { 0.0 } else { 0.5 };
     knee.searched_to = at_most(f64::INFINITY);
-    knee.at = knee.estimate.and_then(|estimate| at_most(estimate.high.min(estimate.at + 0.5)));
-    knee.words = match (knee.estimate, knee.searched_to) {
+    knee.at = knee.estimate.zip(knee.searched_to).and_then(|(of, top)| at_most(of.at + half(top)));
+    let mut told = match (knee.estimate, knee.searched_to) {
         (Some(of), Some(top)) => format!(
             "knee at {}: from there on throughput grows by less than the threshold's share of the load (curve through {} levels up \
              to {top})",
@@ -121,6 +123,8 @@ fn place(knee: &mut Knee, search: &Search) {
         (None, Some(top)) => format!("no knee found up to {top}"),
         _ => "no knee to find: no usable level".to_owned(),
     };
+    told.push_str(&caveats(&knee.skipped));
+    knee.words = told;
 }
 
 /// An estimate with its interval, as it is said within a sentence.

@@ -12,10 +12,10 @@ use crate::certificate::Check;
 use crate::experiment;
 use crate::knee::{Cliff, Knee};
 use crate::levels::{Level, Metric};
-use crate::merge::Merged;
 use crate::merge::nodes::NodeSummary;
 use crate::merge::searched::Searched;
 use crate::merge::window::Rate;
+use crate::merge::{Merged, last_tries};
 use crate::plan::{ControlPlan, Plan};
 use crate::search::estimate::Estimate;
 use crate::slo::report as slo;
@@ -55,7 +55,7 @@ pub fn summary(merged: &Merged) -> Value {
         "percentile_precision": format!("{SIGNIFICANT_DIGITS} significant digits"),
         "intervals": "95 %: percentiles from binomial order statistics of the merged histogram, rates from ten batch \
                       means of the window; both take requests as independent; null when too few",
-        "levels": merged.levels.iter().map(|l| Value::Object(level(l, header.started_ref_ns))).collect::<Vec<_>>(),
+        "levels": levels(merged),
         "knee": knee(&merged.knee, header.plan.cliff.gain_share),
         "cliff": cliff(&merged.cliff, header.plan.cliff.multiple),
         "search": merged.search.as_ref().map_or(Value::Null, search),
@@ -101,6 +101,17 @@ fn controls(control: &ControlPlan) -> Value {
         "pause_one_in": control.pause_ns.map(|_| control.every),
         "block_ms": ms(control.block_ns),
     })
+}
+
+/// Every level, and whether it is the one of its rung or load that counts.
+fn levels(merged: &Merged) -> Vec<Value> {
+    let counts: Vec<u32> = last_tries(&merged.levels).map(|level| level.drive.level).collect();
+    let one = |of: &Level| {
+        let mut row = level(of, merged.header.started_ref_ns);
+        row.insert("counts".to_owned(), json!(counts.contains(&of.drive.level)));
+        Value::Object(row)
+    };
+    merged.levels.iter().map(one).collect()
 }
 
 /// One level; every level has the same keys in the same order.

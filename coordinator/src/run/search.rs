@@ -3,12 +3,12 @@
 use crate::axis::Load;
 use crate::plan::Plan;
 use crate::search::seen::Seen;
-use crate::search::{Ask, Lengths, Next, Rule, Search};
+use crate::search::{Ask, LEVELS_MAX, Lengths, Next, Rule, Search};
 
 use super::{Command, Ending, Phase, Run};
 
-/// Levels that a search is reckoned to need where something must be dealt out beforehand.
-const EXPECTED: u64 = 16;
+/// Levels that a search may need where something must be dealt out beforehand: as many as it ever drives.
+const EXPECTED: u64 = LEVELS_MAX as u64;
 
 /// What was asked so far, and what comes next.
 #[derive(Debug)]
@@ -24,14 +24,18 @@ impl Rungs {
         Some(rungs)
     }
 
-    /// Takes in what an earlier coordinator drove, in order.
-    pub(super) fn replay(&mut self, seen: Vec<Seen>) {
+    /// Takes in what an earlier coordinator drove, in order, and what it had under way: another try is of the same load.
+    pub(super) fn replay(&mut self, seen: Vec<Seen>, under_way: Option<Ask>) {
         for seen in seen {
             // As it was driven, whatever would be asked now.
             self.asks.truncate(self.search.seen().len());
             self.asks.push(Ask { load: seen.load, warmup_ns: 0, duration_ns: 0 });
             self.search.take(seen);
             self.go_on();
+        }
+        if let Some(ask) = under_way {
+            self.asks.truncate(self.search.seen().len());
+            self.asks.push(ask);
         }
     }
 

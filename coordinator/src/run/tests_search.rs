@@ -25,7 +25,7 @@ fn seen(load: Load, trouble: Option<Trouble>) -> Seen {
         e2e_ns: vec![(life_s * 1e9) as i64; 10],
         ..Block::default()
     };
-    Seen::of(load, load.x(), 40.0 * life_s, &vec![block; 20], "e2e", trouble)
+    Seen::of(load, 40.0 * life_s, &vec![block; 20], "e2e", trouble)
 }
 
 fn planned(out: &[Command]) -> Option<(Drive, Load)> {
@@ -93,7 +93,7 @@ fn what_the_client_could_not_drive_ends_the_climb() {
         let trouble = (load.x() >= 8.0).then_some(Trouble::ClientBound);
         out = run.step(4 * S, Event::Judged(Ok(seen(load, trouble))));
     }
-    assert_eq!(loads, [1.0, 2.0, 4.0, 8.0]);
+    assert_eq!(loads, [1.0, 2.0, 4.0, 8.0, 8.0], "once more, and no further");
 }
 
 #[test]
@@ -108,7 +108,8 @@ fn a_level_of_no_use_is_driven_three_times_and_no_more() {
         out = run.step(4 * S, Event::Judged(Ok(seen(load, trouble))));
         assert!(loads.len() < 40, "it never ends: {loads:?}");
     }
-    assert_eq!(loads.iter().filter(|x| **x == 2.0).count(), 3, "{loads:?}");
+    let twos = loads.iter().filter(|x| **x == 2.0).count();
+    assert!(twos == 3 && loads.contains(&32.0), "and the climb goes on: {loads:?}");
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn a_resumed_search_goes_on_where_the_first_was() {
     let (driven, rest) = loads.split_at(5);
     let next = Drive { level: 9, rung: 5, attempt: 1 };
     let before = driven.iter().map(|x| seen(Load::Streams(*x as u32), None)).collect();
-    let mut second = searching().resumed(next, vec![], BTreeMap::new()).having_seen(before);
+    let mut second = searching().resumed(next, vec![], BTreeMap::new()).having_seen(before, None);
     let out = ready(&mut second, 1);
     assert_eq!(planned(&out).unwrap().0, next);
     assert_eq!(whole(&mut second, out).0, rest);
@@ -147,4 +148,25 @@ fn an_interrupt_while_a_level_is_judged_ends_the_run() {
     let out = run.step(4 * S, Event::Judged(Ok(seen(Load::Streams(1), None))));
     assert_eq!(planned(&out), None, "nothing more is driven");
     assert!(matches!(finished(&leave(&mut run, 5 * S, &[1])), Some(Ending::Interrupted(_))));
+}
+
+#[test]
+fn a_hiccup_of_the_client_is_tried_again_and_ends_nothing() {
+    let mut run = searching();
+    let mut out = ready(&mut run, 1);
+    let (mut loads, mut hiccups) = (Vec::new(), 0);
+    while let Some((at, load)) = planned(&out) {
+        loads.push(load.x());
+        drive(&mut run, at.level);
+        let is_late = load.x() == 8.0 && hiccups == 0 || load.x() == 9.0;
+        hiccups += u32::from(is_late);
+        out = run.step(4 * S, Event::Judged(Ok(seen(load, is_late.then_some(Trouble::ClientBound)))));
+        assert!(loads.len() < 60, "it never ends: {loads:?}");
+    }
+    assert!(loads.contains(&32.0), "the climb went on: {loads:?}");
+    let nines = loads.iter().filter(|x| **x == 9.0).count();
+    assert!(
+        nines == 2 && loads.contains(&11.0),
+        "one load that the client cannot drive is left out: {loads:?}"
+    );
 }

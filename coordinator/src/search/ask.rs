@@ -51,40 +51,49 @@ const LIVES_MAX: f64 = 60.0;
 const WARMUP_LIVES: f64 = 2.0;
 
 impl Lengths {
-    /// A level of this load, after what was seen.
+    /// A level of this load, after what was seen; longer than the last one that was of no use, where nobody said how long.
     pub(super) fn ask(&self, load: Load, seen: &[Seen]) -> Ask {
-        let tries = seen.iter().filter(|seen| seen.load == load && seen.trouble.is_some()).count() as i32;
+        let tries = seen.iter().filter(|seen| seen.load == load && seen.trouble.is_some()).count() as u32;
         let ask = self.of_life(load, life(load, seen));
-        let longer = 2i64.pow(tries.clamp(0, 3) as u32);
-        Ask { duration_ns: ask.duration_ns.saturating_mul(longer).min(self.longest_ns), ..ask }
+        if self.duration_ns.is_some() {
+            return ask;
+        }
+        let longer = ask.duration_ns.saturating_mul(1 << tries.min(3));
+        Ask { duration_ns: longer.min(self.longest_ns), ..ask }
     }
 
     /// A level of this load, where a request takes so long.
     pub fn of_life(&self, load: Load, life_s: f64) -> Ask {
-        let needed = |lives: f64| (lives * life_s * 1e9) as i64;
-        let warmup_ns = self.warmup_ns.unwrap_or_else(|| needed(WARMUP_LIVES));
+        let needed = |lives: f64| ((lives * life_s * 1e9) as i64).min(self.longest_ns);
         let lives = (REQUESTS / load.x().max(1.0)).clamp(LIVES_MIN, LIVES_MAX);
         let lives = if load.is_open() { LIVES_MIN } else { lives };
         let of_rate = if load.is_open() { (REQUESTS / load.x() * 1e9) as i64 } else { 0 };
-        let duration_ns = self.duration_ns.unwrap_or_else(|| needed(lives).max(of_rate));
-        let duration_ns = duration_ns.clamp(self.shortest_ns, self.longest_ns);
-        Ask { load, warmup_ns: warmup_ns.min(self.longest_ns), duration_ns }
+        let duration_ns = needed(lives).max(of_rate).clamp(self.shortest_ns, self.longest_ns);
+        Ask {
+            load,
+            warmup_ns: self.warmup_ns.unwrap_or_else(|| needed(WARMUP_LIVES)),
+            duration_ns: self.duration_ns.unwrap_or(duration_ns),
+        }
     }
 }
 
 /// How long a request is likely to take at a load, s: at the nearest load below or above, in proportion where more of
 /// them share a throughput that grows no more. 0 before anything is known.
 fn life(load: Load, seen: &[Seen]) -> f64 {
-    let known = || seen.iter().filter(|seen| seen.e2e_s > 0.0);
+    let known = || seen.iter().filter(|seen| seen.life_s > 0.0);
+    if load.is_open() {
+        // The shortest is the service's own; what is longer waited, and would make levels as long as the wait.
+        return known().map(|seen| seen.life_s).reduce(f64::min).unwrap_or(0.0);
+    }
     let apart = |seen: &&Seen| (seen.load.x() / load.x()).ln().abs();
     let Some(nearest) = known().min_by(|a, b| apart(a).total_cmp(&apart(b))) else { return 0.0 };
     let below = known().filter(|seen| seen.load.x() < nearest.load.x());
     let before = below.max_by(|a, b| a.load.x().total_cmp(&b.load.x()));
     // As steeply as it last grew, which is not at all below a knee and in proportion beyond.
     let slope = before.map_or(0.0, |before| {
-        (nearest.e2e_s / before.e2e_s).ln() / (nearest.load.x() / before.load.x()).ln()
+        (nearest.life_s / before.life_s).ln() / (nearest.load.x() / before.load.x()).ln()
     });
-    nearest.e2e_s * (load.x() / nearest.load.x()).powf(slope.clamp(0.0, 1.0))
+    nearest.life_s * (load.x() / nearest.load.x()).powf(slope.clamp(0.0, 1.0))
 }
 
 /// A load near `x`: a whole number of streams, or a rate of three digits.

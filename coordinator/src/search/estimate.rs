@@ -47,7 +47,9 @@ pub fn knee(rungs: &[Rung<'_>], share: f64, whole: bool, draws: usize) -> Option
     let spots = spots(rungs)?;
     let fitter = Fitter::new(&spots, share)?;
     let curve = fitter.fit(&spots.iter().map(|spot| spot.y).collect::<Vec<_>>())?;
-    let (at, top) = (curve.knee(share), spots.last()?.x);
+    // Below the lowest load nothing was looked at.
+    let (first, top) = (spots.first()?.x, spots.last()?.x);
+    let at = curve.knee(share).max(first);
     if at >= top {
         return None;
     }
@@ -56,13 +58,15 @@ pub fn knee(rungs: &[Rung<'_>], share: f64, whole: bool, draws: usize) -> Option
     let mut random = fastrand::Rng::with_seed(SEED);
     let mut logs: Vec<f64> = (0..draws)
         .filter_map(|_| {
-            let drawn = rungs.iter().zip(&spots).map(|(rung, spot)| draw(rung, spot, stretch, &mut random));
-            let knee = fitter.fit(&drawn.collect::<Vec<_>>())?.knee(share);
+            let drawn =
+                rungs.iter().zip(&spots).map(|(rung, spot)| draw(rung, spot, stretch, !whole, &mut random));
+            let knee = fitter.fit(&drawn.collect::<Vec<_>>())?.knee(share).max(first);
             Some(if knee < top { knee.ln() } else { f64::INFINITY })
         })
         .collect();
     let (low, high) = middle(&mut logs)?;
-    Some((widened(at, low.exp(), high.exp(), whole), curve))
+    let of = widened(at, low.exp(), high.exp(), whole);
+    Some((Estimate { low: of.low.max(first), ..of }, curve))
 }
 
 /// First load whose tail exceeds `multiple` times that of the lowest; `None` when none does. `percentile` in percent.
@@ -116,7 +120,10 @@ fn spots(rungs: &[Rung<'_>]) -> Option<Vec<Spot>> {
         let variance = noise / done + NOISE_MIN * NOISE_MIN;
         Spot { x: rung.x, y: per_s.ln(), weight: 1.0 / variance }
     };
-    Some(rungs.iter().map(spot).collect())
+    rungs
+        .iter()
+        .all(|rung| rate(rung.batches.iter().copied()) > 0.0)
+        .then(|| rungs.iter().map(spot).collect())
 }
 
 /// Relative variance of a throughput times the requests that it counts: much the same at all loads of a server, and told
@@ -133,17 +140,29 @@ fn noise(rungs: &[Rung<'_>]) -> Option<f64> {
 }
 
 /// ln of a level's throughput with its batches drawn again.
-fn draw(rung: &Rung<'_>, spot: &Spot, stretch: f64, random: &mut fastrand::Rng) -> f64 {
+fn draw(rung: &Rung<'_>, spot: &Spot, stretch: f64, is_open: bool, random: &mut fastrand::Rng) -> f64 {
     let n = rung.batches.len();
     if n < 2 {
         return spot.y;
     }
     let again = (0..n).map(|_| rung.batches[random.usize(..n)]);
-    let ratio = rate(again) / spot.y.exp();
+    // In open loop what is drawn is the share of the arrivals that was answered: their luck is in the load as well.
+    let value = |batches: &[&Batch]| {
+        let whole = rate(batches.iter().copied());
+        if is_open { whole / arrivals(batches) } else { whole }
+    };
+    let again: Vec<&Batch> = again.collect();
+    let ratio = Some(value(&again) / value(&rung.batches)).filter(|ratio| ratio.is_finite()).unwrap_or(1.0);
     let few = (n as f64 / (n as f64 - 1.0)).sqrt();
     // What a curve of three numbers leaves out is no less than this.
     let model = NOISE_MIN * (0..12).map(|_| random.f64() - 0.5).sum::<f64>();
     spot.y + (ratio.max(0.1).ln() * few + model) * stretch
+}
+
+/// Requests per second that arrived over some batches.
+pub(super) fn arrivals(batches: &[&Batch]) -> f64 {
+    let seconds: f64 = batches.iter().map(|batch| batch.seconds).sum();
+    batches.iter().map(|batch| batch.arrived).sum::<f64>() / seconds
 }
 
 fn tail<'a>(batches: impl Iterator<Item = &'a Batch>, quantile: f64) -> Option<f64> {

@@ -11,6 +11,9 @@ pub mod fit;
 pub mod seen;
 pub mod steady;
 
+#[cfg(test)]
+mod tests;
+
 use crate::axis::Load;
 use crate::plan::{AutoPlan, CliffRule};
 
@@ -22,10 +25,12 @@ use seen::{Batch, Seen, Trouble};
 const DRAWS: usize = 100;
 /// … and of the interval that is told.
 pub const DRAWS_TOLD: usize = 400;
-/// Times that a load is driven again because of trouble.
+/// Times that a load is driven before it is given up for trouble, …
 const TRIES: usize = 3;
+/// … and for a client that could not drive it.
+const CLIENT_TRIES: usize = 2;
 /// Levels beyond which a search ends whatever its budget.
-const LEVELS_MAX: usize = 100;
+pub const LEVELS_MAX: usize = 100;
 
 /// What a search is to find, and at what cost.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +86,7 @@ impl Search {
         &self.seen
     }
 
-    /// Time that they took, s.
+    /// Time that they took, s; levels that were driven again without being looked at are not in it.
     pub fn spent_s(&self) -> f64 {
         self.seen.iter().map(|seen| seen.took_s).sum()
     }
@@ -116,46 +121,69 @@ impl Search {
         Next::Level(ask)
     }
 
-    /// The last level had trouble that more time may cure.
+    /// The last level had trouble that another try may cure: of more time, where that is to be had, or of other luck.
     fn again(&self) -> Option<Load> {
         let last = self.seen.last()?;
-        let tries = self.seen.iter().rev().take_while(|seen| seen.load == last.load).count();
-        let is_curable = !matches!(last.trouble, None | Some(Trouble::ClientBound));
-        (is_curable && tries < TRIES).then_some(last.load)
+        let tries = self.troubled(last.load);
+        let is_curable = match &last.trouble {
+            None => false,
+            Some(Trouble::ClientBound) => tries < CLIENT_TRIES,
+            Some(Trouble::Void(_)) => tries < TRIES,
+            Some(Trouble::Short | Trouble::Drifts(_)) => {
+                let longer = self.rule.lengths.ask(last.load, &self.seen).duration_ns as f64 / 1e9;
+                tries < TRIES && longer > last.window_s * 1.2
+            }
+        };
+        is_curable.then_some(last.load)
     }
 
-    /// Usable levels by load, ascending; those of one load together.
+    /// Times that a load was driven to no use since it last was of use.
+    fn troubled(&self, load: Load) -> usize {
+        self.seen
+            .iter()
+            .rev()
+            .filter(|seen| seen.load == load)
+            .take_while(|seen| seen.trouble.is_some())
+            .count()
+    }
+
+    /// Usable levels by where they lie on the axis, ascending; those of one load together.
     fn rungs(&self) -> Vec<Rung<'_>> {
         let mut usable: Vec<&Seen> = self.seen.iter().filter(|seen| seen.trouble.is_none()).collect();
         usable.sort_by(|a, b| a.load.x().total_cmp(&b.load.x()));
+        let alike = usable.chunk_by(|a, b| a.load == b.load);
         let mut rungs: Vec<Rung<'_>> = Vec::new();
-        let mut last = None;
-        for seen in usable {
-            let batches: Vec<&Batch> = seen.batches.iter().collect();
-            match rungs.last_mut().filter(|_| last == Some(seen.load)) {
-                Some(rung) => rung.batches.extend(batches),
-                None => rungs.push(Rung { x: seen.x, batches }),
-            }
-            last = Some(seen.load);
+        for alike in alike {
+            let batches: Vec<&Batch> = alike.iter().flat_map(|seen| seen.batches.iter()).collect();
+            let asked = alike.first().map_or(0.0, |seen| seen.load.x());
+            let arrived = Some(estimate::arrivals(&batches)).filter(|x| self.rule.auto.open && *x > 0.0);
+            rungs.push(Rung { x: arrived.unwrap_or(asked), batches });
         }
+        rungs.sort_by(|a, b| a.x.total_cmp(&b.x));
         rungs
     }
 
-    /// Loads at and beyond which nothing is worth driving: the client was the limit, or no try was of use.
+    /// Loads at and beyond which nothing is worth driving: the client was the limit, or nothing counted, whenever it was
+    /// tried. What was of use at a higher load shows that it was not for the load.
     fn ceiling(&self) -> f64 {
-        let bad = |seen: &&Seen| {
-            let all = self.seen.iter().filter(|other| other.load == seen.load);
-            let useless = all.clone().count() >= TRIES && all.clone().all(|other| other.trouble.is_some());
-            seen.trouble == Some(Trouble::ClientBound) || useless
+        let judged = self.seen.iter().filter(|seen| seen.trouble.is_none()).map(|seen| seen.load.x());
+        let top = judged.fold(0.0, f64::max);
+        let is_beyond = |seen: &&Seen| {
+            let tries = self.troubled(seen.load);
+            match seen.trouble {
+                Some(Trouble::ClientBound) => tries >= CLIENT_TRIES,
+                Some(Trouble::Void(_)) => tries >= TRIES,
+                _ => false,
+            }
         };
-        let lowest = self.seen.iter().filter(bad).map(|seen| seen.load.x());
-        lowest.fold(f64::INFINITY, f64::min)
+        let beyond = self.seen.iter().filter(is_beyond).map(|seen| seen.load.x()).filter(|x| *x > top);
+        beyond.fold(f64::INFINITY, f64::min)
     }
 
     fn load(&self, x: f64) -> Option<Load> {
         let (from, to) = (self.rule.auto.from, self.rule.auto.to);
         let load = ask::load(x.clamp(from, to), self.rule.auto.open);
-        (load.x() < self.ceiling()).then_some(load)
+        (load.x() < self.ceiling() && self.troubled(load) == 0).then_some(load)
     }
 
     /// Twice the highest load, while there is more to find above it.
@@ -166,7 +194,8 @@ impl Search {
         if top >= self.rule.auto.to || self.is_past() {
             return None;
         }
-        self.load(top * 2.0)
+        let next = self.load(top * 2.0)?;
+        (next.x() > top).then_some(next)
     }
 
     /// Both have been passed: throughput does not pay any more, and the tail is beyond its multiple.

@@ -19,6 +19,8 @@ pub struct Batch {
     pub seconds: f64,
     /// Completed requests.
     pub completed: f64,
+    /// Requests that arrived.
+    pub arrived: f64,
     /// Values of the judged latency, ns.
     pub values: Vec<i64>,
 }
@@ -41,12 +43,13 @@ pub enum Trouble {
 pub struct Seen {
     /// What it asked for.
     pub load: Load,
-    /// Where it lies on the axis: concurrency, or the rate that really arrived.
-    pub x: f64,
-    /// What it took, warm-up and all, s.
+    /// What it took, warm-up and drain and all, s.
     pub took_s: f64,
-    /// Mean time that a request takes, s; 0 where nothing completed.
-    pub e2e_s: f64,
+    /// Length of its window, s.
+    pub window_s: f64,
+    /// Mean time that a request takes, s; in open loop the part after its first token, since beyond the capacity the wait
+    /// before it is as long as the level. 0 where nothing completed.
+    pub life_s: f64,
     /// The steady part of its window.
     pub batches: Vec<Batch>,
     /// Of the window, the share that was cut off because it still drifted.
@@ -56,35 +59,38 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// A level of this load at `x` that took so long, with the blocks of its window; `metric` is what the cliff is judged
-    /// on, `why` the reason that it does not count.
-    pub fn of(load: Load, x: f64, took_s: f64, blocks: &[Block], metric: &str, why: Option<Trouble>) -> Self {
-        let mean = |values: fn(&Block) -> &Vec<i64>| {
-            let (sum, n) =
-                blocks.iter().flat_map(values).fold((0.0, 0), |(sum, n), &ns| (sum + ns as f64, n + 1));
-            if n > 0 { sum / f64::from(n) / 1e9 } else { 0.0 }
-        };
-        let e2e_s = mean(|block| &block.e2e_ns);
+    /// A level of this load that took so long, with the blocks of its window; `metric` is what the cliff is judged on,
+    /// `why` the reason that it does not count.
+    pub fn of(load: Load, took_s: f64, blocks: &[Block], metric: &str, why: Option<Trouble>) -> Self {
+        let e2e_s = mean(blocks, |block| &block.e2e_ns);
         // Waiting in a queue links no two requests' fates but by the service that both wait for.
-        let worked_s = e2e_s - mean(|block| &block.ttft_ns);
+        let worked_s = e2e_s - mean(blocks, |block| &block.ttft_ns);
         let batches = batches(blocks, worked_s, metric);
         let series: Vec<f64> = batches.iter().map(|b| b.completed / b.seconds).collect();
         let steady = steady::judge(&series);
-        let ended: f64 = blocks.iter().map(|b| b.completed).sum();
-        let window: f64 = blocks.iter().map(|b| b.seconds).sum();
-        let short = (ended < ENDED_MIN || window < 4.0 * e2e_s).then_some(Trouble::Short);
-        let drifts = steady.drift.map(Trouble::Drifts);
-        let nothing = (ended == 0.0).then(|| Trouble::Void("nothing completed".to_owned()));
         let cut = steady.cut as f64 / batches.len().max(1) as f64;
-        let trouble = why.or(nothing).or(short).or(drifts);
-        let batches = batches.into_iter().skip(steady.cut).collect();
-        Self { load, x, took_s, e2e_s, batches, cut, trouble }
+        let batches: Vec<Batch> = batches.into_iter().skip(steady.cut).collect();
+        let ended: f64 = batches.iter().map(|b| b.completed).sum();
+        let window_s: f64 = blocks.iter().map(|b| b.seconds).sum();
+        let is_short = ended < ENDED_MIN || !load.is_open() && window_s < 4.0 * e2e_s;
+        let nothing = (ended == 0.0).then(|| Trouble::Void("nothing completed".to_owned()));
+        let trouble =
+            why.or(nothing).or(is_short.then_some(Trouble::Short)).or(steady.drift.map(Trouble::Drifts));
+        let life_s = if load.is_open() { worked_s } else { e2e_s };
+        Self { load, took_s, window_s, life_s, batches, cut, trouble }
     }
 
     /// Completed requests per second.
     pub fn per_s(&self) -> f64 {
         rate(self.batches.iter())
     }
+}
+
+/// Mean of some values of all blocks, s; 0 of none.
+fn mean(blocks: &[Block], values: fn(&Block) -> &Vec<i64>) -> f64 {
+    let all = blocks.iter().flat_map(values);
+    let (sum, n) = all.fold((0.0, 0u64), |(sum, n), &ns| (sum + ns as f64, n + 1));
+    if n > 0 { sum / n as f64 / 1e9 } else { 0.0 }
 }
 
 /// Requests per second over some batches; 0 over none.
@@ -108,6 +114,7 @@ fn batch(blocks: &[Block], metric: &str) -> Batch {
     Batch {
         seconds: blocks.iter().map(|block| block.seconds).sum(),
         completed: blocks.iter().map(|block| block.completed).sum(),
+        arrived: blocks.iter().map(|block| block.arrived as f64).sum(),
         values: values.into_iter().step_by(every).collect(),
     }
 }
