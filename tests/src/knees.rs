@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 
-use model_sim::{Params, Senders, VirtualLoad, VirtualRequest, virtual_level};
+use model_sim::{Params, Senders, VirtualLoad, virtual_level};
 use tailcliff::axis::Load;
 use tailcliff::blocks;
 use tailcliff::merge::window::{Rule as WindowRule, Window};
 use tailcliff::plan::{AutoPlan, CliffRule};
 use tailcliff::search::seen::Seen;
 use tailcliff::search::{Ask, DRAWS_TOLD, Found, Lengths, Next, Rule, Search};
-use tailcliff_proto::v1;
+
+use crate::simulated::record;
 
 /// What makes the knee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,8 +156,7 @@ impl World {
         };
         let requests = virtual_level(&self.params, &load).unwrap_or_default();
         let window = Window { rule: WindowRule::Duration, start_ns: ask.warmup_ns, end_ns: until_ns };
-        let records: Vec<v1::RequestRecord> =
-            requests.iter().map(|request| record(request, until_ns)).collect();
+        let records: Vec<_> = requests.iter().map(|request| record(request, until_ns)).collect();
         let blocks = blocks::of_records(&records, window, ask.load);
         Seen::of(ask.load, until_ns as f64 / 1e9, &blocks, "e2e", None)
     }
@@ -214,24 +214,4 @@ impl World {
 
 fn log_uniform(rng: &mut fastrand::Rng, range: Range<f64>) -> f64 {
     range.start * (range.end / range.start).powf(rng.f64())
-}
-
-/// As an agent would report it, its clock being the level's.
-fn record(request: &VirtualRequest, until_ns: i64) -> v1::RequestRecord {
-    let outcome = if request.done_ns.is_some() { v1::Outcome::Completed } else { v1::Outcome::Incomplete };
-    v1::RequestRecord {
-        outcome: outcome as i32,
-        phase: v1::Phase::Measured as i32,
-        intended_raw_ns: request.sent_ns,
-        issued_raw_ns: Some(request.sent_ns),
-        sent_raw_ns: Some(request.sent_ns),
-        first_token_raw_ns: request.first_ns,
-        last_token_raw_ns: request.done_ns,
-        done_raw_ns: request.done_ns.unwrap_or(until_ns),
-        prompt_tokens: Some(request.prompt_tokens),
-        output_tokens: Some(request.output_tokens),
-        content_chunks: request.output_tokens as u32,
-        longest_gap_ns: Some(request.longest_gap_ns),
-        ..v1::RequestRecord::default()
-    }
 }

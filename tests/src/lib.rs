@@ -10,6 +10,7 @@ pub mod light;
 pub mod memory;
 pub mod plain_reqwest;
 pub mod roles;
+pub mod simulated;
 pub mod stalls;
 pub mod truth_check;
 

@@ -26,6 +26,8 @@ mod tests_clock;
 mod tests_controls;
 #[cfg(test)]
 mod tests_open;
+#[cfg(test)]
+mod tests_search;
 
 use std::collections::{BTreeMap, BTreeSet};
 

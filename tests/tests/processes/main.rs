@@ -20,6 +20,7 @@ mod probe;
 mod results;
 mod scale;
 mod scene;
+mod search;
 mod secure;
 mod ssh;
 mod stalls;
