@@ -219,11 +219,12 @@ fn shells_read_their_completions() {
         assert!(output.status.success(), "{shell}: {}", String::from_utf8_lossy(&output.stderr));
     }
     // And it completes.
-    let script = said(&["completions", "bash"]);
-    let ask = format!(
-        "{script}\nCOMP_WORDS=(tailcliff pre); COMP_CWORD=1; _tailcliff tailcliff pre tailcliff; echo \"${{COMPREPLY[@]}}\""
-    );
-    let output = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("tailcliff.bash");
+    std::fs::write(&script, said(&["completions", "bash"])).unwrap();
+    let ask = "source \"$0\"; COMP_WORDS=(tailcliff pre); COMP_CWORD=1; _tailcliff tailcliff pre tailcliff; \
+               echo \"${COMPREPLY[@]}\"";
+    let output = Command::new("bash").args(["--norc", "-c", ask]).arg(&script).output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stdout).trim(),
         "preflight",

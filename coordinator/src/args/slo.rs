@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::scalar;
+use super::values::scalar;
 
 /// What counts as good.
 #[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]

@@ -8,6 +8,12 @@ fn of(name: &str) -> clap::Command {
     command().find_subcommand(name).unwrap().clone().term_width(80)
 }
 
+/// Clap finds flags of one name twice only when it is asked to, or in a debug build when the command is used.
+#[test]
+fn no_command_has_two_flags_of_one_name() {
+    command().debug_assert();
+}
+
 #[test]
 fn the_whole_fits_a_screen_with_examples_and_names_every_command() {
     let help = command().term_width(80).render_help().to_string();
