@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use crate::axis::{Load, Rate};
-use crate::experiment::rung_name;
+use crate::experiment::{RECOVERY, rung_name};
 use crate::knee::duration;
 use crate::plan::Cell;
 
@@ -134,22 +134,27 @@ fn rung(level: &Value) -> Option<String> {
     let figure = |key: &str| level.get(key).and_then(Value::as_f64);
     let streams = figure("concurrency").map(|streams| Load::Streams(streams as u32));
     let load = streams.or_else(|| figure("request_rate").map(|rate| Load::Rate(Rate(rate))))?;
-    (cell != Cell::default()).then(|| escaped(&rung_name(load, &cell)))
+    let mut name = (cell != Cell::default()).then(|| rung_name(load, &cell))?;
+    // One for each timeout of the overload.
+    if let Some(ns) = cell.request_timeout_ns.filter(|_| cell.role == RECOVERY) {
+        let _fits = write!(name, ", after timeout {}", duration(ns.max(0).unsigned_abs()));
+    }
+    Some(escaped(&name))
 }
 
 /// Tells levels of one name apart, which a search drives where it wants to know more, and says which of them counts.
 fn repeats(levels: &[Value], at: usize) -> String {
     let Some(level) = levels.get(at) else { return String::new() };
     let mut same = levels.iter().enumerate().filter(|(_, other)| name(other) == name(level)).map(|(i, _)| i);
+    let counts = |level: &Value| level.get("counts").and_then(Value::as_bool).unwrap_or(true);
     let nth = same.clone().take_while(|i| *i < at).count();
-    let is_one = same.nth(1).is_none();
+    let is_chosen = counts(level) && same.any(|i| !counts(&levels[i]));
     let again = match nth {
         0 => String::new(),
         1 => " (again)".to_owned(),
         n => format!(" (again, {n})"),
     };
-    let counts = level.get("counts").and_then(Value::as_bool).unwrap_or(true);
-    if is_one || !counts { again } else { again + ", counts" }
+    if is_chosen { again + ", counts" } else { again }
 }
 
 fn row(level: &Value, load: String, has_slo: bool) -> Vec<String> {
@@ -345,22 +350,32 @@ mod tests {
 
     #[test]
     fn rungs_are_named_by_what_they_ask_for() {
-        let mut data = testrun::run(21, 1, &[1, 4, 4, 1, 1]);
-        let overload = |s: i64| Cell {
-            role: OVERLOAD.to_owned(),
+        let mut data = testrun::run(21, 1, &[1, 4, 4, 1, 1, 1, 1]);
+        let under = |role: &str, s: i64| Cell {
+            role: role.to_owned(),
             request_timeout_ns: Some(s * testrun::S),
             ..Cell::default()
         };
         let size = |chars| Cell { prompt_chars: Some(chars), output_len: Some(64), ..Cell::default() };
         let alone = Cell { role: BASELINE.to_owned(), ..Cell::default() };
-        data.header.plan.cells = vec![alone, overload(2), overload(5), size(200), size(2_000)];
-        let merged = merge(&data);
-        let text = render(&summary::summary(&merged), &Value::Null, &[]);
-        let mut names: Vec<String> = merged.levels.iter().map(crate::levels::Level::name).collect();
-        assert_eq!(loads(&text), names, "{text}");
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), 5);
+        let overload = [under(OVERLOAD, 2), under(OVERLOAD, 5), under(RECOVERY, 2), under(RECOVERY, 5)];
+        data.header.plan.cells =
+            [alone].into_iter().chain(overload).chain([size(200), size(2_000)]).collect();
+        let text = render(&summary::summary(&merge(&data)), &Value::Null, &[]);
+        let mut names = loads(&text);
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "200 characters × 64 tokens",
+                "2000 characters × 64 tokens",
+                "baseline, one at a time",
+                "concurrency 4 at timeout 2.00 s",
+                "concurrency 4 at timeout 5.00 s",
+                "recovery, one at a time, after timeout 2.00 s",
+                "recovery, one at a time, after timeout 5.00 s",
+            ]
+        );
     }
 
     #[test]

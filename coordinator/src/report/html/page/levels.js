@@ -24,7 +24,7 @@ function nameAmongAll(level) {
 }
 
 /** Of each rung the level that counts; where the summary does not say which, the last. */
-const LAST = LEVELS.filter((level, at) => level.counts ?? !LEVELS.some((other, later) => later > at && rungOf(other) === rungOf(level)));
+const LAST = LEVELS.filter((level, at) => level.counts ?? !LEVELS.some((other, later) => later > at && other.counts !== false && rungOf(other) === rungOf(level)));
 const loadOf = (level) => level.concurrency ?? level.request_rate;
 const isSweep = (SUMMARY.run?.experiment ?? "sweep") === "sweep";
 const isLine = isSweep && LAST.every((level) => Number.isFinite(loadOf(level))) && new Set(LAST.map(loadOf)).size === LAST.length;
