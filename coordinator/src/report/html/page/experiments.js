@@ -29,7 +29,7 @@ function drawBaseline() {
 function drawGrid() {
   const found = SUMMARY.grid;
   if (!found) return;
-  const here = section("grid", "Prompt and output length", `One request at a time in every cell. Figures: ${found.figures}.`);
+  const here = section("grid", "Prompt and output length", `Figures: ${found.figures}.`);
   const { prompt_chars: prompts, max_tokens: outputs } = found;
   const cellOf = (prompt, output) => list(found.cells).find((cell) => cell.prompt_chars === prompt && cell.max_tokens === output);
   const why = (cell) => (!has(cell?.level) ? "not driven" : cell.voided ? "void" : "none completed");
@@ -81,7 +81,6 @@ function drawOverload() {
   const failures = list(found.failures);
   if (failures.length) {
     here.append(el("h3", null, "Failures by kind"), table(["kind", "count", "another try", "an example"], failures.map((failure) => [failure.class, failure.count, failure.another_try, failure.sample ?? "—"]), "Failures of the overload"));
-    if (found.retries) here.append(el("p", { class: "quiet" }, found.retries));
   }
   const verdict = (recovered) => (recovered === true ? "yes" : recovered === false ? "NO" : "not known");
   here.append(el("h3", null, "Afterwards"), table(["after timeout", "recovered", "within", "first probe after", "probes", "of these good", "words"], list(found.recoveries).map((after) => [`${digits(after.request_timeout_s)} s`, verdict(after.recovered), has(after.after_s) ? `${digits(after.after_s)} s` : "—", has(after.first_probe_after_s) ? `${digits(after.first_probe_after_s)} s` : "—", after.probes, after.good, after.words]), "Recoveries"));

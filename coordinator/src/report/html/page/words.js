@@ -30,7 +30,7 @@ function drawFound() {
   cards.append(card("Cliff: the tail leaves", place(cliff), cliff?.words, has(spot(cliff)) ? "bad" : ""));
   const why = (title, of) => card(title, of.cause, `${of.words || ""}${has(of.confidence) ? ` (confidence ${digits(of.confidence, 2)})` : ""}`);
   cards.append(diagnosis ? why("Why", diagnosis) : card("Why", "no diagnosis", "a run without a knee, or with too little to judge by"));
-  if (cliffDiagnosis) cards.append(why("Why the cliff is elsewhere", cliffDiagnosis));
+  if (cliffDiagnosis) cards.append(why("Why the cliff is there", cliffDiagnosis));
   cards.append(slo ? card("Capacity within the SLO", has(slo.at) ? `${digits(Number(slo.at))} ${unit}` : "none", slo.words) : card("Capacity within the SLO", UNKNOWN, "no SLO was given (--goodput)"));
   cards.append(best ? card("Most output", `${digits(best.output_throughput)} tokens/s`, `at ${nameOf(best)}, ${digits(best.request_throughput)} requests/s${verdictOf(best) === "thin" ? " (thin: few requests)" : ""}`) : card("Most output", UNKNOWN, "no level counts"));
   cards.append(trust());
