@@ -104,15 +104,7 @@ const FLAGS: [(&str, &[&str]); 9] = [
     ),
     (
         "Judgement",
-        &[
-            "cliff_metric",
-            "cliff_percentile",
-            "cliff_multiple",
-            "knee_gain_share",
-            "goodput",
-            "slo",
-            "slo_share",
-        ],
+        &["cliff_metric", "cliff_percentile", "cliff_multiple", "knee_gain_share", "goodput", "slo_share"],
     ),
     ("This host", &["shards", "gpu_interval", "nvml_path", "server_pid", "server_port"]),
     ("Record and display", &["metadata", "name", "explain", "gpu_price_per_hour", "json"]),

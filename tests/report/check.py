@@ -10,10 +10,11 @@ import time
 from browser import Browser
 
 LOOKS = [("light", 1280, 900, "light"), ("dark", 1280, 900, "dark"), ("phone", 390, 844, "light"), ("phone-dark", 390, 844, "dark")]
-# Every plot of a sweep; in what not every run has, nothing may be drawn.
+# Every plot of a sweep, and what experiments add; in what not every run has, nothing may be drawn.
 PLOTS = ["plot-latency", "plot-throughput", "plot-parts", "plot-cdf", "plot-percentiles", "plot-box", "plot-errors",
          "plot-heat", "plot-timeline", "plot-waterfall", "plot-kv"]
 MAY_BE_EMPTY = {"plot-parts", "plot-errors"}
+EXPERIMENTS = {"grid": ["plot-grid", "plot-grid-lines"], "overload": ["plot-overload"], "baseline": ["plot-baseline"]}
 SECTIONS = ["found", "curve", "latency", "errors", "heat", "timeline", "waterfall", "kv", "cost", "certificates", "nodes",
             "environment", "doubt"]
 UNNAMED = """[...document.querySelectorAll("select, input, .plot[role=img], table, nav, section")].filter((e) =>
@@ -56,7 +57,7 @@ def look(checks, browser, page, at, out, patience):
     drawn = json.loads(browser.wait("document.documentElement?.dataset.drawn", patience))
     took = time.monotonic() - started
     clean(checks, browser, where)
-    for plot in PLOTS:
+    for plot in PLOTS + EXPERIMENTS.get(browser.value("SUMMARY.run.experiment"), []):
         is_there = drawn.get(plot, 0) > 0 and browser.value(f"document.querySelectorAll('#{plot} .main-svg').length") > 0
         checks.hold(f"{where}: {plot} has data", is_there or plot in MAY_BE_EMPTY and drawn.get(plot) == 0, drawn)
     sections = browser.value("[...document.querySelectorAll('section')].map((s) => s.id)")
@@ -98,12 +99,92 @@ def use(checks, browser, page):
     clean(checks, browser, where)
 
 
+def rows(browser, label):
+    """The first cells of a table."""
+    return browser.value(f"""[...document.querySelectorAll('table[aria-label="{label}"] tbody tr')].map((row) => row.cells[0].textContent)""")
+
+
+def whole(checks, browser, page):
+    """Every level, rung and cell is there, under a name of its own. What there is, is read from summary.json."""
+    where = f"{page.parent.name} whole"
+    file = page.with_name("summary.json")
+    summary = json.loads(file.read_text() if file.exists() else browser.value("JSON.stringify(SUMMARY)"))
+    counted = [level for level in summary["levels"] if level.get("counts", True)]
+    names = browser.value("[...document.querySelectorAll('#certificates h3')].map((h) => h.firstChild.textContent)")
+    checks.hold(f"{where}: every level has its certificate and a name", len(set(names)) == len(summary["levels"]), names)
+    shown = rows(browser, "Counts of every level")
+    loads = {(level["concurrency"], level["request_rate"], json.dumps(level["cell"]), level["role"]) for level in counted}
+    checks.hold(f"{where}: every rung has its counts", len(set(shown)) == len(shown) == len(loads), (shown, loads))
+    badge = browser.value("document.querySelector('header').textContent.includes('INCOMPLETE')")
+    checks.hold(f"{where}: whether it is whole is said", badge != summary["run"]["complete"], summary["run"])
+    if overload := summary["overload"]:
+        rungs = [f"{rung['concurrency']} in flight, timeout {rung['request_timeout_s']:g} s" for rung in overload["rungs"]]
+        bars = browser.value("document.querySelector('#plot-overload').data[0].x")
+        checks.hold(f"{where}: every rung", len(set(rungs)) == 4 and rows(browser, "Rungs of the overload") == bars == rungs, (rungs, bars))
+        checks.hold(f"{where}: rungs among the counts", {f"overload, {rung}" for rung in rungs} <= set(shown), shown)
+        failed = rows(browser, "Failures of the overload")
+        checks.hold(f"{where}: failures", failed == [failure["class"] for failure in overload["failures"]] != [], failed)
+        after = [f"{recovery['request_timeout_s']:g} s" for recovery in overload["recoveries"]]
+        checks.hold(f"{where}: recoveries", len(after) == 2 and rows(browser, "Recoveries") == after, after)
+    if grid := summary["grid"]:
+        drawn = browser.value("document.querySelector('#plot-grid').data[0].z")
+        texts = browser.value("[...document.querySelectorAll('#plot-grid .heatmap-label')].length")
+        checks.hold(f"{where}: every cell", drawn == grid["p95_e2el_ms"] and texts == len(grid["cells"]) == 4, (drawn, texts))
+        checks.hold(f"{where}: cells in the table", len(rows(browser, "Token budget")) == 4, rows(browser, "Token budget"))
+    if summary["search"]:
+        told = browser.value("document.querySelector('#searched').textContent")
+        checks.hold(f"{where}: the search", f"{summary['search']['levels']} levels in" in told, told)
+
+
+def changed(page, out):
+    """The same page of another run: what a short run against a simulated server does not have."""
+    text = page.read_text()
+    before, rest = text.split('<script id="data" type="application/json">')
+    raw, after = rest.split("</script>", 1)
+    data = json.loads(raw)
+    summary = data["summary"]
+    one, two, three = summary["levels"]
+    again = {**two, "level": 99, "counts": False}
+    for level, verdict in [(one, "ok"), (two, "thin"), (three, "client-bound")]:
+        level["certificate"]["verdict"] = verdict
+    summary["levels"] = [one, two, again, three]
+    summary["knee"]["estimate"] = {"at": 4, "ci": [2, None], "confidence": 0.95}
+    summary["cliff_diagnosis"] = {"cause": "network", "confidence": 0.7, "words": "bytes wait", "evidence": [{"signal": "sockets", "words": "full"}], "excluded": []}
+    ready = next(row for row in data["waterfall"] if row["level"] == three["level"])
+    ready["outcome"], ready["why"] = "incomplete", "not completed"
+    made = out / "told" / "report.html"
+    made.parent.mkdir(exist_ok=True)
+    made.write_text(before + '<script id="data" type="application/json">' + json.dumps(data).replace("<", "\\u003c") + "</script>" + after)
+    return made
+
+
+def told(checks, browser, page, patience):
+    """Of the changed page: an open interval, a thin level, a level driven again, the cliff's cause."""
+    browser.look(1280, 900, "light")
+    browser.open(page.resolve().as_uri())
+    browser.wait("document.documentElement?.dataset.drawn", patience)
+    clean(checks, browser, "told")
+    found = browser.value("document.querySelector('#found').textContent")
+    for words in ["4 in flight [2, ?]", "networkbytes wait", "1 of 3 levels is not the server's", "1 of 3 levels: fewer than 20"]:
+        checks.hold(f"told: {words}", words in found, found)
+    band = browser.value("(({layout, _fullLayout}) => [layout.shapes.find((s) => s.type === 'rect').x1, _fullLayout.xaxis.range[1], _fullLayout.xaxis.type])(document.querySelector('#plot-latency'))")
+    end = 10 ** band[1] if band[2] == "log" else band[1]
+    checks.hold("told: the band reaches the end of the axis", abs(band[0] / end - 1) < 1e-6, band)
+    line = browser.value("document.querySelector('#plot-latency').data.filter((t) => t.name === 'p95').map((t) => [t.x, t.marker.symbol])")
+    checks.hold("told: a thin level is on the line", line == [[[1, 4], ["circle", "circle-open"]]], line)
+    names = browser.value("[...document.querySelectorAll('#certificates h3')].map((h) => h.firstChild.textContent)")
+    checks.hold("told: a level again", names == ["1 in flight", "4 in flight, counts", "4 in flight (again)", "16 in flight"], names)
+    bars = browser.value("document.querySelector('#plot-waterfall').layout.yaxis.ticktext.filter((text) => text.startsWith('incomplete'))")
+    checks.hold("told: what became of a request", len(bars) == 1, bars)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chromium")
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("pages", type=pathlib.Path, nargs="+")
     parser.add_argument("--patience", type=float, default=120, help="seconds that a page may take")
+    parser.add_argument("--changed", action="store_true", help="the page stands alone, without its run")
     args = parser.parse_args()
     checks = Checks()
     with tempfile.TemporaryDirectory() as profile:
@@ -117,10 +198,15 @@ def main():
                 browser.open(page.resolve().as_uri())
                 browser.wait("document.documentElement?.dataset.drawn", args.patience)
                 use(checks, browser, page)
+                # After use: then every table is open.
+                if not args.changed:
+                    whole(checks, browser, page)
                 pdf = args.out / f"{page.parent.name}.pdf"
                 browser.pdf(pdf)
                 checks.hold(f"{page.parent.name}: prints", pdf.stat().st_size > 50_000, pdf.stat().st_size)
                 clean(checks, browser, f"{page.parent.name} printed")
+            if not args.changed:
+                told(checks, browser, changed(args.pages[0], args.out), args.patience)
         finally:
             browser.close()
     print(f"{checks.passed} passed, {checks.failed} failed")

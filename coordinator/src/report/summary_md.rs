@@ -5,7 +5,10 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::axis::{Load, Rate};
+use crate::experiment::{RECOVERY, rung_name};
 use crate::knee::duration;
+use crate::plan::Cell;
 
 /// Levels, warnings and pieces of advice shown; the summary has all.
 const LEVELS: usize = 100;
@@ -98,8 +101,9 @@ fn levels(summary: &Value) -> String {
     }
     heads.push("verdict");
     let mut out = format!("| {} |\n|---|{}---|\n", heads.join(" | "), "---:|".repeat(heads.len() - 2));
-    for level in levels.iter().take(LEVELS) {
-        let _fits = writeln!(out, "| {} |", row(level, has_slo).join(" | "));
+    for (i, level) in levels.iter().enumerate().take(LEVELS) {
+        let load = name(level) + &repeats(levels, i);
+        let _fits = writeln!(out, "| {} |", row(level, load, has_slo).join(" | "));
     }
     if levels.len() > LEVELS {
         let _fits = writeln!(out, "\nand {} more levels (summary.json has all)", levels.len() - LEVELS);
@@ -107,12 +111,54 @@ fn levels(summary: &Value) -> String {
     out + "\n"
 }
 
-fn row(level: &Value, has_slo: bool) -> Vec<String> {
+/// What a level is called: by its load, and in an experiment by what its rung asks for.
+fn name(level: &Value) -> String {
     let load =
         [level.get("concurrency"), level.get("request_rate")].into_iter().flatten().find(|v| !v.is_null());
-    let load = load.map_or(dash(), |load| escaped(load.to_string().trim_matches('"')));
+    let name = rung(level)
+        .unwrap_or_else(|| load.map_or(dash(), |load| escaped(load.to_string().trim_matches('"'))));
     let attempt = level.get("attempt").and_then(Value::as_u64).unwrap_or(1);
-    let mut cells = vec![if attempt > 1 { format!("{load}, try {attempt}") } else { load }];
+    if attempt > 1 { format!("{name}, try {attempt}") } else { name }
+}
+
+/// The name of an experiment's rung; `None` of a sweep's level.
+fn rung(level: &Value) -> Option<String> {
+    let asked = |key: &str| level.pointer(&format!("/cell/{key}")).and_then(Value::as_f64);
+    let cell = Cell {
+        role: text(level, "/role").to_owned(),
+        prompt_chars: asked("prompt_chars").map(|chars| chars as u32),
+        output_len: asked("max_tokens").map(|tokens| tokens as u32),
+        request_timeout_ns: asked("request_timeout_s").map(|s| (s * 1e9) as i64),
+        ..Cell::default()
+    };
+    let figure = |key: &str| level.get(key).and_then(Value::as_f64);
+    let streams = figure("concurrency").map(|streams| Load::Streams(streams as u32));
+    let load = streams.or_else(|| figure("request_rate").map(|rate| Load::Rate(Rate(rate))))?;
+    let mut name = (cell != Cell::default()).then(|| rung_name(load, &cell))?;
+    // One for each timeout of the overload.
+    if let Some(ns) = cell.request_timeout_ns.filter(|_| cell.role == RECOVERY) {
+        let _fits = write!(name, ", after timeout {}", duration(ns.max(0).unsigned_abs()));
+    }
+    Some(escaped(&name))
+}
+
+/// Tells levels of one name apart, which a search drives where it wants to know more, and says which of them counts.
+fn repeats(levels: &[Value], at: usize) -> String {
+    let Some(level) = levels.get(at) else { return String::new() };
+    let mut same = levels.iter().enumerate().filter(|(_, other)| name(other) == name(level)).map(|(i, _)| i);
+    let counts = |level: &Value| level.get("counts").and_then(Value::as_bool).unwrap_or(true);
+    let nth = same.clone().take_while(|i| *i < at).count();
+    let is_chosen = counts(level) && same.any(|i| !counts(&levels[i]));
+    let again = match nth {
+        0 => String::new(),
+        1 => " (again)".to_owned(),
+        n => format!(" (again, {n})"),
+    };
+    if is_chosen { again + ", counts" } else { again }
+}
+
+fn row(level: &Value, load: String, has_slo: bool) -> Vec<String> {
+    let mut cells = vec![load];
     cells.push(figure(level, "request_throughput", &|x| format!("{x:.2}")));
     for metric in ["ttft", "e2el"] {
         for percentile in ["median", "p95", "p99"] {
@@ -160,15 +206,26 @@ fn findings(summary: &Value) -> String {
         }
     };
     line("knee", text(summary, "/knee/words"));
-    line("knee, estimate", text(summary, "/knee/estimate/words"));
     line("cliff", text(summary, "/cliff/words"));
-    line("cliff, estimate", text(summary, "/cliff/estimate/words"));
-    let cause = [text(summary, "/diagnosis/cause"), text(summary, "/diagnosis/words")];
-    line("cause", &cause.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "));
+    line("cause", &cause(summary, "diagnosis"));
+    line("cause of the cliff", &cause(summary, "cliff_diagnosis"));
     line("goodput", text(summary, "/slo/words"));
     line("overload", text(summary, "/overload/words"));
-    line("search", text(summary, "/search/words"));
+    line("search", &search(summary));
     out + &list(summary.get("advice"), ADVICE, "advice: ", |one| one.get("words").and_then(Value::as_str))
+}
+
+fn cause(summary: &Value, key: &str) -> String {
+    let parts = [text(summary, &format!("/{key}/cause")), text(summary, &format!("/{key}/words"))];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+}
+
+fn search(summary: &Value) -> String {
+    let figure = |key: &str| summary.pointer(&format!("/search/{key}")).and_then(Value::as_f64);
+    let (Some(levels), Some(seconds)) = (figure("levels"), figure("seconds")) else { return String::new() };
+    let asked =
+        figure("resolution").map(|share| format!("; intervals of {:.0} % were asked for", share * 100.0));
+    format!("{levels} levels in {seconds:.0} s{}", asked.unwrap_or_default())
 }
 
 fn list<'a>(
@@ -217,7 +274,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::diagnose::{Cause, Diagnosis};
+    use crate::experiment::overload::{Overload, Recovery};
+    use crate::experiment::{BASELINE, Experiment, OVERLOAD};
     use crate::merge::{merge, testrun};
+    use crate::plan::{AutoPlan, SloPlan};
     use crate::report::{environment, summary};
 
     fn of(data: &crate::stored::RunData) -> String {
@@ -243,23 +304,86 @@ mod tests {
 
     #[test]
     fn what_others_add_shows_up() {
-        let mut summary = summary::summary(&merge(&testrun::run(21, 1, &[1])));
-        summary["slo"] = json!({ "words": "SLO kept up to 4" });
-        summary["diagnosis"] = json!({ "cause": "server queue", "words": "TTFT grows alone" });
-        summary["knee"]["estimate"] = json!({ "words": "4 (3 to 5)" });
-        summary["advice"] = json!([{ "words": "raise --max-num-seqs" }]);
-        summary["overload"] = json!({ "words": "it recovered" });
-        let text = render(&summary, &Value::Null, &[]);
+        let mut data = testrun::run(21, 1, &[1, 2, 4, 8, 16]);
+        data.levels.iter_mut().for_each(|log| log.passed = true);
+        let auto = AutoPlan { from: 1.0, to: 16.0, resolution: 0.1, ..AutoPlan::default() };
+        data.header.plan.auto = Some(auto);
+        data.header.plan.slo =
+            Some(SloPlan { terms: vec![("e2e".to_owned(), 1)], share: 0.99, ..SloPlan::default() });
+        let mut merged = merge(&data);
+        let because = |cause, words: &str| Diagnosis {
+            cause,
+            confidence: 0.9,
+            candidates: Vec::new(),
+            words: words.to_owned(),
+            evidence: Vec::new(),
+            excluded: Vec::new(),
+        };
+        merged.diagnosed.diagnosis = Some(because(Cause::ServerQueue, "TTFT grows alone"));
+        merged.cliff_diagnosed = Some(because(Cause::Network, "bytes wait"));
+        let recovery = Recovery { words: "it recovered in 2 s".to_owned(), ..Recovery::default() };
+        merged.experiment =
+            Experiment::Overload(Overload { recoveries: vec![recovery], ..Overload::default() });
+        let text = render(&summary::summary(&merged), &Value::Null, &[]);
+        let slo = merged.slo.as_ref().unwrap();
         for part in [
             "**cause:** server queue: TTFT grows alone",
-            "SLO kept up to 4",
-            "4 (3 to 5)",
-            "advice: raise --max-num-seqs",
-            "it recovered",
+            "**cause of the cliff:** network: bytes wait",
+            &format!("**goodput:** {}", escaped(&slo.words)),
+            &format!("**knee:** {}", escaped(&merged.knee.words)),
+            &format!("**cliff:** {}", escaped(&merged.cliff.words)),
+            "**search:** 5 levels in ",
+            "intervals of 10 % were asked for",
+            "it recovered in 2 s",
             "within SLO",
         ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }
+        let advised = crate::advice::of(&merged);
+        assert!(!advised.is_empty() && text.matches("- advice: ").count() == advised.len(), "{text}");
+    }
+
+    fn loads(text: &str) -> Vec<&str> {
+        let rows = text.lines().filter(|line| line.starts_with("| ")).skip(1);
+        rows.map(|row| row.split(" | ").next().unwrap().trim_start_matches("| ")).collect()
+    }
+
+    #[test]
+    fn rungs_are_named_by_what_they_ask_for() {
+        let mut data = testrun::run(21, 1, &[1, 4, 4, 1, 1, 1, 1]);
+        let under = |role: &str, s: i64| Cell {
+            role: role.to_owned(),
+            request_timeout_ns: Some(s * testrun::S),
+            ..Cell::default()
+        };
+        let size = |chars| Cell { prompt_chars: Some(chars), output_len: Some(64), ..Cell::default() };
+        let alone = Cell { role: BASELINE.to_owned(), ..Cell::default() };
+        let overload = [under(OVERLOAD, 2), under(OVERLOAD, 5), under(RECOVERY, 2), under(RECOVERY, 5)];
+        data.header.plan.cells =
+            [alone].into_iter().chain(overload).chain([size(200), size(2_000)]).collect();
+        let text = render(&summary::summary(&merge(&data)), &Value::Null, &[]);
+        let mut names = loads(&text);
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "200 characters × 64 tokens",
+                "2000 characters × 64 tokens",
+                "baseline, one at a time",
+                "concurrency 4 at timeout 2.00 s",
+                "concurrency 4 at timeout 5.00 s",
+                "recovery, one at a time, after timeout 2.00 s",
+                "recovery, one at a time, after timeout 5.00 s",
+            ]
+        );
+    }
+
+    #[test]
+    fn of_a_load_driven_again_the_row_that_counts_is_marked() {
+        let level = |load: u32, counts: bool| json!({ "concurrency": load, "counts": counts });
+        let levels = [level(8, true), level(16, false), level(16, true), level(16, false)];
+        let text = render(&json!({ "levels": levels }), &Value::Null, &[]);
+        assert_eq!(loads(&text), ["8", "16", "16 (again), counts", "16 (again, 2)"]);
     }
 
     #[test]

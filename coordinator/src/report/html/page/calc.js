@@ -117,37 +117,3 @@ function drawCost() {
   here.append(box, out);
   said();
 }
-
-/** Experiments of another shape than a line: cells of prompt length by output length, and what failed under overload. */
-function drawGrid() {
-  const cells = LAST.filter((level) => has(level.cell?.prompt_chars) && has(level.cell?.max_tokens));
-  if (cells.length < 2) return;
-  const here = section("grid", "Prompt and output length");
-  const of = (key) => [...new Set(cells.map((level) => level.cell[key]))].sort((a, b) => a - b);
-  const [prompts, outputs] = [of("prompt_chars"), of("max_tokens")];
-  const at = (prompt, output) => cells.find((level) => level.cell.prompt_chars === prompt && level.cell.max_tokens === output);
-  figure(here, {
-    id: "plot-grid", title: "Token budget", height: 380, label: "Heat map of latency by prompt length and output length",
-    caption: "End to end, by characters of the prompt and max_tokens.", controls: [{ name: "key", label: "percentile", options: [["median", "p50"], ["p95", "p95"]], value: "p95" }],
-    draw: ({ key }, style) => {
-      const z = prompts.map((prompt) => outputs.map((output) => at(prompt, output)?.[`${key}_e2el_ms`] ?? null));
-      if (!z.flat().some(has)) return null;
-      const trace = { type: "heatmap", x: outputs.map((n) => `${n} tokens`), y: prompts.map((n) => `${n} chars`), z, text: z.map((row) => row.map(milliseconds)), texttemplate: "%{text}", hovertemplate: "%{y}, %{x}: %{text}<extra></extra>", colorscale: style.dark ? [[0, "#1d3b57"], [1, "#7a3a2c"]] : [[0, "#e3f0fa"], [1, "#f4a582"]], colorbar: { title: { text: "ms" }, thickness: 12 }, textfont: { color: style.ink } };
-      return { traces: [trace], layout: { xaxis: axis(style, "max_tokens", { type: "category" }), yaxis: axis(style, "", { type: "category" }) } };
-    },
-    table: () => [["prompt", "max_tokens", "n", "p50", "p95"], cells.map((level) => [`${level.cell.prompt_chars} chars`, level.cell.max_tokens, level.completed, milliseconds(level.median_e2el_ms), milliseconds(level.p95_e2el_ms)])],
-  });
-  figure(here, {
-    id: "plot-grid-lines", title: "Latency by output length", height: 340, label: "Latency by max_tokens, one line per prompt length", caption: "p95 end to end, one line per prompt length.",
-    draw: (_, style) => ({ traces: prompts.map((prompt, nth) => ({ name: `${prompt} chars`, x: outputs, y: outputs.map((output) => at(prompt, output)?.p95_e2el_ms ?? null), mode: "lines+markers", line: { color: style.series[nth % 6] } })), layout: { xaxis: axis(style, "max_tokens", { tickvals: outputs }), yaxis: axis(style, "ms", { rangemode: "tozero" }) } }),
-  });
-}
-
-function drawOverload() {
-  const found = SUMMARY.overload;
-  if (!found) return;
-  const here = section("overload", "Overload");
-  const words = found.recovered === true ? "the server recovered" : found.recovered === false ? "the server did not recover" : "whether the server recovered is not known";
-  here.append(el("p", null, found.words || words));
-  here.append(table(["level", "error rate", "p95 end to end", "what failed", "an example"], LAST.map((level) => [nameOf(level), has(level.error_rate) ? `${digits(level.error_rate * 100, 3)} %` : "—", milliseconds(level.p95_e2el_ms), Object.entries(level.error_kinds || {}).map(([kind, count]) => `${kind}: ${count}`).join(", ") || "nothing", level.sample_error ?? "—"]), "Overload by level"));
-}

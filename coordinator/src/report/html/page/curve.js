@@ -1,7 +1,7 @@
 // The curve over load, the distributions, and the errors.
 
 function drawCurve() {
-  const here = section("curve", "Latency and throughput over load", "Bands are 95 % intervals. A level whose client was the limit is a hollow diamond, one that is void a cross: neither is on the line, since neither is the server's figure.");
+  const here = section("curve", "Latency and throughput over load", "Bands are 95 % intervals. A thin level, of fewer than 20 completed requests, is a hollow circle on the line. A level whose client was the limit is a hollow diamond, one that is void a cross: neither is on the line, since neither is the server's figure.");
   figure(here, {
     id: "plot-latency", title: "Latency", height: 430,
     label: "Latency percentiles over load with 95 % bands, knee and cliff marked",
@@ -30,7 +30,7 @@ function drawCurve() {
   drawParts(here);
 }
 
-const ci = (band, format) => (Array.isArray(band) && band.every(has) ? `${format(band[0])} – ${format(band[1])}` : "—");
+const ci = (band, format) => interval(band, (end) => format(end)) || "—";
 
 /** T = queue + network + compute, and Little's law. */
 function drawParts(here) {

@@ -154,7 +154,7 @@ const STAGES = [
 ];
 
 function drawWaterfall() {
-  const here = section("waterfall", "Requests one by one", "A sample of each level: the slowest, some at random and some that failed; from the intended send.");
+  const here = section("waterfall", "Requests one by one", "A sample of each level: the slowest, some at random and some that did not complete; from the intended send.");
   const rows = list(DATA.waterfall);
   const levels = levelOptions().filter(([level]) => rows.some((row) => String(row.level) === level));
   figure(here, {
@@ -171,7 +171,7 @@ function drawWaterfall() {
         const spans = those.map((row) => span(row.stamps_ms, at));
         return { type: "bar", orientation: "h", name, y, base: spans.map((s) => s?.[0] ?? 0), x: spans.map((s) => (s ? s[1] - s[0] : null)), marker: { color: colours[nth] }, text: those.map((row, which) => `${plain(row.request_id || "request", 40)} (${row.why}${row.outcome === "completed" ? "" : `, ${row.outcome} ${plain(row.error)}`})<br>${name} (${whose}): ${milliseconds(spans[which] ? spans[which][1] - spans[which][0] : NaN)}`), hovertemplate: "%{text}<extra></extra>", textposition: "none" };
       });
-      const labels = those.map((row) => `${row.outcome === "completed" ? row.why : "failed"}, ${digits(row.t_s, 5)} s`);
+      const labels = those.map((row) => `${row.outcome === "completed" ? row.why : row.outcome}, ${digits(row.t_s, 5)} s`);
       return { traces, layout: { barmode: "overlay", bargap: 0.25, xaxis: axis(style, "ms since the intended send"), yaxis: axis(style, "", { tickvals: y, ticktext: labels, tickfont: { size: 10 } }), legend: { orientation: "h", y: -0.12, x: 0, yanchor: "top", font: { size: style.narrow ? 10 : 12 } } } };
     },
     table: ({ level }) => [["at", "request", "why", "outcome", ...STAGES.map(([, name]) => name), "± clock"], rows.filter((row) => String(row.level) === level).map((row) => [`${digits(row.t_s, 6)} s`, row.request_id || "—", row.why, row.error ? `${row.outcome}: ${row.error}` : row.outcome, ...STAGES.map(([at]) => span(row.stamps_ms, at)).map((s) => milliseconds(s ? s[1] - s[0] : NaN)), `${digits(row.unc_us)} µs`])],

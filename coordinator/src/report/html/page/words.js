@@ -17,44 +17,54 @@ function drawHead() {
 
 function drawFound() {
   const here = section("found", "What was found");
-  const { knee, cliff, diagnosis, slo } = SUMMARY;
+  const { knee, cliff, diagnosis, cliff_diagnosis: cliffDiagnosis, slo } = SUMMARY;
   const spot = (found) => found?.estimate?.at ?? found?.concurrency ?? found?.request_rate;
   const unit = isOpen ? "req/s" : "in flight";
   const place = (found) => {
-    if (!has(spot(found))) return "none found";
-    const interval = found.estimate?.ci;
-    return `${digits(Number(spot(found)))} ${unit}${Array.isArray(interval) && interval.every(has) ? ` [${digits(interval[0])}, ${digits(interval[1])}]` : ""}`;
+    if (!has(spot(found))) return isSweep ? "none found" : "not judged";
+    return `${digits(Number(spot(found)))} ${unit} ${interval(found.estimate?.ci, (end) => digits(end))}`;
   };
   const cards = el("div", { class: "cards" });
-  const best = LAST.filter((level) => verdictOf(level) === "ok" && has(level.output_throughput)).sort((a, b) => b.output_throughput - a.output_throughput)[0];
-  cards.append(card("Knee: throughput stops growing", place(knee), knee?.estimate?.words || knee?.words, has(spot(knee)) ? "good" : ""));
-  cards.append(card("Cliff: the tail leaves", place(cliff), cliff?.estimate?.words || cliff?.words, has(spot(cliff)) ? "bad" : ""));
-  cards.append(diagnosis ? card("Why", diagnosis.cause, `${diagnosis.words || ""}${has(diagnosis.confidence) ? ` (confidence ${digits(diagnosis.confidence, 2)})` : ""}`) : card("Why", UNKNOWN, "the cause was not looked for in this run"));
-  cards.append(slo ? card("Capacity within the SLO", has(slo.at) ? `${digits(Number(slo.at))} ${unit}` : "none", slo.words) : card("Capacity within the SLO", UNKNOWN, "no SLO was given (--slo)"));
-  cards.append(best ? card("Most output", `${digits(best.output_throughput)} tokens/s`, `at ${nameOf(best)}, ${digits(best.request_throughput)} requests/s`) : card("Most output", UNKNOWN, "no level counts"));
-  const verdicts = LAST.map(verdictOf);
-  const bad = verdicts.filter((verdict) => verdict !== "ok").length;
-  cards.append(card("Can it be trusted?", bad ? `${bad} of ${verdicts.length} levels are not the server's` : `all ${verdicts.length} levels pass`, "each level's own certificate, below", bad ? "warn" : "good"));
+  const best = LAST.filter((level) => isServers(level) && has(level.output_throughput)).sort((a, b) => b.output_throughput - a.output_throughput)[0];
+  cards.append(card("Knee: throughput stops growing", place(knee), knee?.words, has(spot(knee)) ? "good" : ""));
+  cards.append(card("Cliff: the tail leaves", place(cliff), cliff?.words, has(spot(cliff)) ? "bad" : ""));
+  const why = (title, of) => card(title, of.cause, `${of.words || ""}${has(of.confidence) ? ` (confidence ${digits(of.confidence, 2)})` : ""}`);
+  cards.append(diagnosis ? why("Why", diagnosis) : card("Why", "no diagnosis", "a run without a knee, or with too little to judge by"));
+  if (cliffDiagnosis) cards.append(why("Why the cliff is there", cliffDiagnosis));
+  cards.append(slo ? card("Capacity within the SLO", has(slo.at) ? `${digits(Number(slo.at))} ${unit}` : "none", slo.words) : card("Capacity within the SLO", UNKNOWN, "no SLO was given (--goodput)"));
+  cards.append(best ? card("Most output", `${digits(best.output_throughput)} tokens/s`, `at ${nameOf(best)}, ${digits(best.request_throughput)} requests/s${verdictOf(best) === "thin" ? " (thin: few requests)" : ""}`) : card("Most output", UNKNOWN, "no level counts"));
+  cards.append(trust());
   here.append(cards);
-  if (list(diagnosis?.evidence).length || list(diagnosis?.excluded).length) {
-    here.append(folded("The evidence for the cause", () => table(["", "what", "words"], [...list(diagnosis.evidence).map((e) => ["for", e.signal, e.words]), ...list(diagnosis.excluded).map((e) => ["excluded", e.cause, e.words])], "Evidence"), true));
+  for (const [words, of] of [["The evidence for the cause", diagnosis], ["The evidence for the cliff's cause", cliffDiagnosis]]) {
+    const rows = [...list(of?.evidence).map((e) => ["for", e.signal, e.words]), ...list(of?.excluded).map((e) => ["excluded", e.cause, e.words])];
+    if (rows.length) here.append(folded(words, () => table(["", "what", "words"], rows, words), true));
   }
   const advice = list(SUMMARY.advice);
   here.append(el("h3", null, "Advice"), advice.length ? el("ul", null, advice.map((a) => el("li", null, a.words ?? String(a)))) : el("p", { class: "quiet" }, "none from this run"));
-  if (SUMMARY.search) here.append(el("p", { class: "quiet" }, SUMMARY.search.words || ""));
+  const { search } = SUMMARY;
+  if (search) here.append(el("p", { id: "searched", class: "quiet" }, `The load was searched: ${search.levels} levels in ${digits(search.seconds)} s; intervals of ${digits(search.resolution * 100)} % were asked for.`));
   const warnings = list(SUMMARY.warnings);
   if (warnings.length) here.append(folded(warnings.length === 1 ? "1 warning" : `${warnings.length} warnings`, () => el("ul", null, warnings.map((warning) => el("li", null, warning))), true));
 }
 
+function trust() {
+  const bad = LAST.filter((level) => !isServers(level)).length;
+  const thin = LAST.filter((level) => verdictOf(level) === "thin").length;
+  const of = (count) => `${count} of ${LAST.length} ${LAST.length === 1 ? "level" : "levels"}`;
+  const big = bad ? `${of(bad)} ${bad === 1 ? "is" : "are"} not the server's` : thin ? `${of(thin)} ${thin === 1 ? "is" : "are"} thin` : LAST.length ? `all ${LAST.length} levels pass` : "no level";
+  const few = thin ? `${of(thin)}: fewer than 20 completed requests, so that the tail is a guess; ` : "";
+  return card("Can it be trusted?", big, `${few}each level's own certificate, below`, bad || thin || !LAST.length ? "warn" : "good");
+}
+
 function drawCertificates() {
   const here = section("certificates", "Certificates", "Every level says whether the client, not the server, was the limit. A check that nobody measured is a dash.");
-  const colour = { ok: "good", "client-bound": "warn", void: "bad" };
+  const colour = { ok: "good", thin: "warn", "client-bound": "warn", void: "bad" };
   for (const level of LEVELS) {
     const c = level.certificate || {};
-    const title = el("h3", null, nameOf(level), " ", el("span", { class: `badge ${colour[c.verdict] || ""}` }, c.verdict || "void"));
+    const title = el("h3", null, nameAmongAll(level), " ", el("span", { class: `badge ${colour[c.verdict] || ""}` }, c.verdict || "void"));
     const words = [...list(c.reasons), ...list(c.notes), ...(level.voided ? [level.voided] : [])];
     here.append(title, words.length ? el("p", null, words.join("; ")) : null || "");
-    const rows = () => table(["check", "value", "limit", "", "ok", "worst"], list(c.checks).map((check) => [check.name.replaceAll("_", " "), has(check.value) ? digits(check.value) : "—", `${check.rule} ${digits(check.limit)}`, check.unit || "", check.ok === null ? "—" : check.ok ? "yes" : "NO", check.worst ?? "—"]), `Checks of ${nameOf(level)}`);
+    const rows = () => table(["check", "value", "limit", "", "ok", "worst"], list(c.checks).map((check) => [check.name.replaceAll("_", " "), has(check.value) ? digits(check.value) : "—", `${check.rule} ${digits(check.limit)}`, check.unit || "", check.ok === null ? "—" : check.ok ? "yes" : "NO", check.worst ?? "—"]), `Checks of ${nameAmongAll(level)}`);
     const failed = list(c.checks).filter((check) => check.ok === false).length;
     here.append(folded(`${list(c.checks).length} checks${failed ? `, ${failed} failed` : ""}`, rows, failed > 0));
   }
