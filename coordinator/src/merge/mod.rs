@@ -248,6 +248,15 @@ fn merge_level(
     level
 }
 
+/// Of each rung of the plan, the level that was driven last. A search drives a load again as a rung of its own, so its
+/// repeats are all there: for those who pool them.
+pub fn repeats(levels: &[Level]) -> impl Iterator<Item = &Level> {
+    let later = |level: &Level, other: &Level| {
+        other.drive.rung == level.drive.rung && other.drive.level > level.drive.level
+    };
+    levels.iter().filter(move |level| !levels.iter().any(|other| later(level, other)))
+}
+
 /// Of each rung of the plan, the level that was driven last; of rungs at one load, which a search drives again where it
 /// wants to know more, the one that says most.
 pub fn last_tries(levels: &[Level]) -> impl Iterator<Item = &Level> {
