@@ -135,8 +135,11 @@ fn ours(merged: &Merged, level: &Level) -> Map<String, Value> {
 /// A request of the measured phase, and when it was to be sent, ns since the run began.
 type Request<'a> = (&'a v1::RequestRecord, Option<i64>);
 
+/// What a list says of one.
+type Says = fn(Request<'_>) -> Value;
+
 /// What vLLM's `--save-detailed` has a value a request of, in the order of requests.csv; seconds.
-const LISTS: [(&str, fn(Request<'_>) -> Value); 7] = [
+const LISTS: [(&str, Says); 7] = [
     ("input_lens", |(record, _)| json!(record.prompt_tokens)),
     ("output_lens", |(record, _)| json!(record.output_tokens)),
     ("ttfts", |(record, _)| seconds(record::ttft_ns(record))),
@@ -154,7 +157,7 @@ struct List<'a> {
     data: &'a RunData,
     timeline: &'a Timeline,
     level: &'a Level,
-    of: fn(Request<'_>) -> Value,
+    of: Says,
 }
 
 impl Serialize for List<'_> {
