@@ -17,7 +17,7 @@ pub(crate) use auto::most_streams;
 use crate::args::{Rates, Span, SweepArgs};
 use crate::dataset::Corpus;
 use crate::plan::{CliffRule, Plan};
-use crate::redact::{redacted, redacted_json, redacted_query};
+use crate::redact::{redacted, redacted_fact, redacted_json, redacted_query};
 use crate::slo::{self, SloError};
 use crate::workload;
 
@@ -182,7 +182,7 @@ fn plan(args: &SweepArgs) -> Result<Plan, ConfigError> {
         slo: slo::plan_of(&args.slo, !args.no_streaming.unwrap_or(false))?,
         trace: args.verbose >= TRACE_FROM,
         control: args.control.plan(),
-        metadata: metadata(&args.metadata)?,
+        metadata: metadata(&args.metadata)?.into_iter().map(redacted_fact).collect(),
         // What is drawn from what follows once the rest makes sense.
         ..Plan::default()
     };
@@ -479,6 +479,9 @@ mod tests {
         assert!(refused(|a| a.extra_body = Some("[1]".to_owned())).contains("JSON object"));
         assert!(refused(|a| a.cliff_multiple = Some(f64::NAN)).contains("--cliff-multiple"));
         assert!(refused(|a| a.metadata = vec!["gpu".to_owned()]).contains("key=value"));
+        let told = ["api_key=hunter2", "server_flags=--api-key hunter2"].map(str::to_owned).to_vec();
+        let plan = Config::from_args(SweepArgs { metadata: told, ..args() }, None).unwrap().plan;
+        assert!(!serde_json::to_string(&plan).unwrap().contains("hunter"), "{:?}", plan.metadata);
     }
 
     #[test]

@@ -59,6 +59,64 @@ pub(crate) fn redacted_json(value: Value) -> Value {
     }
 }
 
+/// A fact as it may be stored (`--metadata`): a secret is known by the fact's name, or by a flag of a server in its value.
+pub(crate) fn redacted_fact((key, value): (String, String)) -> (String, String) {
+    let value = if hides(&key, &value) { REDACTED.to_owned() } else { redacted_words(&value) };
+    (key, value)
+}
+
+/// A value of this name is a secret. Tokenizers and numbers of tokens are none, and make up half of a server's flags.
+fn hides(name: &str, value: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace("tokeniz", "");
+    let is_count = name.contains("tokens") && value.parse::<f64>().is_ok();
+    is_secret(&name) && !is_count
+}
+
+/// A text such as `vllm serve m --api-key sk-1` without what follows names of secrets, by `=`, by `: ` or as the next word.
+fn redacted_words(text: &str) -> String {
+    let (mut out, mut before, mut quote) = (String::new(), String::new(), None);
+    for piece in text.split_inclusive(char::is_whitespace) {
+        let word = piece.trim_end();
+        let space = &piece[word.len()..];
+        let is_flag = before.starts_with('-') && !word.starts_with("--") || before.ends_with(':');
+        let kept = if let Some(open) = quote {
+            // Of a secret of several words.
+            quote = quote.filter(|_| !word.ends_with(open));
+            String::new()
+        } else if word.is_empty() {
+            out.push_str(space);
+            continue;
+        } else if let Some((name, value)) = word.split_once('=').filter(|(name, value)| hides(name, value)) {
+            quote = opened(value);
+            format!("{name}={REDACTED}")
+        } else if is_flag && hides(&before, word) {
+            quote = opened(word);
+            REDACTED.to_owned()
+        } else {
+            word.to_owned()
+        };
+        // The scheme of an authorization is not yet its secret.
+        if !["bearer", "basic"].contains(&word.to_ascii_lowercase().as_str()) {
+            before = word.trim_start_matches(['"', '\'', '(', '[']).to_owned();
+        }
+        out = out + &kept + space;
+    }
+    out
+}
+
+/// The quote that a value opens and does not close.
+fn opened(value: &str) -> Option<char> {
+    let quote = value.chars().next().filter(|c| ['"', '\''].contains(c))?;
+    (value.len() == 1 || !value.ends_with(quote)).then_some(quote)
+}
+
+/// The same, as it was typed.
+pub(crate) fn redacted_fact_text(text: &str) -> String {
+    let Some((key, value)) = text.split_once('=') else { return redacted_words(text) };
+    let (key, value) = redacted_fact((key.to_owned(), value.to_owned()));
+    format!("{key}={value}")
+}
+
 /// A command line as it may be stored.
 pub(crate) fn redacted_command(words: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut before = String::new();
@@ -68,6 +126,7 @@ pub(crate) fn redacted_command(words: impl IntoIterator<Item = String>) -> Vec<S
         let kept = match flag {
             "--header" => header(value),
             "--endpoint" => redacted_query(value),
+            "--metadata" => redacted_fact_text(value),
             "--extra-body" => serde_json::from_str(value)
                 .map_or_else(|_| REDACTED.to_owned(), |json| redacted_json(json).to_string()),
             _ => value.to_owned(),
@@ -116,6 +175,51 @@ mod tests {
         {
             assert!(line.contains(kept), "{kept} in {line}");
         }
+    }
+
+    #[test]
+    fn a_fact_keeps_all_but_its_secrets() {
+        let fact = |key: &str, value: &str| redacted_fact((key.to_owned(), value.to_owned())).1;
+        for (key, value) in [
+            ("api_key", "hunter2"),
+            ("HF_TOKEN", "hunter2"),
+            ("server_flags", "--port 8000 --api-key hunter2 --dtype fp8"),
+            ("server_flags", "vllm serve m --port 8000 --api-key=hunter2 --dtype fp8"),
+            ("server_flags", "--port 8000 --hf-token\thunter2 --dtype fp8"),
+            ("server_flags", "--port 8000 --api-key  'hunter2 hunter3' --dtype fp8"),
+            ("server_flags", "--port 8000 --db-password=\"hunter2 hunter3\" --dtype fp8"),
+            ("server_flags", "VLLM_API_KEY=hunter2 --port 8000 --dtype fp8"),
+            ("server_flags", "--port 8000 -H \"Authorization: Bearer hunter2\" --dtype fp8"),
+            ("server_flags", "--client-secret hunter2"),
+        ] {
+            let kept = fact(key, value);
+            assert!(!kept.contains("hunter") && kept.contains(REDACTED), "{key}={value}: {kept}");
+            for part in ["--port 8000", "--dtype fp8"].into_iter().filter(|part| value.contains(part)) {
+                assert!(kept.contains(part), "{part}: {kept}");
+            }
+            assert_eq!(fact(key, &kept), kept, "again");
+        }
+        let flags = "--max-num-batched-tokens 8192 --tokenizer org/m --max-tokens=5 --enable-auth --port 1  \t--tokenizer-mode auto";
+        for (key, value) in
+            [("server_flags", flags), ("tokenizer", "org/m"), ("max_tokens", "512"), ("server", "")]
+        {
+            assert_eq!(fact(key, value), value);
+        }
+        let words = [
+            "tailcliff",
+            "run",
+            "--metadata",
+            "api_key=hunter2",
+            "--metadata=flags=--api-key hunter2",
+            "--metadata",
+            "hunter=1",
+        ];
+        let kept = redacted_command(words.map(str::to_owned));
+        let of_flag = format!("--metadata=flags=--api-key {REDACTED}");
+        assert_eq!(
+            kept[3..],
+            [format!("api_key={REDACTED}"), of_flag, "--metadata".to_owned(), "hunter=1".to_owned()]
+        );
     }
 
     #[test]

@@ -3,42 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use model_sim::{Params, Senders, VirtualLoad, VirtualRequest, virtual_level};
+use e2e::simulated::record;
+use model_sim::{Params, Senders, VirtualLoad, virtual_level};
 use tailcliff::axis::{Load, Rate};
-use tailcliff::blocks::{BLOCKS, Block};
-use tailcliff::compare::{Loaded, Rule, Side, Verdict, compare};
+use tailcliff::blocks;
+use tailcliff::compare::{Loaded, Place, Rule, Side, Verdict, compare};
+use tailcliff::merge::window::{Rule as WindowRule, Window};
 
 const S: i64 = 1_000_000_000;
 const WARMUP_S: i64 = 10;
-
-/// One level's window, cut as the merge cuts it: latencies by when a request was meant to be sent, work in closed loop by the
-/// share of a life that lies in a block, in open loop by its end.
-fn blocks(all: &[VirtualRequest], from: i64, to: i64, open: bool) -> Vec<Block> {
-    let length = (to - from) / BLOCKS as i64;
-    let mut blocks = vec![Block { seconds: length as f64 / 1e9, ..Block::default() }; BLOCKS];
-    for request in all {
-        let Some(done) = request.done_ns else { continue };
-        if done < from || request.sent_ns >= to {
-            continue;
-        }
-        for (i, block) in blocks.iter_mut().enumerate() {
-            let (begin, end) = (from + i as i64 * length, from + (i as i64 + 1) * length);
-            let inside = (done.min(end) - request.sent_ns.max(begin)).max(0) as f64;
-            let life = (done - request.sent_ns).max(1) as f64;
-            let share = if open { f64::from((begin..end).contains(&done)) } else { inside / life };
-            block.completed += share;
-            block.output_tokens += share * request.output_tokens as f64;
-            if (begin..end).contains(&request.sent_ns) {
-                block.intended += 1;
-                block.e2e_ns.push(done - request.sent_ns);
-                block.ttft_ns.extend(request.first_ns.map(|first| first - request.sent_ns));
-                let first = request.first_ns.filter(|_| request.output_tokens > 1);
-                block.tpot_ns.extend(first.map(|first| (done - first) / (request.output_tokens as i64 - 1)));
-            }
-        }
-    }
-    blocks
-}
 
 fn side(params: &Params, loads: &[Load], window_s: i64, seed: u64) -> Side {
     let level = |(i, load): (usize, &Load)| {
@@ -56,8 +29,13 @@ fn side(params: &Params, loads: &[Load], window_s: i64, seed: u64) -> Side {
             seed: seed * 1_000 + i as u64,
         };
         let all = virtual_level(params, &load_of).unwrap();
-        let (from, to) = (WARMUP_S * S, (WARMUP_S + window_s) * S);
-        Loaded { load: *load, repeats: vec![blocks(&all, from, to, load.is_open())] }
+        let records: Vec<_> = all.iter().map(|request| record(request, until_ns)).collect();
+        let (start_ns, end_ns) = (WARMUP_S * S, (WARMUP_S + window_s) * S);
+        let window = Window { rule: WindowRule::Duration, start_ns, end_ns };
+        Loaded {
+            place: Place { load: *load, cell: None },
+            repeats: vec![blocks::of_records(&records, window, *load)],
+        }
     };
     Side { loads: loads.iter().enumerate().map(level).collect(), ..Side::default() }
 }

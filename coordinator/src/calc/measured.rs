@@ -5,6 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::experiment::{OVERLOAD, RECOVERY};
+
+/// A level of whose requests a larger share failed serves nobody well: no capacity.
+const MOST_FAILED: f64 = 0.05;
+/// Roles of an experiment's rungs that are more than a server is meant to bear, or its rest from that.
+const NO_CAPACITY: [&str; 2] = [OVERLOAD, RECOVERY];
 /// No summary is longer.
 const MOST_BYTES: u64 = 1 << 30;
 
@@ -65,7 +71,7 @@ pub struct Measured {
     pub name: String,
     /// Open loop.
     pub is_open: bool,
-    /// Levels that count, ascending; neither void nor client-bound nor thin.
+    /// Levels that count, ascending; neither void nor client-bound nor thin, none of an overload, and at most 5 % failed.
     pub levels: Vec<MeasuredLevel>,
     /// Load at the knee.
     pub knee_at: Option<f64>,
@@ -95,7 +101,7 @@ pub fn read(dir: &Path) -> Result<Measured, MeasuredError> {
             Err(MeasuredError::Nothing { path, reason: "it has no levels: is it a summary of a run?" })
         }
         (true, true) => {
-            let reason = "all of them are void, thin or client-bound, or nothing completed";
+            let reason = "all of them are void, thin, client-bound or of an overload, or too many of their requests failed";
             Err(MeasuredError::Nothing { path, reason })
         }
         (false, _) => Ok(measured),
@@ -142,6 +148,10 @@ fn level(level: &Value, axis: &str) -> Option<MeasuredLevel> {
     let positive = |value: &Value| value.as_f64().filter(|x| *x > 0.0);
     let completed = positive(&level["completed"])?;
     if level["certificate"]["verdict"] != "ok" || !level["voided"].is_null() {
+        return None;
+    }
+    let is_too_much = level["role"].as_str().is_some_and(|role| NO_CAPACITY.contains(&role));
+    if is_too_much || level["error_rate"].as_f64().is_some_and(|share| share > MOST_FAILED) {
         return None;
     }
     let all_counted = level["outside"]["without_tokens"] == 0;

@@ -233,6 +233,27 @@ fn a_run_tells_its_users_by_slo_then_knee_then_highest_level() {
 }
 
 #[test]
+fn what_a_server_did_not_bear_is_no_capacity() {
+    let mut run = summary();
+    run["knee"] = json!(null);
+    run["levels"][3]["error_rate"] = json!(0.05);
+    assert_eq!(
+        measured::of_summary(&run).capacity().unwrap().users,
+        8.0,
+        "one in twenty is within the bound"
+    );
+    run["levels"][3]["error_rate"] = json!(0.6);
+    assert_eq!(measured::of_summary(&run).capacity().unwrap().users, 2.0);
+    for role in ["overload", "recovery"] {
+        let mut run = summary();
+        run["knee"] = json!(null);
+        run["levels"][0]["role"] = json!("baseline");
+        (run["levels"][1]["role"], run["levels"][3]["role"]) = (json!(role), json!(role));
+        assert_eq!(measured::of_summary(&run).capacity().unwrap().users, 1.0, "{role}");
+    }
+}
+
+#[test]
 fn an_open_loops_users_are_those_measured_in_flight() {
     let mut run = summary();
     run["run"]["load"]["loop"] = json!("open");
@@ -257,8 +278,8 @@ fn a_run_that_says_nothing_is_told_so() {
         ("{\"levels\"", "not JSON"),
         ("[]", "no levels"),
         ("{\"levels\": 3}", "no levels"),
-        ("{\"levels\": []}", "void, thin or client-bound"),
-        ("{\"levels\": [null, {\"completed\": \"x\", \"certificate\": 3}]}", "void, thin or client-bound"),
+        ("{\"levels\": []}", "void, thin, client-bound"),
+        ("{\"levels\": [null, {\"completed\": \"x\", \"certificate\": 3}]}", "void, thin, client-bound"),
     ] {
         assert!(told(text).contains(says), "{text}: {}", told(text));
     }

@@ -56,6 +56,12 @@ fn compared(args: &CompareArgs) -> Result<i32, Refusal> {
         Verdict::Worse => Ok(EXIT_WORSE),
         Verdict::Better | Verdict::Same => Ok(EXIT_OK),
         // A gate that saw nothing must not let everything pass.
+        Verdict::Unknown if !of.owed.is_empty() => {
+            let why = of.owed.join("; ");
+            Err(usage(format!(
+                "B cannot pass: {why}. See why it did not come through, and drive those loads again"
+            )))
+        }
         Verdict::Unknown => Err(usage(
             "nothing that decides could be judged: drive the same loads longer, or choose another --metric"
                 .to_owned(),

@@ -4,13 +4,12 @@
 //! bootstrap, with Student's t for how few blocks there are. Over the gates of all levels together, and over all other
 //! figures together, p-values are adjusted by Holm's method: the chance of one false verdict among them is at most 5 %.
 
-use crate::axis::Load;
 use crate::blocks::Block;
 
 use super::Rule;
 use super::bootstrap::{Draws, joined, likeness};
 use super::metric::{METRICS, Metric};
-use super::side::Loaded;
+use super::side::{Loaded, Place, Side};
 use super::student;
 
 /// Chance of a false verdict among a family of figures.
@@ -102,8 +101,8 @@ pub struct Finding {
 /// One load.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// The load.
-    pub load: Load,
+    /// The load, or the rung of an experiment.
+    pub place: Place,
     /// Completed requests of both within their windows.
     pub completed: (u64, u64),
     /// One for each of [`METRICS`].
@@ -129,9 +128,17 @@ pub(super) fn row(a: &Loaded, b: &Loaded, rule: &Rule, index: u64) -> Row {
     let finding = |metric: &Metric| {
         let of = |blocks: &[Block], draws: &Draws| measure(metric, blocks, draws);
         let pair = (of(&blocks_a, &draws_a), of(&blocks_b, &draws_b));
+        let gate = rule.gates.iter().any(|gate| gate == metric.name);
+        if metric.name == "error_rate"
+            && pair.0.zip(pair.1).is_none()
+            && let Some((a, b, change)) = all_failed(pair.0.map(|m| m.estimate(metric)), &blocks_a, &blocks_b)
+        {
+            let (a, b, change) = (Some(a), Some(b), Some(change));
+            return Finding { metric: *metric, gate, a, b, change, verdict: Verdict::Unknown };
+        }
         Finding {
             metric: *metric,
-            gate: rule.gates.iter().any(|gate| gate == metric.name),
+            gate,
             a: pair.0.map(|m| m.estimate(metric)),
             b: pair.1.map(|m| m.estimate(metric)),
             change: pair.0.zip(pair.1).map(|(a, b)| {
@@ -145,10 +152,30 @@ pub(super) fn row(a: &Loaded, b: &Loaded, rule: &Rule, index: u64) -> Row {
     };
     let completed = |blocks: &[Block]| blocks.iter().map(|b| b.intended).sum();
     Row {
-        load: a.load,
+        place: a.place.clone(),
         completed: (completed(&blocks_a), completed(&blocks_b)),
         findings: METRICS.iter().map(finding).collect(),
     }
+}
+
+/// Every request of B failed, of too few for a spread over blocks. By Fisher's exact test: how likely is it that all of B's are
+/// among the failed, if these were spread over both runs' requests by chance? Twice that, as it might have been A.
+fn all_failed(of_a: Option<Estimate>, a: &[Block], b: &[Block]) -> Option<(Estimate, Estimate, Change)> {
+    let sum = |blocks: &[Block], of: fn(&Block) -> u64| blocks.iter().map(of).sum::<u64>();
+    let [(answered, failed_a), (answered_b, failed)] =
+        [a, b].map(|blocks| (sum(blocks, |b| b.intended), sum(blocks, |b| b.failed)));
+    if answered == 0 || failed == 0 || answered_b > 0 {
+        return None;
+    }
+    let among = |i: u64| (failed_a + failed - i) as f64 / (answered + failed_a + failed - i) as f64;
+    let p = ((0..failed).map(among).product::<f64>() * 2.0).min(1.0);
+    // Clopper and Pearson's intervals of none of n and of all of n have a closed form.
+    let end = |n: u64| (ALPHA / 2.0).powf(1.0 / n as f64);
+    let none = (failed_a == 0).then(|| Estimate { value: 0.0, low: 0.0, high: 1.0 - end(answered) });
+    let a = of_a.or(none)?;
+    let b = Estimate { value: 1.0, low: end(failed), high: 1.0 };
+    let difference_interval = (b.low - a.high, b.high - a.low);
+    Some((a, b, Change { difference: 1.0 - a.value, difference_interval, ratio: None, p, p_adjusted: p }))
 }
 
 fn measure(metric: &Metric, blocks: &[Block], draws: &Draws) -> Option<Measured> {
@@ -275,8 +302,43 @@ fn verdict(metric: &Metric, change: &Change, a: Option<Estimate>, rule: &Rule) -
     }
 }
 
-/// The worst of what decides; unknown where nothing could be judged.
-pub(super) fn overall(rows: &[Row]) -> Verdict {
+/// The worst of what decides; unknown where nothing could be judged, or where B owes an answer and what it gave is no worse.
+pub(super) fn overall(rows: &[Row], owed: &[String]) -> Verdict {
     let gates = rows.iter().flat_map(|row| &row.findings).filter(|f| f.gate);
-    gates.map(|f| f.verdict).max().unwrap_or(Verdict::Unknown)
+    match gates.map(|f| f.verdict).max().unwrap_or(Verdict::Unknown) {
+        Verdict::Better | Verdict::Same if !owed.is_empty() => Verdict::Unknown,
+        verdict => verdict,
+    }
+}
+
+/// Where A was judged and B was not, in words: a server that did not survive a load has passed nothing there.
+pub(super) fn owed(a: &Side, b: &Side, rows: &[Row]) -> Vec<String> {
+    let of = |of_a: &Loaded| {
+        let (row, skipped) = (
+            rows.iter().find(|row| row.place == of_a.place),
+            b.skipped.iter().find(|(place, _)| *place == of_a.place),
+        );
+        let why = match (row, skipped) {
+            (Some(row), _) => row.owes()?.to_owned(),
+            (None, Some((_, why))) => why.clone(),
+            (None, None) if !b.cut_short.is_empty() => b.cut_short.clone(),
+            (None, None) => return None,
+        };
+        Some(format!("A was judged at {} and B was not ({why})", of_a.place.words()))
+    };
+    a.loads.iter().filter_map(of).collect()
+}
+
+impl Row {
+    /// Why B owes an answer here; `None` when it does not.
+    fn owes(&self) -> Option<&'static str> {
+        let mut gates = self.findings.iter().filter(|f| f.gate);
+        match self.completed {
+            (1.., 0) => Some("it completed nothing"),
+            _ if gates.clone().any(|f| f.a.is_some()) && gates.all(|f| f.change.is_none()) => {
+                Some("too little was measured")
+            }
+            _ => None,
+        }
+    }
 }

@@ -2,8 +2,6 @@
 
 use serde_json::Value;
 
-use crate::axis::Load;
-
 use super::side::Side;
 
 /// What stands between them.
@@ -16,7 +14,7 @@ pub struct Fit {
 }
 
 /// Fields of a plan that make the workload, and what they are.
-const WORKLOAD: [(&str, &str); 20] = [
+const WORKLOAD: [(&str, &str); 21] = [
     ("endpoint_type", "kind of endpoint"),
     ("streaming", "streaming"),
     ("arrival_pattern", "law of arrivals"),
@@ -34,13 +32,15 @@ const WORKLOAD: [(&str, &str); 20] = [
     ("sampling", "sampling"),
     ("temperature", "temperature"),
     ("ignore_eos", "end-of-sequence handling"),
+    // It may hold whatever a server obeys, such as another max_tokens.
+    ("extra_body", "extra body"),
     ("experiment", "experiment"),
     ("cells", "cells of the experiment"),
     ("control", "deliberate faults of the client"),
 ];
 
 /// Fields that may move figures without being another workload.
-const CIRCUMSTANCES: [(&str, &str); 12] = [
+const CIRCUMSTANCES: [(&str, &str); 11] = [
     ("num_prompts", "requests of a level"),
     ("duration_ns", "length of a level (ns)"),
     ("warmup_ns", "warm-up (ns)"),
@@ -49,7 +49,6 @@ const CIRCUMSTANCES: [(&str, &str); 12] = [
     ("request_timeout_ns", "request timeout (ns)"),
     ("read_timeout_ns", "read timeout (ns)"),
     ("http_version", "HTTP version"),
-    ("extra_body", "extra body"),
     ("agents", "agents"),
     ("seed", "seed"),
     ("trace", "trace mode"),
@@ -68,18 +67,19 @@ pub fn fit(a: &Side, b: &Side) -> Fit {
             .collect()
     };
     let mut fit = Fit { refusals: differing(&WORKLOAD), cautions: differing(&CIRCUMSTANCES) };
-    let axis = |side: &Side| side.loads.first().map(|of| of.load).or(side.plan.levels().first().copied());
+    let axis =
+        |side: &Side| side.loads.first().map(|of| of.place.load).or(side.plan.levels().first().copied());
     if let (Some(of_a), Some(of_b)) = (axis(a), axis(b))
         && of_a.is_open() != of_b.is_open()
     {
         fit.refusals.push(format!("load: A goes by {}, B by {}", of_a.axis(), of_b.axis()));
-    } else if !a.loads.iter().any(|of| b.loads.iter().any(|other| other.load == of.load)) {
+    } else if !a.loads.iter().any(|of| b.loads.iter().any(|other| other.place == of.place)) {
         let list = |side: &Side| match side.loads.as_slice() {
             [] => {
-                let why = side.skipped.first().map(|(load, why)| format!(" ({load}: {why})"));
+                let why = side.skipped.first().map(|(load, why)| format!(" ({}: {why})", load.name()));
                 format!("none that counts{}", why.unwrap_or_default())
             }
-            loads => loads.iter().map(|of| Load::to_string(&of.load)).collect::<Vec<_>>().join(", "),
+            loads => loads.iter().map(|of| of.place.name()).collect::<Vec<_>>().join(", "),
         };
         fit.refusals.push(format!("loads: none in common: A has {}, B has {}", list(a), list(b)));
     }

@@ -2,17 +2,16 @@
 
 use serde_json::{Value, json};
 
-use crate::axis::Load;
 use crate::report::text::number;
 
-use super::{Comparison, Estimate, Finding, Row};
+use super::{Comparison, Estimate, Finding, Place, Row};
 
 /// The whole of it.
 pub fn json(of: &Comparison) -> Value {
-    let skipped = |levels: &[(Load, String)]| -> Value {
-        levels.iter().map(|(load, why)| json!({ "at": load.json(), "why": why })).collect()
+    let skipped = |levels: &[(Place, String)]| -> Value {
+        levels.iter().map(|(place, why)| json!({ "at": place.json(), "why": why })).collect()
     };
-    let alone = |loads: &[Load]| -> Value { loads.iter().map(Load::json).collect() };
+    let alone = |places: &[Place]| -> Value { places.iter().map(Place::json).collect() };
     json!({
         "a": of.names.0,
         "b": of.names.1,
@@ -27,6 +26,7 @@ pub fn json(of: &Comparison) -> Value {
         "only_b": alone(&of.alone.1),
         "skipped_a": skipped(&of.skipped.0),
         "skipped_b": skipped(&of.skipped.1),
+        "owed_by_b": of.owed,
         "places": of.places.iter().map(|(what, a, b)| json!({ "what": what, "a": a, "b": b })).collect::<Vec<_>>(),
         "incomparable": of.fit.refusals,
         "cautions": of.fit.cautions,
@@ -37,8 +37,9 @@ pub fn json(of: &Comparison) -> Value {
 
 fn row(row: &Row) -> Value {
     json!({
-        "concurrency": row.load.concurrency(),
-        "request_rate": row.load.request_rate(),
+        "name": row.place.name(),
+        "concurrency": row.place.load.concurrency(),
+        "request_rate": row.place.load.request_rate(),
         "completed": [row.completed.0, row.completed.1],
         "metrics": row.findings.iter().map(finding).collect::<Vec<_>>(),
     })

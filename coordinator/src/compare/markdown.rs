@@ -2,7 +2,7 @@
 
 use crate::report::summary_md::escaped;
 
-use super::text::{change, conclusion};
+use super::text::{change, conclusion, left_out};
 use super::{Comparison, Finding, Row};
 
 /// Facts of the environment shown.
@@ -21,6 +21,7 @@ pub fn markdown(of: &Comparison) -> String {
     for (what, a, b) in &of.places {
         out += &format!("- {what} of A: {}\n- {what} of B: {}\n", escaped(a), escaped(b));
     }
+    left_out(of).iter().for_each(|line| out += &format!("- {}\n", escaped(line)));
     for line in &of.fit.cautions {
         out += &format!("- caution: {}\n", escaped(line));
     }
@@ -53,7 +54,13 @@ fn line(row: &Row, f: &Finding) -> String {
         verdict @ (super::Verdict::Worse | super::Verdict::Better) => format!("**{}**", verdict.as_str()),
         verdict => verdict.as_str().to_owned(),
     };
-    let cells =
-        [row.load.to_string(), f.metric.name.to_owned(), side(f.a), side(f.b), change(f, true), verdict];
+    let cells = [
+        escaped(&row.place.name()),
+        f.metric.name.to_owned(),
+        side(f.a),
+        side(f.b),
+        change(f, true),
+        verdict,
+    ];
     format!("| {} |\n", cells.join(" | "))
 }

@@ -26,12 +26,12 @@ pub use json::json;
 pub use markdown::markdown;
 pub use metric::{DEFAULT_GATES, METRICS, Metric};
 pub use page::html;
-pub use side::{Loaded, Side};
+pub use side::{Loaded, Place, Side};
 pub use text::render;
 pub(crate) use text::wrap;
 
-use crate::axis::Load;
-use crate::knee::Skipped;
+/// Loads left out, and why.
+type Skipped = Vec<(Place, String)>;
 
 /// What is judged, and how large a difference must be to count.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,9 +61,11 @@ pub struct Comparison {
     /// Loads that both runs have, ascending.
     pub rows: Vec<Row>,
     /// Loads of one run alone.
-    pub alone: (Vec<Load>, Vec<Load>),
+    pub alone: (Vec<Place>, Vec<Place>),
     /// Loads left out of each run, and why.
     pub skipped: (Skipped, Skipped),
+    /// Where A was judged and B was not, in words: B is neither better nor as good then.
+    pub owed: Vec<String>,
     /// Words on knee, cliff and SLO of each run.
     pub places: Vec<(&'static str, String, String)>,
     /// What makes them hard to compare.
@@ -78,18 +80,20 @@ pub struct Comparison {
 pub fn compare(a: &Side, b: &Side, rule: &Rule) -> Comparison {
     let mut rows: Vec<Row> = Vec::new();
     for of_a in &a.loads {
-        if let Some(of_b) = b.loads.iter().find(|of_b| of_b.load == of_a.load) {
+        if let Some(of_b) = b.loads.iter().find(|of_b| of_b.place == of_a.place) {
             rows.push(findings::row(of_a, of_b, rule, rows.len() as u64));
         }
     }
     findings::judge(&mut rows, rule);
     let alone = |one: &Side, other: &Side| {
-        let missing = |load: &Load| !other.loads.iter().any(|of| of.load == *load);
-        one.loads.iter().map(|of| of.load).filter(missing).collect()
+        let missing = |place: &&Place| !other.loads.iter().any(|of| of.place == **place);
+        one.loads.iter().map(|of| &of.place).filter(missing).cloned().collect()
     };
+    let owed = findings::owed(a, b, &rows);
     Comparison {
         names: side::names(a, b),
-        verdict: findings::overall(&rows),
+        verdict: findings::overall(&rows, &owed),
+        owed,
         rule: rule.clone(),
         rows,
         alone: (alone(a, b), alone(b, a)),

@@ -1,6 +1,6 @@
 //! A comparison as one HTML page that needs nothing else: curves of both runs over one another, and every figure.
 
-use super::text::{change, conclusion};
+use super::text::{change, conclusion, left_out};
 use super::{Comparison, Finding, Row, Verdict, plot};
 
 const STYLE: &str = "\
@@ -33,11 +33,16 @@ pub fn html(of: &Comparison) -> String {
     out += "<div class=\"plots\">";
     for metric in ["throughput", "p95_e2e", "p95_ttft", "p95_tpot", "goodput", "error_rate"] {
         let metric = super::METRICS.iter().find(|m| m.name == metric);
+        // Rungs of an experiment have no axis in common.
+        let metric = metric.filter(|_| of.rows.iter().all(|row| row.place.cell.is_none()));
         out += &metric.and_then(|metric| plot::draw(of, metric)).unwrap_or_default();
     }
     out += "</div>\n<p class=\"dim\">Bands and bars: 95 % by block bootstrap within each run. They speak of what varied within the \
             runs, and of nothing that differs from one start of a server to the next.</p>\n";
     out += &figures(of);
+    for line in left_out(of) {
+        out += &format!("<p>{}</p>\n", escaped(&line));
+    }
     out += "<h2>Knee, cliff, SLO</h2>\n<div class=\"wide\"><table class=\"facts\">";
     for (what, a, b) in &of.places {
         out += &format!("<tr><td>{what} of A</td><td>{}</td></tr>", escaped(a));
@@ -68,7 +73,7 @@ fn line(row: &Row, f: &Finding) -> String {
     let name = if f.gate { format!("<b>{}</b>", f.metric.name) } else { f.metric.name.to_owned() };
     format!(
         "<tr><td>{}</td><td>{name}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{}</td></tr>\n",
-        escaped(&row.load.to_string()),
+        escaped(&row.place.name()),
         side(f.a),
         side(f.b),
         change(f, true),

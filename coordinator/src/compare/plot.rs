@@ -31,7 +31,7 @@ pub(super) fn draw(of: &Comparison, metric: &Metric) -> Option<String> {
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{0} over load\"><text x=\"{LEFT}\" y=\"16\" class=\"t\">{0}</text>",
         metric.name
     );
-    frame.axes(&mut svg, metric, &of.rows.iter().map(|row| row.load.to_string()).collect::<Vec<_>>());
+    frame.axes(&mut svg, metric, &of.rows.iter().map(|row| row.place.name()).collect::<Vec<_>>());
     for (class, side) in ["a", "b"].into_iter().zip(&sides) {
         frame.series(&mut svg, class, side, metric);
     }

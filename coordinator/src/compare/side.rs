@@ -1,22 +1,62 @@
 //! One run, as a comparison needs it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::axis::Load;
 use crate::blocks::{BLOCKS, Block};
 use crate::certificate::Verdict;
+use crate::experiment::{OVERLOAD, rung_name};
+use crate::knee::duration;
 use crate::levels::Level;
-use crate::merge::{Merged, last_tries};
-use crate::plan::Plan;
+use crate::merge::{Merged, repeats};
+use crate::plan::{Cell, Plan};
 
-/// Failures that are enough to speak of a load at which nothing completed.
-const ENOUGH_FAILED: u64 = 40;
+/// What levels must share to be repeats of one another: a load and, of an experiment, what else its rung asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Place {
+    /// The load.
+    pub load: Load,
+    /// Of an experiment.
+    pub cell: Option<Cell>,
+}
+
+impl Place {
+    fn of(level: &Level) -> Self {
+        Self { load: level.load, cell: level.cell.clone() }
+    }
+
+    /// The load's number, or the rung's name in its experiment.
+    pub fn name(&self) -> String {
+        self.cell.as_ref().map_or_else(|| self.load.to_string(), |cell| named(self.load, cell))
+    }
+
+    /// As it is said within a sentence.
+    pub fn words(&self) -> String {
+        self.cell.as_ref().map_or_else(|| self.load.words(), |cell| named(self.load, cell))
+    }
+
+    /// The load as JSON, or the rung's name.
+    pub fn json(&self) -> Value {
+        self.cell.as_ref().map_or_else(|| self.load.json(), |cell| json!(named(self.load, cell)))
+    }
+}
+
+/// A recovery's name leaves out after which timeout it was; two runs may have several.
+fn named(load: Load, cell: &Cell) -> String {
+    let name = rung_name(load, cell);
+    match cell.request_timeout_ns {
+        Some(ns) if cell.role != OVERLOAD => {
+            format!("{name}, timeout {}", duration(ns.max(0).unsigned_abs()))
+        }
+        _ => name,
+    }
+}
 
 /// A load, its repeats apart.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
-    /// The load.
-    pub load: Load,
+    /// Where.
+    pub place: Place,
     /// Blocks of each repeat.
     pub repeats: Vec<Vec<Block>>,
 }
@@ -30,10 +70,10 @@ pub struct Side {
     pub version: String,
     /// What was asked.
     pub plan: Plan,
-    /// Loads that count, ascending.
+    /// Loads that count, ascending; rungs of an experiment in the order driven.
     pub loads: Vec<Loaded>,
     /// Loads left out, and why.
-    pub skipped: Vec<(Load, String)>,
+    pub skipped: Vec<(Place, String)>,
     /// Words on its knee, its cliff and its SLO; empty where it has none.
     pub words: [String; 3],
     /// `environment.json`.
@@ -61,8 +101,10 @@ impl Side {
             },
             ..Self::default()
         };
-        last_tries(&merged.levels).for_each(|level| side.add(level));
-        side.loads.sort_by(|a, b| a.load.x().total_cmp(&b.load.x()));
+        repeats(&merged.levels).for_each(|level| side.add(level));
+        if side.loads.iter().all(|of| of.place.cell.is_none()) {
+            side.loads.sort_by(|a, b| a.place.load.x().total_cmp(&b.place.load.x()));
+        }
         side
     }
 
@@ -77,12 +119,13 @@ impl Side {
             _ => None,
         };
         if let Some(why) = why {
-            self.skipped.push((level.load, why.to_owned()));
+            self.skipped.push((Place::of(level), why.to_owned()));
             return;
         }
-        match self.loads.iter_mut().find(|of| of.load == level.load) {
+        let place = Place::of(level);
+        match self.loads.iter_mut().find(|of| of.place == place) {
             Some(of) => of.repeats.push(blocks),
-            None => self.loads.push(Loaded { load: level.load, repeats: vec![blocks] }),
+            None => self.loads.push(Loaded { place, repeats: vec![blocks] }),
         }
     }
 }
@@ -90,9 +133,10 @@ impl Side {
 /// Where nothing completed there may be no window, and a share of errors needs none.
 fn blocks(level: &Level) -> Vec<Block> {
     let counts = &level.measured;
-    if level.blocks.is_empty() && counts.completed == 0 && counts.failed >= ENOUGH_FAILED {
-        let each = Block { failed: counts.failed / BLOCKS as u64, ..Block::default() };
-        return vec![each; BLOCKS];
+    if level.blocks.is_empty() && counts.completed == 0 && counts.failed > 0 {
+        let up_to = |i: u64| counts.failed * i / BLOCKS as u64;
+        let part = |i: u64| Block { failed: up_to(i + 1) - up_to(i), ..Block::default() };
+        return (0..BLOCKS as u64).map(part).collect();
     }
     level.blocks.clone()
 }

@@ -3,9 +3,10 @@
 use serde_json::json;
 
 use super::*;
+use crate::axis::Load;
 use crate::blocks::{BLOCKS, Block};
 use crate::merge::{merge, testrun};
-use crate::plan::{Plan, SloPlan};
+use crate::plan::{Cell, Plan, SloPlan};
 use crate::report::environment::environment;
 use crate::stored::RunData;
 
@@ -36,7 +37,8 @@ fn blocks(seed: u64, requests: usize, ms: f64, failed: u64) -> Vec<Block> {
 }
 
 fn side(repeats: Vec<Vec<Block>>) -> Side {
-    Side { loads: vec![Loaded { load: Load::Streams(8), repeats }], ..Side::default() }
+    let place = Place { load: Load::Streams(8), cell: None };
+    Side { loads: vec![Loaded { place, repeats }], ..Side::default() }
 }
 
 fn verdict_of(a: Vec<Block>, b: Vec<Block>, rule: &Rule) -> (Verdict, Comparison) {
@@ -152,6 +154,129 @@ fn too_little_is_not_judged() {
     for page in [render(&found, true, 80), markdown(&found), html(&found), json(&found).to_string()] {
         assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
     }
+}
+
+/// Every request of the level fails, and of its few no window comes.
+fn fail(data: &mut RunData, level: u32) {
+    for batch in data.nodes.values_mut().flat_map(|node| &mut node.batches) {
+        batch.windows.retain(|w| w.level != level);
+        let of_level = batch.records.iter_mut().filter(|r| r.level == level);
+        of_level.for_each(|r| r.outcome = tailcliff_proto::v1::Outcome::Failed as i32);
+    }
+}
+
+#[test]
+fn b_does_not_pass_where_it_did_not_survive() {
+    let rule = Rule::default();
+    let (a, mut b) = (of(&run(3)), of(&run(4)));
+    // Void, client-bound or without a window there.
+    let last = b.loads.pop().unwrap();
+    b.skipped.push((last.place, "void".to_owned()));
+    let found = compare(&a, &b, &rule);
+    assert_eq!(found.verdict, Verdict::Unknown);
+    let owed = "A was judged at concurrency 4 and B was not (void)";
+    for page in [render(&found, false, 400), markdown(&found), html(&found)] {
+        for told in [owed, "only A has 4", "not judged: concurrency 4 of B (void)"] {
+            assert!(page.contains(told), "{told}: {page}");
+        }
+    }
+    assert_eq!((&json(&found)["owed_by_b"][0], &json(&found)["only_a"][0]), (&json!(owed), &json!(4)));
+    // Dead before it: nothing is known of the load at all.
+    b.skipped.clear();
+    b.cut_short = "its journal was not closed".to_owned();
+    assert_eq!(compare(&a, &b, &rule).verdict, Verdict::Unknown);
+    // A whole run that was never asked for it owes nothing, nor does one that has more than A.
+    b.cut_short.clear();
+    assert_eq!(compare(&a, &b, &rule).verdict, Verdict::Same);
+    assert_eq!(compare(&b, &a, &rule).verdict, Verdict::Same);
+}
+
+#[test]
+fn all_failed_of_a_handful_is_worse_where_none_did() {
+    let dead = |failed: u64| {
+        let mut all = vec![Block::default(); BLOCKS];
+        (0..failed as usize).for_each(|i| all[i % BLOCKS].failed += 1);
+        all
+    };
+    let few = || blocks(1, 1, 100.0, 0);
+    let rule = Rule::default();
+    let (verdict, found) = verdict_of(few(), dead(32), &rule);
+    let errors = finding(&found, "error_rate");
+    assert_eq!((verdict, errors.verdict), (Verdict::Worse, Verdict::Worse));
+    assert!(errors.b.unwrap().low > 0.85 && errors.a.unwrap().high < 0.2, "{errors:?}");
+    // One of one may be an accident: neither worse nor passed.
+    assert_eq!(verdict_of(few(), dead(1), &rule).0, Verdict::Unknown);
+    let p = finding(&verdict_of(few(), dead(1), &rule).1, "error_rate").change.unwrap().p;
+    assert!((p - 2.0 / 21.0).abs() < 1e-12, "{p}");
+    let only_latency = Rule { gates: vec!["p95_e2e".to_owned()], ..Rule::default() };
+    assert_eq!(verdict_of(blocks(1, 50, 100.0, 0), dead(32), &only_latency).0, Verdict::Unknown);
+    // As a run leaves it.
+    let mut b = run(4);
+    b.header.plan.duration_ns = None;
+    fail(&mut b, 2);
+    for batch in b.nodes.values_mut().flat_map(|node| &mut node.batches) {
+        let (of_level, mut kept): (Vec<_>, Vec<_>) = batch.records.drain(..).partition(|r| r.level == 2);
+        let is_measured =
+            |r: &tailcliff_proto::v1::RequestRecord| r.phase == tailcliff_proto::v1::Phase::Measured as i32;
+        kept.extend(of_level.into_iter().filter(is_measured).take(3));
+        batch.records = kept;
+    }
+    let failed = merge(&b).levels[2].measured.failed;
+    assert!((1..40).contains(&failed), "{failed}");
+    assert_eq!(compare(&of(&run(3)), &of(&b), &rule).verdict, Verdict::Worse);
+}
+
+#[test]
+fn cells_of_a_grid_are_no_repeats_of_one_load() {
+    let grid = |seed| {
+        let mut data = testrun::run(seed, 2, &[1, 1, 1]);
+        data.header.plan.experiment = "grid".to_owned();
+        let cell = |tokens| Cell { prompt_chars: Some(200), output_len: Some(tokens), ..Cell::default() };
+        data.header.plan.cells = [8, 32, 128].map(cell).to_vec();
+        data
+    };
+    let found = compare(&of(&grid(3)), &of(&grid(4)), &Rule::default());
+    let names: Vec<String> = found.rows.iter().map(|row| row.place.name()).collect();
+    assert_eq!(names, [8, 32, 128].map(|tokens| format!("200 characters × {tokens} tokens")));
+    assert!(render(&found, false, 80).contains("200 characters × 32 tokens"));
+    assert!(!html(&found).contains("<svg") && json(&found)["levels"][2]["name"] == *names[2]);
+    // Of an overload, the rungs of one timeout, and the rests after each, stay apart.
+    let mut data = testrun::run(3, 2, &[1, 8, 1, 8, 1]);
+    let of_role = |role: &str, ns| Cell { role: role.to_owned(), request_timeout_ns: ns, ..Cell::default() };
+    let (two, five) = (Some(2_000_000_000), Some(5_000_000_000));
+    data.header.plan.experiment = "overload".to_owned();
+    data.header.plan.cells = vec![
+        of_role("baseline", None),
+        of_role("overload", two),
+        of_role("recovery", two),
+        of_role("overload", five),
+        of_role("recovery", five),
+    ];
+    let side = of(&data);
+    let names: std::collections::BTreeSet<String> = side.loads.iter().map(|of| of.place.name()).collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+}
+
+#[test]
+fn a_search_that_drove_a_load_twice_is_judged_by_both() {
+    let mut data = testrun::run(3, 2, &[2, 2, 4]);
+    data.header.plan.auto = Some(crate::plan::AutoPlan::default());
+    let repeats = |data: &RunData| of(data).loads.iter().map(|of| of.repeats.len()).collect::<Vec<_>>();
+    assert_eq!(repeats(&data), [2, 1]);
+    // An earlier try of the same rung is none.
+    data.levels[1].drive.rung = data.levels[0].drive.rung;
+    assert_eq!(repeats(&data), [1, 1]);
+}
+
+#[test]
+fn another_extra_body_is_another_workload() {
+    let with = |tokens: u32| {
+        let mut data = run(3);
+        data.header.plan.extra_body = Some(json!({ "max_tokens": tokens }));
+        of(&data)
+    };
+    let refusals = fit(&with(16), &with(512)).refusals;
+    assert_eq!(refusals, ["extra body: max tokens: 16 against 512"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A comparison on a terminal: what decides, and what else is not the same.
 
-use super::{Comparison, Finding, Row, Verdict};
+use super::{Comparison, Finding, Place, Row, Verdict};
 
 /// A comparison narrower than this reads as if it had this width.
 const NARROWEST: usize = 40;
@@ -26,7 +26,7 @@ pub fn render(of: &Comparison, all: bool, width: usize) -> String {
         out += &wrap(&format!("{what} of A: {}", or_none(a)), width);
         out += &wrap(&format!("{what} of B: {}", or_none(b)), width);
     }
-    out += &left_out(of, width);
+    left_out(of).iter().for_each(|line| out += &wrap(line, width));
     for line in &of.fit.cautions {
         out += &wrap(&format!("caution: {line}"), width);
     }
@@ -40,18 +40,19 @@ pub fn render(of: &Comparison, all: bool, width: usize) -> String {
     out + &wrap(&conclusion(of), width)
 }
 
-fn left_out(of: &Comparison, width: usize) -> String {
-    let mut out = String::new();
-    for (name, loads) in [("A", &of.alone.0), ("B", &of.alone.1)] {
-        if !loads.is_empty() {
-            let loads: Vec<String> = loads.iter().map(ToString::to_string).collect();
-            out += &wrap(&format!("only {name} has {}: not compared", loads.join(", ")), width);
+/// What was not compared, and why.
+pub(super) fn left_out(of: &Comparison) -> Vec<String> {
+    let mut out = Vec::new();
+    for (name, places) in [("A", &of.alone.0), ("B", &of.alone.1)] {
+        if !places.is_empty() {
+            let places: Vec<String> = places.iter().map(Place::name).collect();
+            out.push(format!("only {name} has {}: not compared", places.join(", ")));
         }
     }
     for (name, levels) in [("A", &of.skipped.0), ("B", &of.skipped.1)] {
-        for (load, why) in levels {
-            out += &wrap(&format!("not judged: {} of {name} ({why})", load.words()), width);
-        }
+        let line =
+            |(place, why): &(Place, String)| format!("not judged: {} of {name} ({why})", place.words());
+        out.extend(levels.iter().map(line));
     }
     out
 }
@@ -67,8 +68,9 @@ pub(super) fn conclusion(of: &Comparison) -> String {
     let why: Vec<String> = gates
         .iter()
         .filter(|(_, f)| f.verdict == of.verdict && matches!(of.verdict, Verdict::Better | Verdict::Worse))
-        .map(|(row, f)| format!("{} at {} {}", f.metric.name, row.load.words(), change(f, true)))
+        .map(|(row, f)| format!("{} at {} {}", f.metric.name, row.place.words(), change(f, true)))
         .collect();
+    let why = if of.verdict == Verdict::Unknown { of.owed.clone() } else { why };
     let named = why.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
     let more = why.len().saturating_sub(NAMED);
     let tail = match (why.is_empty(), more) {
@@ -130,7 +132,7 @@ fn table(row: &Row, all: bool, width: usize) -> String {
         }
     }
     let (a, b) = row.completed;
-    let mut out = format!("\n{} ({a} and {b} requests)\n", row.load.words());
+    let mut out = format!("\n{} ({a} and {b} requests)\n", row.place.words());
     for row in &rows {
         let cell = |&i: &usize| {
             let pad = " ".repeat(widths[i] - row[i].chars().count());

@@ -10,7 +10,7 @@ use crate::merge::{record, tally::agents};
 use crate::stored::RunData;
 
 /// Where the time of a level's mean answer went, ns. The parts that are known add up to its mean E2E.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parts {
     /// Mean TTFT beyond that of the lowest level.
     pub queue_ns: f64,

@@ -6,6 +6,8 @@
 
 use std::io::{self, Write};
 
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use tailcliff_proto::arrivals;
 use tailcliff_proto::v1::{self, Outcome, Phase};
@@ -14,9 +16,10 @@ use crate::levels::Level;
 use crate::merge::timeline::Timeline;
 use crate::merge::{Merged, record, tally};
 use crate::plan::Plan;
+use crate::redact::redacted_fact;
 use crate::report::summary;
 use crate::report::text::number;
-use crate::stored::RunData;
+use crate::stored::{Incarnation, RunData};
 
 /// Keys that come from `levels[]` of summary.json under the same name, in vLLM's order.
 const SAME: [&str; 9] = [
@@ -51,21 +54,35 @@ pub(super) fn write(
     level: &Level,
     detailed: bool,
 ) -> io::Result<()> {
-    let mut all = head(merged, level);
+    let mut before = head(merged, level);
     let figures = summary::level(level, merged.header.started_ref_ns);
     let same = |key: &str| figures.get(key).cloned().unwrap_or(Value::Null);
-    SAME.iter().for_each(|key| drop(all.insert((*key).to_owned(), same(key))));
-    if detailed {
-        all.extend(details(data, &merged.timeline, level));
-    }
+    SAME.iter().for_each(|key| drop(before.insert((*key).to_owned(), same(key))));
+    let mut after = Map::new();
     for (name, _) in level.latencies.named() {
         for statistic in STATISTICS {
             let key = format!("{statistic}_{name}_ms");
-            all.insert(key.clone(), same(&key));
+            after.insert(key.clone(), same(&key));
         }
     }
-    all.extend(ours(merged, level));
-    serde_json::to_writer(&mut *out, &all)?;
+    after.extend(ours(merged, level));
+    // What a person told stands beside what was measured, never in its place.
+    for (key, value) in merged.header.plan.metadata.iter().cloned().map(redacted_fact) {
+        if !before.contains_key(&key)
+            && !after.contains_key(&key)
+            && !LISTS.iter().any(|(list, _)| *list == key)
+        {
+            after.insert(key, json!(value));
+        }
+    }
+    let mut json = serde_json::Serializer::new(&mut *out);
+    let mut all = json.serialize_map(None)?;
+    before.iter().try_for_each(|(key, value)| all.serialize_entry(key, value))?;
+    for (key, of) in LISTS.into_iter().filter(|_| detailed) {
+        all.serialize_entry(key, &List { data, timeline: &merged.timeline, level, of })?;
+    }
+    after.iter().try_for_each(|(key, value)| all.serialize_entry(key, value))?;
+    SerializeMap::end(all)?;
     writeln!(out)
 }
 
@@ -82,9 +99,6 @@ fn head(merged: &Merged, level: &Level) -> Map<String, Value> {
     put("model_id", json!(plan.model));
     put("tokenizer_id", Value::Null);
     put("num_prompts", json!(level.measured.released()));
-    for (key, value) in &plan.metadata {
-        put(key, json!(value));
-    }
     // As vLLM has it, all requests of a closed loop are there from the start, and wait for one of so many places.
     put("request_rate", level.load.request_rate().map_or(json!("inf"), Value::from));
     put("burstiness", burstiness(plan, level));
@@ -118,58 +132,67 @@ fn ours(merged: &Merged, level: &Level) -> Map<String, Value> {
     all
 }
 
-/// A value a request of the measured phase, in the order of requests.csv; seconds.
-#[derive(Default)]
-struct Details {
-    input_lens: Vec<Value>,
-    output_lens: Vec<Value>,
-    ttfts: Vec<Value>,
-    itls: Vec<Value>,
-    latencies: Vec<Value>,
-    start_times: Vec<Value>,
-    errors: Vec<Value>,
-}
+/// A request of the measured phase, and when it was to be sent, ns since the run began.
+type Request<'a> = (&'a v1::RequestRecord, Option<i64>);
 
-fn details(data: &RunData, timeline: &Timeline, level: &Level) -> Map<String, Value> {
-    let mut all = Details::default();
-    for (of, node) in tally::agents(data) {
-        for batch in node.each_batch_of(level.drive.level) {
-            let records = batch.records.iter().filter(|r| r.level == level.drive.level);
-            for record in records.filter(|r| r.phase == Phase::Measured as i32) {
-                let at = timeline.place(of, record.intended_raw_ns);
-                all.push(record, at.map(|at| at.ns.saturating_sub(data.header.started_ref_ns)));
-            }
-        }
-    }
-    let lists = [
-        ("input_lens", all.input_lens),
-        ("output_lens", all.output_lens),
-        ("ttfts", all.ttfts),
-        ("itls", all.itls),
-        ("latencies", all.latencies),
-        ("start_times", all.start_times),
-        ("errors", all.errors),
-    ];
-    lists.into_iter().map(|(key, list)| (key.to_owned(), Value::Array(list))).collect()
-}
+/// What a list says of one.
+type Says = fn(Request<'_>) -> Value;
 
-impl Details {
-    fn push(&mut self, record: &v1::RequestRecord, start_ns: Option<i64>) {
-        let seconds = |ns: Option<i64>| number(ns.map(|ns| ns as f64 / 1e9), 9);
+/// What vLLM's `--save-detailed` has a value a request of, in the order of requests.csv; seconds.
+const LISTS: [(&str, Says); 7] = [
+    ("input_lens", |(record, _)| json!(record.prompt_tokens)),
+    ("output_lens", |(record, _)| json!(record.output_tokens)),
+    ("ttfts", |(record, _)| seconds(record::ttft_ns(record))),
+    ("itls", |(record, _)| gaps(record)),
+    ("latencies", |(record, _)| {
         let completed = record::outcome(record) == Outcome::Completed;
-        self.input_lens.push(json!(record.prompt_tokens));
-        self.output_lens.push(json!(record.output_tokens));
-        self.ttfts.push(seconds(record::ttft_ns(record)));
-        self.latencies.push(seconds(record::e2e_ns(record).filter(|_| completed)));
-        self.start_times.push(seconds(start_ns));
-        self.errors.push(json!(error(record)));
-        // The first arrival is the first token's; null where the trace was left out.
-        let gaps = arrivals::decode(&record.arrivals).skip(1).map(|a| a.map(|a| a.gap_ns as f64 / 1e9));
-        let gaps: Result<Vec<f64>, _> = gaps.collect();
-        let known = gaps.ok().filter(|_| !record.arrivals_dropped);
-        self.itls
-            .push(known.map_or(Value::Null, |gaps| gaps.iter().map(|&gap| number(Some(gap), 9)).collect()));
+        seconds(record::e2e_ns(record).filter(|_| completed))
+    }),
+    ("start_times", |(_, start_ns)| seconds(start_ns)),
+    ("errors", |(record, _)| json!(error(record))),
+];
+
+/// One of them. It is read batch by batch as it is written: a level may have more gaps than fit in memory.
+struct List<'a> {
+    data: &'a RunData,
+    timeline: &'a Timeline,
+    level: &'a Level,
+    of: Says,
+}
+
+impl Serialize for List<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let agents = tally::agents(self.data);
+        let batches = agents.iter().flat_map(|(of, node)| {
+            node.each_batch_of(self.level.drive.level).map(move |batch| self.values(*of, &batch))
+        });
+        serializer.collect_seq(batches.flatten())
     }
+}
+
+impl List<'_> {
+    fn values(&self, of: Incarnation, batch: &v1::Batch) -> Vec<Value> {
+        let is_wanted =
+            |r: &&v1::RequestRecord| r.level == self.level.drive.level && r.phase == Phase::Measured as i32;
+        let value = |record: &v1::RequestRecord| {
+            let at = self.timeline.place(of, record.intended_raw_ns);
+            (self.of)((record, at.map(|at| at.ns.saturating_sub(self.data.header.started_ref_ns))))
+        };
+        batch.records.iter().filter(is_wanted).map(value).collect()
+    }
+}
+
+fn seconds(ns: Option<i64>) -> Value {
+    number(ns.map(|ns| ns as f64 / 1e9), 9)
+}
+
+/// Between chunks; null where the trace was left out.
+fn gaps(record: &v1::RequestRecord) -> Value {
+    // The first arrival is the first token's.
+    let gaps: Result<Vec<f64>, _> =
+        arrivals::decode(&record.arrivals).skip(1).map(|a| a.map(|a| a.gap_ns as f64 / 1e9)).collect();
+    let known = gaps.ok().filter(|_| !record.arrivals_dropped);
+    known.map_or(Value::Null, |gaps| gaps.into_iter().map(|gap| number(Some(gap), 9)).collect())
 }
 
 /// Empty for a request that was answered.
@@ -238,7 +261,14 @@ mod tests {
     #[test]
     fn every_key_of_vllm_s_is_there_and_the_figures_are_the_summary_s() {
         let mut data = testrun::run(21, 2, &[1, 2]);
-        data.header.plan.metadata = vec![("gpu".to_owned(), "H100".to_owned())];
+        let told = [
+            ("gpu", "H100"),
+            ("model_id", "x"),
+            ("p99_e2el_ms", "1"),
+            ("tailcliff_level", "x"),
+            ("itls", "x"),
+        ];
+        data.header.plan.metadata = told.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
         let result = written(&data, 1, false);
         for key in VLLM {
             assert!(result.contains_key(key), "{key}");
@@ -252,6 +282,7 @@ mod tests {
         assert_eq!(result["date"], "20260102-030405");
         assert_eq!((&result["request_rate"], &result["max_concurrency"]), (&json!("inf"), &json!(2)));
         assert_eq!((&result["gpu"], &result["backend"]), (&json!("H100"), &json!("openai-chat")));
+        assert_eq!((&result["model_id"], &result["tailcliff_level"]), (&json!("m"), &json!(1)), "measured");
         assert_eq!(file_name(&merged.levels[1]), "vllm-level1-concurrency2.json");
     }
 

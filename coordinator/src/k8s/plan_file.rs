@@ -8,7 +8,7 @@ use tailcliff_proto::secret::is_secret;
 
 use crate::args::SweepArgs;
 use crate::config::{Config, ConfigError, bad, with_plan_file};
-use crate::redact::{redacted_json, redacted_query};
+use crate::redact::{redacted_fact_text, redacted_json, redacted_query};
 
 /// Where the ConfigMap is mounted.
 pub const PLAN_DIR: &str = "/plan";
@@ -53,9 +53,7 @@ impl PlanFile {
         }
         // These are of this host: the key comes by a Secret, and the outputs by the network.
         (sweep.api_key_file, sweep.output_dir) = (None, None);
-        let fail = |e: serde_norway::Error| bad("--plan", e.to_string());
-        let plan = serde_norway::to_value(&sweep).map_err(fail)?;
-        files.insert("plan.yaml".to_owned(), serde_norway::to_string(&said(plan)).map_err(fail)?);
+        files.insert("plan.yaml".to_owned(), text(&sweep)?);
         let bytes: usize = files.values().map(String::len).sum();
         if bytes > MOST_BYTES {
             let why = format!("plan and files come to {bytes} bytes, and a ConfigMap holds {MOST_BYTES}");
@@ -132,8 +130,14 @@ fn no_secrets(sweep: &SweepArgs, why: &str) -> Result<(), ConfigError> {
 /// When it holds a secret, which such a file would keep.
 pub fn as_yaml(sweep: &SweepArgs) -> Result<String, ConfigError> {
     no_secrets(sweep, "which a file would keep: leave it out here, and give it to the run as a flag")?;
+    text(sweep)
+}
+
+/// Facts told are no part of what is driven: secrets among them are left out, and nothing is missed.
+fn text(sweep: &SweepArgs) -> Result<String, ConfigError> {
     let fail = |e: serde_norway::Error| bad("--plan", e.to_string());
-    let plan = serde_norway::to_value(sweep).map_err(fail)?;
+    let metadata = sweep.metadata.iter().map(|fact| redacted_fact_text(fact)).collect();
+    let plan = serde_norway::to_value(SweepArgs { metadata, ..sweep.clone() }).map_err(fail)?;
     serde_norway::to_string(&said(plan)).map_err(fail)
 }
 
@@ -142,4 +146,16 @@ fn said(plan: Value) -> Value {
     let Value::Mapping(fields) = plan else { return plan };
     let empty = |value: &Value| value.is_null() || value.as_sequence().is_some_and(Vec::is_empty);
     Value::Mapping(fields.into_iter().filter(|(_, value)| !empty(value)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_keeps_no_secret_that_was_told_as_a_fact() {
+        let metadata = ["api_key=hunter2", "server_flags=--api-key hunter2 --dtype fp8"].map(str::to_owned);
+        let text = as_yaml(&SweepArgs { metadata: metadata.to_vec(), ..SweepArgs::default() }).unwrap();
+        assert!(!text.contains("hunter") && text.contains("--dtype fp8"), "{text}");
+    }
 }

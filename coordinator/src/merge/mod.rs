@@ -251,7 +251,8 @@ fn merge_level(
     level
 }
 
-/// Of each rung, the level that was driven last.
+/// Of each rung of the plan, the level that was driven last. A search drives a load again as a rung of its own, so its
+/// repeats are all there: for those who pool them.
 pub fn repeats(levels: &[Level]) -> impl Iterator<Item = &Level> {
     let is_last = |level: &&Level| {
         let later =

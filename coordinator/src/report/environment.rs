@@ -5,7 +5,7 @@ use tailcliff_proto::v1;
 
 use crate::merge::tally;
 use crate::plan::Plan;
-use crate::redact::redacted;
+use crate::redact::{redacted, redacted_fact};
 use crate::stored::{Node, RunData};
 use crate::untold::untold;
 
@@ -27,7 +27,7 @@ pub fn environment(data: &RunData) -> Value {
         "dataset": plan.dataset,
         "tokenizer": plan.tokenizer,
         "input_len_unit": Some(&plan.input_len_unit).filter(|unit| !unit.is_empty()),
-        "metadata": plan.metadata.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
+        "metadata": metadata(plan).into_iter().map(|(k, v)| (k, json!(v))).collect::<serde_json::Map<_, _>>(),
         "clock_domain": { "boot_id": header.clock_domain.0, "time_namespace": header.clock_domain.1 },
         "agents": nodes(data, v1::NodeKind::Agent),
         "probes": nodes(data, v1::NodeKind::GpuProbe),
@@ -38,7 +38,11 @@ pub fn environment(data: &RunData) -> Value {
 /// A journal holds none of the values left out here; one that another wrote might.
 fn plan_of(plan: &Plan) -> Value {
     let headers = plan.headers.iter().cloned().map(redacted).collect();
-    serde_json::to_value(Plan { headers, ..plan.clone() }).unwrap_or_default()
+    serde_json::to_value(Plan { headers, metadata: metadata(plan), ..plan.clone() }).unwrap_or_default()
+}
+
+fn metadata(plan: &Plan) -> Vec<(String, String)> {
+    plan.metadata.iter().cloned().map(redacted_fact).collect()
 }
 
 /// What the first preflight that worked saw.

@@ -1,11 +1,14 @@
 //! `levels.csv`: the summary's levels, one row each, flattened: pairs become `_lo` and `_hi`, objects a prefix.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde_json::Value;
 
+use crate::diagnose::{LevelGpu, Parts};
 use crate::levels::Level;
 use crate::merge::Merged;
+use crate::merge::starts::Starts;
 
 use super::summary;
 use super::text::quoted;
@@ -15,14 +18,25 @@ use super::text::quoted;
 /// # Errors
 /// What `out` says.
 pub fn write(out: &mut impl Write, merged: &Merged) -> io::Result<()> {
-    let names = row(&Level::default(), 0).into_iter().map(|(name, _)| name);
-    writeln!(out, "{}", names.collect::<Vec<_>>().join(","))?;
+    let names: Vec<String> = row(&whole(), 0).into_iter().map(|(name, _)| name).collect();
+    writeln!(out, "{}", names.join(","))?;
     for level in &merged.levels {
-        let cells = row(level, merged.header.started_ref_ns).into_iter();
-        let cells: Vec<String> = cells.map(|(_, cell)| quoted(&cell).into_owned()).collect();
-        writeln!(out, "{}", cells.join(","))?;
+        let cells: BTreeMap<String, String> = row(level, merged.header.started_ref_ns).into_iter().collect();
+        let cell = |name: &String| quoted(cells.get(name).map_or("", String::as_str)).into_owned();
+        writeln!(out, "{}", names.iter().map(cell).collect::<Vec<_>>().join(","))?;
     }
     Ok(())
+}
+
+/// A level that has everything which a level may lack, so that every run has the same columns. What trace mode tells has
+/// as many parts as it has stages, and none here.
+fn whole() -> Level {
+    Level {
+        gpu: Some(LevelGpu::default()),
+        parts: Some(Parts::default()),
+        starts: Some(Starts::default()),
+        ..Level::default()
+    }
 }
 
 fn row(level: &Level, started_ref_ns: i64) -> Vec<(String, String)> {

@@ -216,7 +216,12 @@ fn findings(summary: &Value) -> String {
 }
 
 fn cause(summary: &Value, key: &str) -> String {
-    let parts = [text(summary, &format!("/{key}/cause")), text(summary, &format!("/{key}/words"))];
+    let words = text(summary, &format!("/{key}/words"));
+    // The words of a diagnosis begin with its cause.
+    if let Some(words) = words.strip_prefix("cause: ") {
+        return words.to_owned();
+    }
+    let parts = [text(summary, &format!("/{key}/cause")), words];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
 }
 

@@ -5,7 +5,7 @@ use crate::axis::Load;
 use crate::blocks::Block;
 use crate::certificate::Verdict;
 use crate::levels::Level;
-use crate::merge::last_tries;
+use crate::merge::repeats;
 use crate::merge::timeline::Timeline;
 use crate::plan::SloPlan;
 use crate::stored::RunData;
@@ -65,6 +65,10 @@ pub struct Capacity {
 /// Finds it; `None` without an SLO.
 pub fn capacity(data: &RunData, timeline: &Timeline, levels: &[Level]) -> Option<Capacity> {
     let slo = data.header.plan.slo.clone()?;
+    // The rungs of an experiment differ in more than load: there is no highest one.
+    if !data.header.plan.cells.is_empty() {
+        return None;
+    }
     let (steps, skipped) = steps(levels);
     let mut found = judge(slo, &steps, skipped);
     let best = steps.iter().find(|step| Some(step.load) == found.at);
@@ -103,7 +107,7 @@ fn judge(slo: SloPlan, steps: &[Step], skipped: Vec<(Load, String)>) -> Capacity
 
 fn steps(levels: &[Level]) -> (Vec<Step>, Vec<(Load, String)>) {
     let (mut kept, mut skipped): (Vec<&Level>, Vec<_>) = (Vec::new(), Vec::new());
-    for level in last_tries(levels) {
+    for level in repeats(levels) {
         let why = match level.certificate.verdict {
             Verdict::Void => Some("void"),
             _ if level.kept.is_none_or(|kept| kept.judged() == 0) => Some("no request to judge"),
