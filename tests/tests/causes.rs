@@ -1,5 +1,7 @@
 //! Knees of known cause, SIMULATED in virtual time, with parameters and seeds that the rules were not tuned on.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use e2e::causes::{Confusion, Kind, Row, Scene, Signals, TRAINING_SEEDS, play};
 use tailcliff::diagnose::Cause;
 
