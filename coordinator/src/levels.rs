@@ -236,6 +236,11 @@ pub struct Level {
     pub in_flight: Option<f64>,
     /// Of these, the ones that waited for a connection; `None` without a window.
     pub connecting: Option<f64>,
+    /// Answers between their first and last tokens at once in the window: the mean, and what was exceeded in 1 % of the time at
+    /// most; `None` when there was none.
+    pub answers_at_once: Option<(f64, f64)>,
+    /// The shortest time in which a request that completed got a connection of its own, ns.
+    pub quickest_connect_ns: Option<i64>,
     /// Connections that the client's own host could not give.
     pub host_limits: HostLimits,
     /// Whether these are the server's figures.

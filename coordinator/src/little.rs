@@ -112,6 +112,7 @@ mod tests {
     /// Four streams, each 100 ms a request, back to back for 10 s.
     fn points() -> Vec<Point> {
         let one = |i: i64| Point {
+            answer: None,
             intended_ns: i / 4 * 100 * MS,
             issued_ns: i / 4 * 100 * MS,
             connecting_ns: 0,

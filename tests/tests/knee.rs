@@ -150,20 +150,19 @@ fn swept_knee(server: &[&str]) -> serde_json::Value {
 /// What `cargo run --release --bin knees` prints for 1,000 servers, with fewer of them.
 #[test]
 fn a_searchs_interval_holds_the_knee_that_the_parameters_imply() {
-    let trials: Vec<Trial> = (900_000..900_100).map(|seed| World::drawn(seed).search()).collect();
+    let trials: Vec<Trial> = (900_000..900_040).map(|seed| World::drawn(seed).search()).collect();
     let covered = trials.iter().filter(|trial| trial.covers()).count();
     let mut widths: Vec<f64> = trials.iter().filter_map(|t| Some(t.found.knee?.width() / t.rung)).collect();
     widths.sort_by(f64::total_cmp);
     let shares: f64 =
         trials.iter().map(|t| t.took_s).sum::<f64>() / trials.iter().map(|t| t.linear_s).sum::<f64>();
     println!(
-        "{covered} of 100 covered, median width {:.2} rungs, {shares:.2} of the time",
+        "{covered} of 40 covered, median width {:.2} rungs, {shares:.2} of the time",
         widths[widths.len() / 2]
     );
-    // Of 100 intervals that cover with 95 %, fewer than 90 would do so once in a hundred times, and of such that do so with
-    // 83 %, 90 or more would once in thirty.
-    assert!(covered >= 90, "only {covered} of 100 intervals hold the knee");
-    assert!(widths.len() == 100 && widths[50] <= 1.0, "median width {} rungs", widths[50]);
+    // Of 40 intervals that cover with 95 %, fewer than 35 would do so once in a hundred times. The binary judges a thousand.
+    assert!(covered >= 35, "only {covered} of 40 intervals hold the knee");
+    assert!(widths.len() == 40 && widths[20] <= 1.0, "median width {} rungs", widths[20]);
     assert!(shares <= 0.5, "{shares} of the time of a linear sweep");
 }
 

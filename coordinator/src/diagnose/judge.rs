@@ -1,5 +1,8 @@
 //! The judgement itself: what each cause must show, what rules it out, and where the evidence ends.
 
+use std::net::IpAddr;
+
+use crate::args::server::host_and_port;
 use crate::axis::Load;
 use crate::plan::Plan;
 
@@ -16,8 +19,10 @@ const SLOWER_TO: f64 = 0.40;
 const WAITING_PINNED: f64 = 0.50;
 /// Answers at once over requests in flight, at most, of a server whose slots are taken …
 const PINNED_BELOW: f64 = 0.93;
-/// … and of the most at once the share that there are on average, and what more load may add.
+/// … and of the most at once the share that there are on average, or at least so much of that share below the bend, …
 const PINNED_MEAN: f64 = 0.75;
+const PINNED_LIKE: f64 = 0.85;
+/// … and what more load may add to it.
 const PINNED_GROWTH: f64 = 1.15;
 /// Growth of the share of chunks that come in one read with the one before: they wait on their way.
 const TOGETHER_MORE: f64 = 0.20;
@@ -57,8 +62,9 @@ impl Link {
     pub(super) fn of(plan: &Plan) -> Self {
         let told = plan.metadata.iter().find(|(key, _)| key == "link_mbit_s");
         let mbit = told.and_then(|(_, value)| value.trim().parse::<f64>().ok()).filter(|mbit| *mbit > 0.0);
-        let host = plan.base_url.split_once("://").map_or("", |(_, rest)| rest);
-        let loopback = ["localhost", "127.", "[::1]"].iter().any(|name| host.starts_with(name));
+        let host = host_and_port(&plan.base_url).map_or("", |(host, _)| host);
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let loopback = bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let more = plan.extra_body.as_ref().map_or_else(String::new, ToString::to_string);
         Self {
             loopback,
@@ -131,7 +137,11 @@ impl Bend<'_> {
     /// Tokens that were made in time and came late.
     fn network(&self, growth: &Growth, excluded: &mut Excluded) -> Found {
         if self.link.loopback {
-            excluded.push((Cause::Network, "the server is on this client's own host".to_owned()));
+            excluded.push((
+                Cause::Network,
+                "the server is reached through loopback (of a tunnel that begins there this says nothing)"
+                    .to_owned(),
+            ));
             return None;
         }
         let server = |level: &Seen| level.server.as_ref()?.delivery_ns;
@@ -318,7 +328,9 @@ impl Bend<'_> {
         let asked = self.above.load.concurrency().map(f64::from);
         // In open loop the number in flight follows from Little's law.
         let asked = asked.or_else(|| Some(self.above.throughput? * self.above.e2e_ns? / 1e9))?;
-        let steady = most <= PINNED_BELOW * asked && mean >= PINNED_MEAN * most;
+        // A slot that prefills answers nobody yet. How much of its time that is shows below the bend, where nobody waits.
+        let filled = self.below.at_once.zip(self.below.most_at_once).map_or(1.0, |(mean, most)| mean / most);
+        let steady = most <= PINNED_BELOW * asked && mean >= PINNED_MEAN.min(PINNED_LIKE * filled) * most;
         let still = self.top.most_at_once.is_none_or(|top| top <= (PINNED_GROWTH * most).max(most + 1.0));
         (steady && still).then_some((most, asked))
     }

@@ -122,7 +122,7 @@ pub(crate) fn diagnose(data: &RunData, merged: &mut Merged) {
     for (level, gpu) in merged.levels.iter_mut().zip(gpus) {
         level.gpu = gpu;
     }
-    let parts = parts::of_levels(data, &merged.levels);
+    let parts = parts::of_levels(&merged.levels);
     for (level, parts) in merged.levels.iter_mut().zip(parts) {
         level.parts = parts;
     }

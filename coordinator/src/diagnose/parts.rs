@@ -1,13 +1,9 @@
 //! T = queue + network + compute, as far as a client can tell: what an answer took on average, cut into what it waited
 //! beyond an unloaded server, one trip over the network, and the rest.
 
-use tailcliff_proto::v1::{Outcome, Phase};
-
 use crate::certificate::Verdict;
 use crate::knee::duration;
 use crate::levels::Level;
-use crate::merge::{record, tally::agents};
-use crate::stored::RunData;
 
 /// Where the time of a level's mean answer went, ns. The parts that are known add up to its mean E2E.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,11 +19,11 @@ pub struct Parts {
 }
 
 /// Of each level; `None` where nothing tells its TTFT.
-pub(super) fn of_levels(data: &RunData, levels: &[Level]) -> Vec<Option<Parts>> {
+pub(super) fn of_levels(levels: &[Level]) -> Vec<Option<Parts>> {
     let is_usable = |level: &&Level| level.certificate.verdict != Verdict::Void && !level.load.is_at_once();
     let told = levels.iter().filter(is_usable).filter(|level| level.latencies.ttft.mean_ns().is_some());
     let lowest = told.min_by(|a, b| a.load.x().total_cmp(&b.load.x()));
-    let trip = quickest_connect(data);
+    let trip = levels.iter().filter_map(|level| level.quickest_connect_ns).min();
     levels.iter().map(|level| of(level, lowest?, trip)).collect()
 }
 
@@ -56,20 +52,4 @@ fn of(level: &Level, lowest: &Level, trip: Option<i64>) -> Option<Parts> {
         "{queue}; {network}; compute is the rest of the mean E2E (measured), pauses in mid-answer too"
     );
     Some(Parts { queue_ns, network_ns, compute_ns: whole - queue_ns - network_ns.unwrap_or(0.0), words })
-}
-
-/// The shortest time in which any request got a connection of its own, ns.
-fn quickest_connect(data: &RunData) -> Option<i64> {
-    let mut least: Option<i64> = None;
-    for (_, node) in agents(data) {
-        for batch in node.each_batch() {
-            let fresh =
-                batch.records.iter().filter(|r| !r.reused_connection && r.phase != Phase::Unspecified as i32);
-            let whole = fresh.filter(|r| record::outcome(r) == Outcome::Completed);
-            let took =
-                whole.filter_map(|r| r.connected_raw_ns?.checked_sub(r.issued_raw_ns?)).filter(|ns| *ns > 0);
-            least = took.chain(least).min();
-        }
-    }
-    least
 }

@@ -5,7 +5,7 @@ use tailcliff_proto::v1::{self, NodeKind};
 use crate::axis::Load;
 use crate::certificate::Verdict;
 use crate::levels::Level;
-use crate::merge::tally::{agents, of_kind};
+use crate::merge::tally::of_kind;
 use crate::merge::timeline::Timeline;
 use crate::merge::window::Window;
 use crate::stall::{self, Kind, Stalls};
@@ -18,8 +18,6 @@ use super::stalls_are_known;
 const ONE_READ_NS: i64 = 20_000;
 /// Fewer gaps say nothing of how many come at once.
 const GAPS_MIN: usize = 50;
-/// Share of the time in which more answers were under way than `Seen::most_at_once`.
-const RARELY: f64 = 0.01;
 
 /// What the server tells of itself over a level.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,7 +81,7 @@ impl Seen {
 pub(super) fn of(data: &RunData, timeline: &Timeline, level: &Level, stalls: &Stalls) -> Seen {
     let window = level.throughput.map(|t| t.window);
     let verdict = level.certificate.verdict;
-    let at_once = window.and_then(|window| at_once(data, timeline, level.drive.level, window));
+    let at_once = level.answers_at_once;
     Seen {
         load: level.load,
         offered: level.rates.map(|rates| rates.offered),
@@ -130,41 +128,6 @@ fn together(level: &Level) -> Option<f64> {
     let gaps = || level.blocks.iter().flat_map(|block| &block.itl_ns);
     let count = gaps().count();
     (count >= GAPS_MIN).then(|| gaps().filter(|ns| **ns <= ONE_READ_NS).count() as f64 / count as f64)
-}
-
-/// Answers under way at once in a window: the mean, and what is rarely exceeded; `None` when there was none.
-fn at_once(data: &RunData, timeline: &Timeline, level: u32, window: Window) -> Option<(f64, f64)> {
-    let mut edges: Vec<(i64, i64)> = Vec::new();
-    for (of, node) in agents(data) {
-        for batch in node.each_batch_of(level) {
-            for record in batch.records.iter().filter(|record| record.level == level) {
-                let at = |raw: Option<i64>| {
-                    Some(timeline.place(of, raw?)?.ns.clamp(window.start_ns, window.end_ns))
-                };
-                if let (Some(from), Some(to)) = (at(record.first_token_raw_ns), at(record.last_token_raw_ns))
-                    && from < to
-                {
-                    edges.extend([(from, 1), (to, -1)]);
-                }
-            }
-        }
-    }
-    // At one moment ends come before beginnings.
-    edges.sort_unstable();
-    let (mut now, mut since, mut spent) =
-        (0i64, window.start_ns, std::collections::BTreeMap::<i64, i64>::new());
-    for &(at, change) in edges.iter().chain(&[(window.end_ns, 0)]) {
-        *spent.entry(now).or_default() += at - since;
-        (now, since) = (now + change, at);
-    }
-    let length = (window.end_ns - window.start_ns) as f64;
-    let mean = spent.iter().map(|(n, ns)| *n as f64 * *ns as f64).sum::<f64>() / length;
-    let mut left = length * RARELY;
-    let most = spent.iter().rev().find(|(_, ns)| {
-        left -= **ns as f64;
-        left < 0.0
-    });
-    most.map(|(n, _)| (mean, *n as f64)).filter(|_| !edges.is_empty())
 }
 
 /// Of the probe whose host sent most: between its first and last sample in the window.

@@ -4,6 +4,7 @@
 //! throughput to the window of its end. Counts come from records; what agents say they released beyond those is
 //! `unreported`.
 
+mod answers;
 pub mod bins;
 mod dataset;
 pub mod interval;
@@ -115,13 +116,14 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
     let beats = nodes::probe_beats(data, &timeline);
     let logs: BTreeMap<u32, &LevelLog> = data.levels.iter().map(|log| (log.drive.level, log)).collect();
     let mut stray = tally::agents(data).into_iter().map(|(_, node)| node.record_count()).sum::<u64>();
-    let level = |(&index, log): (&u32, &&LevelLog)| {
-        let tally = tally::tally(data, index, &timeline);
+    let level = |log: &LevelLog| {
+        let tally = tally::tally(data, log.drive.level, &timeline);
         let known: u64 = tally.by_agent.values().map(Counts::released).sum();
-        stray = stray.saturating_sub(known);
-        merge_level(data, log, tally, &timeline, &beats)
+        (merge_level(data, log, tally, &timeline, &beats), known)
     };
-    let mut levels: Vec<Level> = logs.iter().map(level).collect();
+    let merged = by_two(&logs.into_values().collect::<Vec<_>>(), &level);
+    stray = merged.iter().fold(stray, |stray, (_, known)| stray.saturating_sub(*known));
+    let mut levels: Vec<Level> = merged.into_iter().map(|(level, _)| level).collect();
     if data.header.plan.auto.is_some() {
         // They were driven in whatever order the search wanted.
         levels.sort_by(|a, b| a.load.x().total_cmp(&b.load.x()));
@@ -165,6 +167,23 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
     merged.warnings.extend(merged.stalls.warnings.iter().cloned());
     merged.warnings.extend(dataset::warnings(data));
     merged
+}
+
+/// Every second level on another thread: what takes the time is reading their batches again. No more than two, so that no more
+/// than two are in memory.
+fn by_two<T: Send>(logs: &[&LevelLog], each: &(impl Fn(&LevelLog) -> T + Sync)) -> Vec<T> {
+    let part = |first: usize| logs.iter().skip(first).step_by(2).map(|log| each(log)).collect::<Vec<T>>();
+    let (even, odd) = std::thread::scope(|scope| {
+        let odd = scope.spawn(|| part(1));
+        (part(0), odd.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let (mut even, mut odd) = (even.into_iter(), odd.into_iter());
+    std::iter::from_fn(|| {
+        let next = even.next();
+        std::mem::swap(&mut even, &mut odd);
+        next
+    })
+    .collect()
 }
 
 fn calibrations(data: &RunData) -> Vec<(String, v1::HostFacts)> {
@@ -227,6 +246,8 @@ fn merge_level(
         little: gauged.and_then(|w| little::check(w, &agents, &tally.gauges, &tally.points)),
         in_flight: gauged.and_then(|w| little::in_flight(w, &agents, &tally.gauges)),
         connecting: window.map(|w| tally.connecting(w)),
+        answers_at_once: window.and_then(|w| answers::at_once(w, &tally.points)),
+        quickest_connect_ns: tally.quickest_connect_ns,
         host_limits: tally.host_limits,
         latencies: tally.latencies,
         kept: tally.slo.is_some().then_some(tally.kept),

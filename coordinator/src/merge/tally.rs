@@ -28,6 +28,8 @@ pub(crate) struct Point {
     /// How long it waited for its connection; until its end when it never got one.
     pub(crate) connecting_ns: i64,
     pub(crate) done_ns: i64,
+    /// First and last token.
+    pub(crate) answer: Option<(i64, i64)>,
     pub(crate) outcome: Outcome,
     pub(crate) measured: bool,
     /// The first try of its request; in open loop, of an arrival and no later turn of its session.
@@ -46,6 +48,7 @@ impl Point {
             issued_ns: record.issued_raw_ns.unwrap_or(record.intended_raw_ns),
             connecting_ns: 0,
             done_ns: record.done_raw_ns,
+            answer: record.first_token_raw_ns.zip(record.last_token_raw_ns),
             outcome,
             measured: true,
             first: record.attempt == 0,
@@ -83,6 +86,8 @@ pub(crate) struct Tally {
     /// (coordinator's clock, streams in flight) by agent.
     pub(crate) gauges: BTreeMap<Incarnation, Vec<(i64, u32)>>,
     pub(crate) bounds_ns: Vec<i64>,
+    /// The shortest that a request which completed waited for a connection of its own.
+    pub(crate) quickest_connect_ns: Option<i64>,
     pub(crate) input_tokens: u64,
     pub(crate) output_tokens: u64,
     pub(crate) error_kinds: BTreeMap<String, u64>,
@@ -136,6 +141,7 @@ impl Tally {
             self.measured_record(record, outcome);
         }
         self.host_limit(record);
+        self.connect(record, outcome);
         self.outside.dropped_traces += u64::from(record.arrivals_dropped);
         self.outside.bad_traces += u64::from(arrivals::decode(&record.arrivals).any(|a| a.is_err()));
         // What the client held up itself says nothing of the server.
@@ -155,6 +161,13 @@ impl Tally {
             }
             None => self.outside.unaligned += 1,
         }
+    }
+
+    fn connect(&mut self, record: &v1::RequestRecord, outcome: Outcome) {
+        let is_fresh = !record.reused_connection && record.phase != Phase::Unspecified as i32;
+        let took = || record.connected_raw_ns?.checked_sub(record.issued_raw_ns?).filter(|ns| *ns > 0);
+        let took = Some(()).filter(|()| is_fresh && outcome == Outcome::Completed).and_then(|()| took());
+        self.quickest_connect_ns = took.into_iter().chain(self.quickest_connect_ns).min();
     }
 
     /// What the system says of a connection that it could not give: these numbers are Linux's, and agents run on nothing
@@ -258,12 +271,15 @@ fn point(
     let issued = record.issued_raw_ns.map_or(Some(intended), |raw| timeline.place(of, raw))?;
     let from = record.issued_raw_ns.unwrap_or(record.intended_raw_ns);
     let never = if outcome == Outcome::Completed { from } else { record.done_raw_ns };
+    let token = |raw: Option<i64>| Some(timeline.place(of, raw?)?.ns);
+    let answer = token(record.first_token_raw_ns).zip(token(record.last_token_raw_ns));
     let connected = record.connected_raw_ns.unwrap_or(never);
     let point = Point {
         intended_ns: intended.ns,
         issued_ns: issued.ns,
         connecting_ns: connected.saturating_sub(from).max(0),
         done_ns: done.ns,
+        answer,
         outcome,
         measured,
         first: record.attempt == 0 && record.turn.unwrap_or(0) == 0,

@@ -126,6 +126,7 @@ fn streams_in_step_lose_no_work_at_the_windows_edges() {
                 let done_ns = at + life(stream, i);
                 let (measured, outcome) = (true, Outcome::Completed);
                 points.push(tally::Point {
+                    answer: None,
                     connecting_ns: 0,
                     intended_ns: at,
                     issued_ns: at,
@@ -157,6 +158,7 @@ fn closed_loop(random: &mut fastrand::Rng, streams: u64, mean_s: f64, until_ns: 
         while at < until_ns {
             let done_ns = at + 1 + (-mean_s * (1.0 - random.f64()).ln() * 1e9) as i64;
             points.push(tally::Point {
+                answer: None,
                 connecting_ns: 0,
                 intended_ns: at,
                 issued_ns: at,

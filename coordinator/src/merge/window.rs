@@ -175,15 +175,19 @@ pub(crate) fn throughput(window: Window, load: Load, points: &[Point]) -> Throug
 /// Requests, output tokens and good requests done in each of some parts of a window.
 pub(crate) fn credits(parts: &[Window], load: Load, points: &[Point]) -> Vec<[f64; 3]> {
     let share = if load.is_open() { by_end } else { by_life };
-    let completed: Vec<&Point> = points.iter().filter(|p| p.completed()).collect();
-    let of = |part: &Window| {
-        completed.iter().fold([0.0; 3], |[requests, tokens, good], p| {
-            let part = share(*part, p);
-            let good_part = if p.good { part } else { 0.0 };
-            [requests + part, tokens + part * p.output_tokens as f64, good + good_part]
-        })
-    };
-    parts.iter().map(of).collect()
+    let mut sums = vec![[0.0; 3]; parts.len()];
+    for point in points.iter().filter(|point| point.completed()) {
+        // The parts that its life touches; a thousand requests each touch few.
+        let first = parts.partition_point(|part| part.end_ns <= point.intended_ns);
+        let touched = parts.iter().zip(&mut sums).skip(first);
+        for (part, sum) in touched.take_while(|(part, _)| part.start_ns <= point.done_ns) {
+            let part = share(*part, point);
+            sum[0] += part;
+            sum[1] += part * point.output_tokens as f64;
+            sum[2] += if point.good { part } else { 0.0 };
+        }
+    }
+    sums
 }
 
 /// How much of a request counts as done within a window.

@@ -17,7 +17,7 @@ const SLACK_NS: i64 = 5_000_000;
 pub(super) fn unread(data: &RunData, gaps: &[Gap]) -> Vec<(f64, bool)> {
     let mut lags: BTreeMap<(u64, u32), Vec<(i64, i64)>> = BTreeMap::new();
     for (of, node) in agents(data) {
-        for batch in node.each_batch() {
+        for batch in node.each_batch_with_loop_lags() {
             for lag in batch.loop_lags.iter().filter(|lag| is_sane(lag.from_raw_ns) && is_sane(lag.to_raw_ns))
             {
                 lags.entry((of, lag.shard)).or_default().push((lag.from_raw_ns, lag.to_raw_ns));

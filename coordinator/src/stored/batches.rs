@@ -29,6 +29,7 @@ pub struct Filed {
     has_samples: bool,
     has_evidence: bool,
     has_host_samples: bool,
+    has_loop_lags: bool,
     /// What it stands in for, of which the node's spool kept no more than the count.
     lost: Option<v1::LostParts>,
 }
@@ -70,6 +71,7 @@ impl Filed {
             has_samples: !batch.gpu_samples.is_empty(),
             has_evidence: has_evidence(batch),
             has_host_samples: !batch.host_samples.is_empty(),
+            has_loop_lags: !batch.loop_lags.is_empty(),
             lost: batch.lost,
         }
     }
@@ -99,6 +101,11 @@ impl Node {
     /// Every batch that has samples of the host.
     pub fn each_batch_with_host_samples(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
         self.each_of(|filed| filed.has_host_samples).filter(|batch| !batch.host_samples.is_empty())
+    }
+
+    /// Every batch that tells of event loops that stood still.
+    pub fn each_batch_with_loop_lags(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        self.each_of(|filed| filed.has_loop_lags).filter(|batch| !batch.loop_lags.is_empty())
     }
 
     fn each_of(&self, wanted: impl Fn(&Filed) -> bool) -> impl Iterator<Item = Cow<'_, v1::Batch>> {

