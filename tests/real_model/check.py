@@ -15,7 +15,7 @@ PREFLIGHT_TOKENS = 4
 # Just past the slots a request waits for another's whole reply, which is many first tokens long.
 JUMP = 3
 
-run, url = Path(sys.argv[1]), sys.argv[2]
+run, url, turn = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 summary = json.loads((run / "summary.json").read_text())
 requests = list(csv.DictReader((run / "requests.csv").open()))
 
@@ -45,7 +45,8 @@ check(tokens == sum(level["total_output_tokens"] for level in summary["levels"])
 metrics = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
 line = next(l for l in metrics.splitlines() if l.startswith("llamacpp:tokens_predicted_total"))
 predicted = int(float(line.split()[-1]))
-check(0 <= predicted - tokens <= PREFLIGHT_TOKENS, f"the server's own counter: {predicted}, of which the preflight ≤ {PREFLIGHT_TOKENS}")
+before = predicted - turn * tokens
+check(0 <= before <= turn * PREFLIGHT_TOKENS, f"the server's own counter: {predicted}, of which preflights ≤ {turn * PREFLIGHT_TOKENS}")
 
 arrivals = {}
 for row in csv.DictReader((run / "token_trace.csv").open()):

@@ -24,6 +24,8 @@ const PINNED_MEAN: f64 = 0.75;
 const PINNED_LIKE: f64 = 0.85;
 /// … and what more load may add to it.
 const PINNED_GROWTH: f64 = 1.15;
+/// The same number at so many times the load is a ceiling.
+const CEILING_APART: f64 = 1.5;
 /// Growth of the share of chunks that come in one read with the one before: they wait on their way.
 const TOGETHER_MORE: f64 = 0.20;
 /// Share of answers that pause while others go on, and how many times that of the lowest level.
@@ -330,7 +332,11 @@ impl Bend<'_> {
         let asked = asked.or_else(|| Some(self.above.throughput? * self.above.e2e_ns? / 1e9))?;
         // A slot that prefills answers nobody yet. How much of its time that is shows below the bend, where nobody waits.
         let filled = self.below.at_once.zip(self.below.most_at_once).map_or(1.0, |(mean, most)| mean / most);
-        let steady = most <= PINNED_BELOW * asked && mean >= PINNED_MEAN.min(PINNED_LIKE * filled) * most;
+        // The same number to the one under much more load is a ceiling, however long its slots prefill.
+        let (top, load) = (self.top, self.above.load);
+        let is_ceiling = top.load.x() >= CEILING_APART * load.x() && top.most_at_once == Some(most);
+        let is_full = is_ceiling || mean >= PINNED_MEAN.min(PINNED_LIKE * filled) * most;
+        let steady = most <= PINNED_BELOW * asked && is_full;
         let still = self.top.most_at_once.is_none_or(|top| top <= (PINNED_GROWTH * most).max(most + 1.0));
         (steady && still).then_some((most, asked))
     }
