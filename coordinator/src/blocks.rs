@@ -43,8 +43,6 @@ pub struct Block {
     pub tpot_ns: Vec<i64>,
     /// Intended send → end.
     pub e2e_ns: Vec<i64>,
-    /// Longest gap of each request.
-    pub gap_ns: Vec<i64>,
     /// Gaps between chunks, of one request in so many that a level keeps no more than a bounded number of them.
     pub itl_ns: Vec<i64>,
 }
@@ -69,7 +67,6 @@ struct Life {
     ttft_ns: Option<i64>,
     tpot_ns: Option<i64>,
     e2e_ns: Option<i64>,
-    gap_ns: Option<i64>,
     kept: Option<bool>,
 }
 
@@ -101,7 +98,6 @@ impl Lives {
             ttft_ns: of(record::ttft_ns(record)),
             tpot_ns: of(record::tpot_ns(record)),
             e2e_ns: of(record::e2e_ns(record)),
-            gap_ns: of(record.longest_gap_ns),
             kept,
         });
         if !done || place & self.mask() != 0 {
@@ -173,7 +169,6 @@ impl Block {
         self.ttft_ns.extend(life.ttft_ns);
         self.tpot_ns.extend(life.tpot_ns);
         self.e2e_ns.extend(life.e2e_ns);
-        self.gap_ns.extend(life.gap_ns);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::help;
 use crate::k8s::plan_file::as_yaml;
 use crate::knee::duration;
 use crate::local::preflight_within;
-use crate::report::text::json_ms;
+use crate::report::text::{json_ms, printable};
 use tailcliff_proto::v1::PreflightDone;
 
 /// The plan as a file that `--plan` takes, or what it will do.
@@ -126,11 +126,6 @@ fn tell(args: &PreflightArgs, config: &Config, done: &PreflightDone) -> i32 {
         }
     }
     EXIT_OK
-}
-
-/// What a server wrote must not steer the terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The script for a shell.

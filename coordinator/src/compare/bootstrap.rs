@@ -136,7 +136,6 @@ fn join(blocks: &[Block]) -> Block {
         ttft_ns: values(|b| &b.ttft_ns),
         tpot_ns: values(|b| &b.tpot_ns),
         e2e_ns: values(|b| &b.e2e_ns),
-        gap_ns: values(|b| &b.gap_ns),
         itl_ns: values(|b| &b.itl_ns),
     }
 }

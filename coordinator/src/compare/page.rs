@@ -2,6 +2,7 @@
 
 use super::text::{change, conclusion, left_out};
 use super::{Comparison, Finding, Row, Verdict, plot};
+use crate::report::text::markup;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#5f6b7a;--line:#d9dee5;--a:#0b6bcb;--b:#c2410c;--good:#15803d;--bad:#b91c1c}\
@@ -18,17 +19,17 @@ td:first-child,td:nth-child(2),th:first-child,th:nth-child(2){text-align:left}.f
 
 /// The page.
 pub fn html(of: &Comparison) -> String {
-    let (a, b) = (escaped(&of.names.0), escaped(&of.names.1));
+    let (a, b) = (markup(&of.names.0), markup(&of.names.1));
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width,initial-scale=1\"><meta http-equiv=\"Content-Security-Policy\" \
          content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>{a} against {b}</title><style>{STYLE}</style></head>\
          <body>\n<h1>{}</h1>\n<p><span class=\"key a\"></span>A: {a} &nbsp; <span class=\"key b\"></span>B: {b}</p>\n",
-        escaped(&conclusion(of))
+        markup(&conclusion(of))
     );
     for line in &of.fit.refusals {
         out +=
-            &format!("<p class=\"worse\">not comparable, and compared all the same: {}</p>\n", escaped(line));
+            &format!("<p class=\"worse\">not comparable, and compared all the same: {}</p>\n", markup(line));
     }
     out += "<div class=\"plots\">";
     for metric in ["throughput", "p95_e2e", "p95_ttft", "p95_tpot", "goodput", "error_rate"] {
@@ -41,12 +42,12 @@ pub fn html(of: &Comparison) -> String {
             runs, and of nothing that differs from one start of a server to the next.</p>\n";
     out += &figures(of);
     for line in left_out(of) {
-        out += &format!("<p>{}</p>\n", escaped(&line));
+        out += &format!("<p>{}</p>\n", markup(&line));
     }
     out += "<h2>Knee, cliff, SLO</h2>\n<div class=\"wide\"><table class=\"facts\">";
     for (what, a, b) in &of.places {
-        out += &format!("<tr><td>{what} of A</td><td>{}</td></tr>", escaped(a));
-        out += &format!("<tr><td>{what} of B</td><td>{}</td></tr>\n", escaped(b));
+        out += &format!("<tr><td>{what} of A</td><td>{}</td></tr>", markup(a));
+        out += &format!("<tr><td>{what} of B</td><td>{}</td></tr>\n", markup(b));
     }
     out += "</table></div>\n";
     out += &circumstances(of);
@@ -73,7 +74,7 @@ fn line(row: &Row, f: &Finding) -> String {
     let name = if f.gate { format!("<b>{}</b>", f.metric.name) } else { f.metric.name.to_owned() };
     format!(
         "<tr><td>{}</td><td>{name}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{}</td></tr>\n",
-        escaped(&row.place.name()),
+        markup(&row.place.name()),
         side(f.a),
         side(f.b),
         change(f, true),
@@ -84,7 +85,7 @@ fn line(row: &Row, f: &Finding) -> String {
 fn circumstances(of: &Comparison) -> String {
     let mut out = "<h2>Circumstances</h2>\n".to_owned();
     for line in &of.fit.cautions {
-        out += &format!("<p>caution: {}</p>\n", escaped(line));
+        out += &format!("<p>caution: {}</p>\n", markup(line));
     }
     if of.environment.is_empty() {
         return out + "<p>nothing differs in what is known of the environment</p>\n";
@@ -93,27 +94,10 @@ fn circumstances(of: &Comparison) -> String {
     for d in &of.environment {
         out += &format!(
             "<tr><td>{}</td><td>{}</td><td>{}</td></tr>\n",
-            escaped(&d.fact),
-            escaped(&d.a),
-            escaped(&d.b)
+            markup(&d.fact),
+            markup(&d.a),
+            markup(&d.b)
         );
     }
     out + "</table></div>\n"
-}
-
-/// What a server or a user wrote is text, and nothing else.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out += "&amp;",
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '"' => out += "&quot;",
-            '\'' => out += "&#39;",
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
-        }
-    }
-    out
 }

@@ -1,6 +1,8 @@
 //! A comparison on a terminal: what decides, and what else is not the same.
 
 use super::{Comparison, Finding, Place, Row, Verdict};
+use crate::report::terminal;
+use crate::report::text::printable;
 
 /// A comparison narrower than this reads as if it had this width.
 const NARROWEST: usize = 40;
@@ -145,23 +147,7 @@ fn table(row: &Row, all: bool, width: usize) -> String {
     out
 }
 
-/// Breaks between words; later lines are indented. What a server wrote does not steer the terminal.
+/// Breaks between words; what a server wrote does not steer the terminal.
 pub(crate) fn wrap(text: &str, width: usize) -> String {
-    let mut out = String::new();
-    let mut length = 0;
-    for (i, word) in text.split(' ').enumerate() {
-        let word: String = word.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let word_length = word.chars().count();
-        if i > 0 && length + 1 + word_length > width {
-            out.push_str("\n  ");
-            length = 2;
-        } else if i > 0 {
-            out.push(' ');
-            length += 1;
-        }
-        out.push_str(&word);
-        length += word_length;
-    }
-    out.push('\n');
-    out
+    terminal::wrap("", &printable(text), width)
 }

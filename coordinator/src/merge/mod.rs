@@ -132,7 +132,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
     let rungs: Vec<Rung> = last_tries(&levels).map(|level| rung(data, level)).collect();
     let rule = &data.header.plan.cliff;
     let (mut knee, mut cliff) = (knee::knee(rule, &rungs), knee::cliff(rule, &rungs));
-    let search = searched::estimate(data, &levels, &mut knee, &mut cliff);
+    let search = searched::estimate(data, &mut levels, &mut knee, &mut cliff);
     let (knee, cliff) = experiment::without_knee(&data.header.plan, (knee, cliff));
     let kinds = [v1::NodeKind::Agent, v1::NodeKind::GpuProbe];
     let all = kinds.into_iter().flat_map(|kind| tally::of_kind(data, kind));

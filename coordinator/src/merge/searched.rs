@@ -63,7 +63,7 @@ fn seen(plan: &Plan, log: &LevelLog, level: &Level) -> Seen {
 /// per cent apart differ by luck.
 pub(super) fn estimate(
     data: &RunData,
-    levels: &[Level],
+    levels: &mut [Level],
     knee: &mut Knee,
     cliff: &mut Cliff,
 ) -> Option<Searched> {
@@ -77,9 +77,16 @@ pub(super) fn estimate(
     let rule = rule(plan).unwrap_or_else(usual);
     let resolution = rule.auto.resolution;
     let mut search = Search::new(rule);
-    for log in counted(data, levels).filter(|log| !log.load.is_at_once()) {
-        let level = levels.iter().find(|level| level.drive == log.drive);
-        level.into_iter().for_each(|level| search.take(seen(plan, log, level)));
+    for drive in counted(data, levels) {
+        let log = data.levels.iter().find(|log| log.drive == drive);
+        let level = levels.iter_mut().find(|level| level.drive == drive && !level.load.is_at_once());
+        if let Some((log, level)) = log.zip(level) {
+            let seen = seen(plan, log, level);
+            if plan.auto.is_some() {
+                level.certificate.notes.extend(left_out(&seen));
+            }
+            search.take(seen);
+        }
     }
     if search.seen().len() >= LEVELS_MIN {
         let found = search.found(DRAWS_TOLD);
@@ -99,10 +106,29 @@ pub(super) fn estimate(
 }
 
 /// Levels that count, in the order driven: of a search every one that it went on from, of a list the last try of each.
-fn counted<'a>(data: &'a RunData, levels: &'a [Level]) -> impl Iterator<Item = &'a LevelLog> {
-    let is_search = data.header.plan.auto.is_some();
-    let last: Vec<Drive> = last_tries(levels).map(|level| level.drive).collect();
-    data.levels.iter().filter(move |log| if is_search { log.passed } else { last.contains(&log.drive) })
+fn counted(data: &RunData, levels: &[Level]) -> Vec<Drive> {
+    if data.header.plan.auto.is_some() {
+        return data.levels.iter().filter(|log| log.passed).map(|log| log.drive).collect();
+    }
+    last_tries(levels).map(|level| level.drive).collect()
+}
+
+/// What of a level a search makes no use of, beyond what its certificate says already.
+fn left_out(seen: &Seen) -> Option<String> {
+    match &seen.trouble {
+        Some(Trouble::Short) => {
+            Some("the search leaves it out: too short for what a request takes".to_owned())
+        }
+        Some(Trouble::Drifts(share)) => Some(format!(
+            "the search leaves it out: throughput changed by {:+.0} % to its end",
+            share * 100.0
+        )),
+        None if seen.cut > 0.0 => Some(format!(
+            "the search leaves out the first {:.0} % of its window, which still drifted",
+            seen.cut * 100.0
+        )),
+        _ => None,
+    }
 }
 
 /// The knee of a search is the highest load driven that does not exceed its estimate, by more than the half of a stream that

@@ -8,7 +8,8 @@ use crate::experiment::overload::{Overload, Rung};
 use crate::knee::duration;
 use crate::merge::Merged;
 
-use super::terminal::{dash, line, printable, rate, widest, wrap};
+use super::terminal::{dash, line, rate, widest, wrap};
+use super::text::printable;
 
 /// Longest bar of a histogram, cells.
 const BAR: usize = 30;

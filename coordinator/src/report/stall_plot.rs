@@ -12,6 +12,8 @@ use crate::merge::timeline::Timeline;
 use crate::stall::{Gap, Stall, Stalls};
 use crate::stored::RunData;
 
+use super::text::markup;
+
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 20.0;
@@ -135,7 +137,7 @@ impl Svg {
     }
 
     fn label(&mut self, x: f64, y: f64, class: &str, text: &str) {
-        let text = escaped(text);
+        let text = markup(text);
         let _written = writeln!(self.text, r#"<text x="{x:.1}" y="{y:.1}" class="{class}">{text}</text>"#);
     }
 
@@ -336,17 +338,4 @@ fn cards(data: &RunData) -> String {
         data.header.name,
         if names.is_empty() { "no GPU".to_owned() } else { names.join("; ") }
     )
-}
-
-fn escaped(text: &str) -> String {
-    let printable = text.chars().filter(|c| !c.is_control());
-    printable.fold(String::new(), |mut out, c| {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            c => out.push(c),
-        }
-        out
-    })
 }

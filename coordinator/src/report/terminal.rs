@@ -12,6 +12,7 @@ use crate::merge::{Merged, last_tries};
 
 use super::clocks::{self, time};
 use super::curve;
+use super::text::printable;
 use super::{experiments_text, sensors, stalls};
 
 /// A run narrower than this reads as if it had this width.
@@ -218,7 +219,7 @@ fn remarks(level: &Level, width: usize, out: &mut String) {
 }
 
 /// Breaks between words; later lines are indented.
-pub(super) fn wrap(lead: &str, text: &str, width: usize) -> String {
+pub(crate) fn wrap(lead: &str, text: &str, width: usize) -> String {
     let mut out = lead.to_owned();
     let mut length = lead.chars().count();
     for (i, word) in text.split(' ').enumerate() {
@@ -235,11 +236,6 @@ pub(super) fn wrap(lead: &str, text: &str, width: usize) -> String {
     }
     out.push('\n');
     out
-}
-
-/// What a server or a node wrote must not steer the terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 pub(super) fn dash() -> String {

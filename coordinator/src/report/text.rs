@@ -38,6 +38,28 @@ pub fn quoted(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Text that does not steer a terminal: what a server or a node wrote is words, and nothing else.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Text that stays text within HTML and SVG, in attributes too.
+pub fn markup(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out += "&amp;",
+            '<' => out += "&lt;",
+            '>' => out += "&gt;",
+            '"' => out += "&quot;",
+            '\'' => out += "&#39;",
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// A JSON number rounded to `digits` decimals; null for what is absent or no number.
 pub fn number(value: Option<f64>, digits: i32) -> Value {
     let scale = 10f64.powi(digits);

@@ -82,34 +82,47 @@ fn later_levels_are_as_long_as_requests_take() {
     assert!(share.warmup_ns == 2 * S && ns >= 8 * S, "requests of a second: {share:?}");
 }
 
-#[test]
-fn what_the_client_could_not_drive_ends_the_climb() {
+/// Loads of a search to its end, where a level may have trouble: told its load, and how often that was driven before.
+fn loads_with(trouble: impl Fn(f64, usize) -> Option<Trouble>) -> Vec<f64> {
     let mut run = searching();
     let mut out = ready(&mut run, 1);
     let mut loads = Vec::new();
     while let Some((at, load)) = planned(&out) {
+        let before = loads.iter().filter(|x| **x == load.x()).count();
         loads.push(load.x());
         drive(&mut run, at.level);
-        let trouble = (load.x() >= 8.0).then_some(Trouble::ClientBound);
-        out = run.step(4 * S, Event::Judged(Ok(seen(load, trouble))));
+        out = run.step(4 * S, Event::Judged(Ok(seen(load, trouble(load.x(), before)))));
+        assert!(loads.len() < 60, "it never ends: {loads:?}");
     }
+    loads
+}
+
+fn times(loads: &[f64], load: f64) -> usize {
+    loads.iter().filter(|x| **x == load).count()
+}
+
+#[test]
+fn what_the_client_could_not_drive_ends_the_climb() {
+    let loads = loads_with(|x, _| (x >= 8.0).then_some(Trouble::ClientBound));
     assert_eq!(loads, [1.0, 2.0, 4.0, 8.0, 8.0], "once more, and no further");
 }
 
 #[test]
 fn a_level_of_no_use_is_driven_three_times_and_no_more() {
-    let mut run = searching();
-    let mut out = ready(&mut run, 1);
-    let mut loads = Vec::new();
-    while let Some((at, load)) = planned(&out) {
-        loads.push(load.x());
-        drive(&mut run, at.level);
-        let trouble = (load.x() == 2.0).then_some(Trouble::Drifts(0.3));
-        out = run.step(4 * S, Event::Judged(Ok(seen(load, trouble))));
-        assert!(loads.len() < 40, "it never ends: {loads:?}");
-    }
-    let twos = loads.iter().filter(|x| **x == 2.0).count();
-    assert!(twos == 3 && loads.contains(&32.0), "and the climb goes on: {loads:?}");
+    let loads = loads_with(|x, _| (x == 2.0).then_some(Trouble::Drifts(0.3)));
+    assert!(times(&loads, 2.0) == 3 && loads.contains(&32.0), "and the climb goes on: {loads:?}");
+}
+
+#[test]
+fn a_hiccup_of_the_client_is_tried_again_and_ends_nothing() {
+    let is_late = |x, before| x == 8.0 && before == 0 || x == 9.0;
+    let loads = loads_with(|x, before| is_late(x, before).then_some(Trouble::ClientBound));
+    assert!(loads.contains(&32.0), "the climb went on: {loads:?}");
+    let nine = times(&loads, 9.0);
+    assert!(
+        nine == 2 && loads.contains(&11.0),
+        "one load that the client cannot drive is left out: {loads:?}"
+    );
 }
 
 #[test]
@@ -148,25 +161,4 @@ fn an_interrupt_while_a_level_is_judged_ends_the_run() {
     let out = run.step(4 * S, Event::Judged(Ok(seen(Load::Streams(1), None))));
     assert_eq!(planned(&out), None, "nothing more is driven");
     assert!(matches!(finished(&leave(&mut run, 5 * S, &[1])), Some(Ending::Interrupted(_))));
-}
-
-#[test]
-fn a_hiccup_of_the_client_is_tried_again_and_ends_nothing() {
-    let mut run = searching();
-    let mut out = ready(&mut run, 1);
-    let (mut loads, mut hiccups) = (Vec::new(), 0);
-    while let Some((at, load)) = planned(&out) {
-        loads.push(load.x());
-        drive(&mut run, at.level);
-        let is_late = load.x() == 8.0 && hiccups == 0 || load.x() == 9.0;
-        hiccups += u32::from(is_late);
-        out = run.step(4 * S, Event::Judged(Ok(seen(load, is_late.then_some(Trouble::ClientBound)))));
-        assert!(loads.len() < 60, "it never ends: {loads:?}");
-    }
-    assert!(loads.contains(&32.0), "the climb went on: {loads:?}");
-    let nines = loads.iter().filter(|x| **x == 9.0).count();
-    assert!(
-        nines == 2 && loads.contains(&11.0),
-        "one load that the client cannot drive is left out: {loads:?}"
-    );
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::report::text::markup;
+
 /// Okabe and Ito's colours, which the colour-blind tell apart; yellow and black, which vanish on one of the grounds, left
 /// out. Beyond them dashes tell lines apart.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
@@ -49,7 +51,7 @@ impl Frame {
 impl Canvas {
     /// With a title that is seen, and a description that is read out.
     pub(super) fn new((width, height): (f64, f64), title: &str, run: &str, description: &str) -> Self {
-        let (name, said) = (escaped(title), escaped(description));
+        let (name, said) = (markup(title), markup(description));
         let mut canvas = Self {
             text: format!(
                 "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
@@ -68,14 +70,14 @@ impl Canvas {
     }
 
     pub(super) fn label(&mut self, (x, y): (f64, f64), class: &str, text: &str) {
-        let text = escaped(text);
+        let text = markup(text);
         let _infallible =
             writeln!(self.text, "<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\">{text}</text>");
     }
 
     /// A box with what it stands for, which a pointer shows.
     pub(super) fn rect(&mut self, (x, y): (f64, f64), (width, height): (f64, f64), paint: &str, means: &str) {
-        let means = escaped(means);
+        let means = markup(means);
         let _infallible = writeln!(
             self.text,
             "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" {paint}><title>{means}</title></rect>"
@@ -87,7 +89,7 @@ impl Canvas {
     }
 
     pub(super) fn dot(&mut self, (x, y): (f64, f64), colour: &str, means: &str) {
-        let means = escaped(means);
+        let means = markup(means);
         let _infallible = writeln!(
             self.text,
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\"><title>{means}</title></circle>"
@@ -184,18 +186,4 @@ pub(super) fn unit(most_ns: f64) -> (f64, &'static str) {
     } else {
         (1e9, "s")
     }
-}
-
-fn escaped(text: &str) -> String {
-    let printable = text.chars().filter(|c| !c.is_control());
-    printable.fold(String::new(), |mut out, c| {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-        out
-    })
 }
