@@ -1,7 +1,7 @@
 //! A simulated OpenAI-compatible server whose latency *emerges* from a queue, a batch and a KV budget, so that what a
 //! load tester should find follows from the parameters.
 //!
-//! [`engine`] is the pure model in virtual time, [`capacity`] what its parameters imply, [`sweep`], [`virtual_level`]
+//! [`engine`] is the pure model in virtual time, [`capacity`] what its parameters imply, [`sweep`], [`mod@virtual_level`]
 //! and [`world`] (with a narrow [`link`] and a slow client) load over it without sockets. [`serve()`] puts the same engine (or a fixed schedule) behind HTTP, with faults ([`fault`])
 //! and logs of what truly happened ([`truth`], [`record`]). Nothing here comes from the workspace: a bug shared with the tool
 //! under test would cancel itself.
