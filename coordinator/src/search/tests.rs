@@ -51,8 +51,8 @@ fn a_server_with_one_slot_has_its_knee_at_one() {
 fn an_open_loop_finds_the_capacity() {
     let mut random = fastrand::Rng::with_seed(1);
     let (search, why) = search(rule(true), |ask| {
-        let waited_s =
-            if ask.load.x() > 8.5 { ask.seconds() / 2.0 * (1.0 - 8.5 / ask.load.x()) } else { 0.05 };
+        // Whoever comes after t seconds finds what has come too much by then, and the mean is half of the last one's wait.
+        let waited_s = (ask.seconds() / 2.0 * (ask.load.x() / 8.5 - 1.0)).max(0.05);
         level(ask, &mut random, |x| x.min(8.5), waited_s + 0.4, waited_s)
     });
     let knee = search.found(DRAWS_TOLD).knee.unwrap_or_else(|| panic!("{why}: {:?}", search.seen()));
