@@ -144,11 +144,19 @@ fn place(knee: &mut Knee, search: &Search) {
             "knee at {}: from there on throughput grows by less than the threshold's share of the load (curve through {} levels up \
              to {top})",
             words(of, top),
-            search.seen().len()
+            usable().count()
         ),
         (None, Some(top)) => format!("no knee found up to {top}"),
         _ => "no knee to find: no usable level".to_owned(),
     };
+    let is_left_out = |seen: &&Seen| matches!(seen.trouble, Some(Trouble::Short | Trouble::Drifts(_)));
+    let left_out = search.seen().iter().filter(is_left_out).count();
+    if left_out > 0 {
+        told.push_str(&format!(
+            "; {left_out} of {} levels are left out: too short, or still changing at their end",
+            search.seen().len()
+        ));
+    }
     told.push_str(&caveats(&knee.skipped));
     knee.words = told;
 }

@@ -261,6 +261,12 @@ impl Search {
         loads.into_iter().min_by(|a, b| looked(a).total_cmp(&looked(b)))
     }
 
+    /// Levels of no use for the length that the user gave them.
+    fn too_short(&self) -> usize {
+        let fixed = self.rule.lengths.duration_ns.is_some();
+        self.seen.iter().filter(|seen| fixed && seen.trouble == Some(Trouble::Short)).count()
+    }
+
     fn end(&self) -> String {
         let found = self.found(DRAWS);
         let (ceiling, to) = (self.ceiling(), self.rule.auto.to);
@@ -274,6 +280,11 @@ impl Search {
             (false, true) => {
                 format!("the cliff is known to the resolution asked for, and no knee up to {to}")
             }
+            (false, false) if self.too_short() > 0 => format!(
+                "{} of {} levels are too short for what a request takes: longer ones, or no --duration, would tell more",
+                self.too_short(),
+                self.seen.len()
+            ),
             (false, false) => format!("nothing more is to be found up to {to}"),
         }
     }

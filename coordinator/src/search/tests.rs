@@ -102,12 +102,13 @@ fn without_a_level_beyond_it_nothing_is_a_knee() {
 fn what_the_user_said_of_lengths_is_what_is_asked() {
     let lengths = Lengths { warmup_ns: Some(1), duration_ns: Some(600_000_000_000), ..Lengths::default() };
     let mut random = fastrand::Rng::with_seed(4);
-    let (search, _) = search(Rule { lengths, ..rule(false) }, |ask| {
+    let (search, why) = search(Rule { lengths, ..rule(false) }, |ask| {
         assert_eq!((ask.warmup_ns, ask.duration_ns), (1, 600_000_000_000));
         level(ask, &mut random, |x| x.min(4.0), 500.0, 0.1)
     });
     let loads: Vec<f64> = search.seen().iter().map(|seen| seen.load.x()).collect();
     assert!(loads.windows(2).all(|pair| pair[0] != pair[1]), "more of the same would not help: {loads:?}");
+    assert!(why.contains("levels are too short") && why.contains("--duration"), "{why}");
 }
 
 #[test]

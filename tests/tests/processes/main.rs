@@ -20,7 +20,6 @@ mod probe;
 mod results;
 mod scale;
 mod scene;
-mod search;
 mod secure;
 mod ssh;
 mod stalls;

@@ -1,11 +1,19 @@
 //! Searches through the whole system: a server with few slots, whose knee follows from its parameters.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tailcliff_proto::clock::HostClock;
 
 use crate::scene::{Scene, count, levels};
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const SLOTS: f64 = 4.0;
 /// 12 tokens take it 0.13 s.
@@ -16,7 +24,7 @@ const SEARCH: [&str; 16] = [
     "--search-to",
     "16",
     "--duration",
-    "1500ms",
+    "4s",
     "--warmup",
     "300ms",
     "--resolution",
@@ -40,14 +48,14 @@ fn is_at_the_slots(summary: &Value) {
     assert_eq!(summary["search"]["levels"].as_u64().unwrap() as usize, loads.len());
 }
 
-/// Enough levels count for a knee.
-fn counts(summary: &Value) -> bool {
-    let ok = levels(summary).iter().filter(|level| level["certificate"]["verdict"] == "ok");
-    ok.count() >= 5 && !summary["knee"]["estimate"].is_null()
+/// The client could not drive some level.
+fn is_bound(level: &&Value) -> bool {
+    level["certificate"]["verdict"] == "client-bound"
 }
 
 #[test]
 fn a_search_finds_the_slots_and_says_that_requests_wait_for_them() {
+    let _turn = turn();
     for _ in 0..4 {
         let mut scene = Scene::new(&SERVER);
         scene.coordinate(&[&SEARCH[..], &["--agents", "1"]].concat());
@@ -55,7 +63,7 @@ fn a_search_finds_the_slots_and_says_that_requests_wait_for_them() {
         assert_eq!(scene.wait(), 0);
         scene.end_server();
         let summary = scene.summary();
-        if !counts(&summary) {
+        if levels(&summary).iter().any(|level| is_bound(&level)) {
             was_the_clients(&summary);
             continue;
         }
@@ -73,8 +81,6 @@ fn a_search_finds_the_slots_and_says_that_requests_wait_for_them() {
 /// On a machine too busy for the client its levels do not count: they say so, and nothing that they leave open is told as
 /// the server's.
 fn was_the_clients(summary: &Value) {
-    let is_bound = |level: &&Value| level["certificate"]["verdict"] == "client-bound";
-    assert!(levels(summary).iter().filter(is_bound).count() >= 2, "{summary}");
     let knee = &summary["knee"];
     assert!(!knee["skipped"].as_array().unwrap().is_empty(), "what was left out is named: {knee}");
     let judged = levels(summary).iter().filter(|level| !is_bound(level)).count();
@@ -84,6 +90,7 @@ fn was_the_clients(summary: &Value) {
 /// What another coordinator drove is not driven again, and the search ends as it would have.
 #[test]
 fn a_search_whose_coordinator_is_killed_goes_on() {
+    let _turn = turn();
     let mut scene = Scene::new(&SERVER);
     scene.coordinate(&[&SEARCH[..], &["--agents", "1"]].concat());
     scene.agent("a");
@@ -107,6 +114,7 @@ fn a_search_whose_coordinator_is_killed_goes_on() {
 
 #[test]
 fn an_interrupted_search_keeps_what_it_found_and_ends_soon() {
+    let _turn = turn();
     let mut scene = Scene::new(&SERVER);
     scene.coordinate(&[&SEARCH[..], &["--agents", "1"]].concat());
     scene.agent("a");
