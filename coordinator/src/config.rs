@@ -415,7 +415,7 @@ mod tests {
     use super::*;
     use crate::args::Levels;
 
-    fn args() -> SweepArgs {
+    pub(super) fn args() -> SweepArgs {
         SweepArgs {
             url: Some("127.0.0.1:8000".to_owned()),
             model: Some("m".to_owned()),
@@ -423,7 +423,7 @@ mod tests {
         }
     }
 
-    fn refused(change: impl FnOnce(&mut SweepArgs)) -> String {
+    pub(super) fn refused(change: impl FnOnce(&mut SweepArgs)) -> String {
         let mut args = args();
         change(&mut args);
         Config::from_args(args, None).unwrap_err().to_string()

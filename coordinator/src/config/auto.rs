@@ -87,21 +87,17 @@ pub(crate) fn most_streams(plan: &Plan) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, tests};
 
     fn args() -> SweepArgs {
-        SweepArgs {
-            url: Some("127.0.0.1:8000".to_owned()),
-            model: Some("m".to_owned()),
-            concurrency: Some("auto".parse().unwrap()),
-            ..SweepArgs::default()
-        }
+        SweepArgs { concurrency: Some("auto".parse().unwrap()), ..tests::args() }
     }
 
     fn refused(change: impl FnOnce(&mut SweepArgs)) -> String {
-        let mut args = args();
-        change(&mut args);
-        Config::from_args(args, None).unwrap_err().to_string()
+        tests::refused(|typed| {
+            *typed = args();
+            change(typed);
+        })
     }
 
     #[test]

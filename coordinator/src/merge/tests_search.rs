@@ -66,6 +66,26 @@ fn levels_of_a_search_are_told_by_their_load() {
 }
 
 #[test]
+fn what_a_search_leaves_out_is_told_by_knee_and_level() {
+    let mut data = searched(&[1, 2, 4, 8]);
+    // Of the last level too few requests for a search.
+    let records = data.nodes.values_mut().flat_map(|node| &mut node.batches).map(|batch| &mut batch.records);
+    records.for_each(|records| records.retain(|record| record.level != 3 || record.request % 50 == 0));
+    let merged = merge(&data);
+    let words = &merged.knee.words;
+    assert!(
+        words.contains("up to 4") && words.contains("; 1 of 4 levels are left out: too short"),
+        "{words}"
+    );
+    let told: Vec<bool> = merged
+        .levels
+        .iter()
+        .map(|level| level.certificate.notes.iter().any(|note| note.contains("the search leaves it out")))
+        .collect();
+    assert_eq!(told, [false, false, false, true]);
+}
+
+#[test]
 fn an_interval_without_an_upper_end_is_null_there() {
     let mut merged = merge(&searched(&[1, 2, 4, 8]));
     merged.knee.estimate = Some(Estimate { at: 4.0, low: 3.0, high: f64::INFINITY });

@@ -261,18 +261,12 @@ impl Search {
         loads.into_iter().min_by(|a, b| looked(a).total_cmp(&looked(b)))
     }
 
-    /// Levels of no use for the length that the user gave them.
-    fn too_short(&self) -> usize {
-        let fixed = self.rule.lengths.duration_ns.is_some();
-        self.seen.iter().filter(|seen| fixed && seen.trouble == Some(Trouble::Short)).count()
-    }
-
     fn end(&self) -> String {
         let found = self.found(DRAWS);
         let (ceiling, to) = (self.ceiling(), self.rule.auto.to);
         let narrow = |of: Option<Estimate>| of.is_some_and(|of| of.width() <= self.rung(of.at));
-        match (narrow(found.knee), narrow(found.cliff)) {
-            (true, true) => "knee and cliff are known to the resolution asked for".to_owned(),
+        let known = match (narrow(found.knee), narrow(found.cliff)) {
+            (true, true) => return "knee and cliff are known to the resolution asked for".to_owned(),
             _ if ceiling.is_finite() => format!("no load from {ceiling} on can be judged"),
             (true, false) => {
                 format!("the knee is known to the resolution asked for, and no cliff up to {to}")
@@ -280,12 +274,18 @@ impl Search {
             (false, true) => {
                 format!("the cliff is known to the resolution asked for, and no knee up to {to}")
             }
-            (false, false) if self.too_short() > 0 => format!(
-                "{} of {} levels are too short for what a request takes: longer ones, or no --duration, would tell more",
-                self.too_short(),
-                self.seen.len()
-            ),
             (false, false) => format!("nothing more is to be found up to {to}"),
-        }
+        };
+        known + &self.too_short().unwrap_or_default()
+    }
+
+    /// Levels of no use for the length that the user gave them, if any: no search can lengthen those.
+    fn too_short(&self) -> Option<String> {
+        self.rule.lengths.duration_ns?;
+        let (all, short) = (self.seen.len(), |seen: &&Seen| seen.trouble == Some(Trouble::Short));
+        let short = self.seen.iter().filter(short).count();
+        (short > 0).then(|| {
+            format!("; {short} of {all} levels were too short for what a request takes: give a longer --duration, or none")
+        })
     }
 }

@@ -108,7 +108,7 @@ fn what_the_user_said_of_lengths_is_what_is_asked() {
     });
     let loads: Vec<f64> = search.seen().iter().map(|seen| seen.load.x()).collect();
     assert!(loads.windows(2).all(|pair| pair[0] != pair[1]), "more of the same would not help: {loads:?}");
-    assert!(why.contains("levels are too short") && why.contains("--duration"), "{why}");
+    assert!(why.contains("levels were too short") && why.contains("--duration"), "{why}");
 }
 
 #[test]

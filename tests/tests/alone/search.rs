@@ -37,6 +37,13 @@ const SEARCH: [&str; 16] = [
     "12",
 ];
 
+fn searching() -> Scene {
+    let mut scene = Scene::new(&SERVER);
+    scene.coordinate(&[&SEARCH[..], &["--agents", "1"]].concat());
+    scene.agent("a");
+    scene
+}
+
 /// True knees lie within half a step of the batch above the slots: a real client misses the step that begins at the very
 /// instant that its request is sent, so that throughput below the slots is less than theirs.
 fn is_at_the_slots(summary: &Value) {
@@ -57,9 +64,7 @@ fn is_bound(level: &&Value) -> bool {
 fn a_search_finds_the_slots_and_says_that_requests_wait_for_them() {
     let _turn = turn();
     for _ in 0..4 {
-        let mut scene = Scene::new(&SERVER);
-        scene.coordinate(&[&SEARCH[..], &["--agents", "1"]].concat());
-        scene.agent("a");
+        let mut scene = searching();
         assert_eq!(scene.wait(), 0);
         scene.end_server();
         let summary = scene.summary();
@@ -91,9 +96,7 @@ fn was_the_clients(summary: &Value) {
 #[test]
 fn a_search_whose_coordinator_is_killed_goes_on() {
     let _turn = turn();
-    let mut scene = Scene::new(&SERVER);
-    scene.coordinate(&[&SEARCH[..], &["--agents", "1"]].concat());
-    scene.agent("a");
+    let mut scene = searching();
     scene.under_way(120);
     scene.coordinator().kill();
     let before: Vec<_> = scene.stored().levels.iter().filter(|log| log.passed).map(|log| log.drive).collect();
@@ -115,9 +118,7 @@ fn a_search_whose_coordinator_is_killed_goes_on() {
 #[test]
 fn an_interrupted_search_keeps_what_it_found_and_ends_soon() {
     let _turn = turn();
-    let mut scene = Scene::new(&SERVER);
-    scene.coordinate(&[&SEARCH[..], &["--agents", "1"]].concat());
-    scene.agent("a");
+    let mut scene = searching();
     scene.under_way(100);
     kill(Pid::from_raw(scene.coordinator().pid() as i32), Signal::SIGINT).unwrap();
     let asked_ns = HostClock.now();
