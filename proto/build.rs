@@ -1,8 +1,9 @@
 //! Compiles the `.proto` files with `protox`, so that no `protoc` has to be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["control", "clock", "bulk", "evidence", "results"]
+    let ours = ["control", "clock", "bulk", "evidence", "server", "results"]
         .map(|name| format!("proto/tailcliff/v1/{name}.proto"));
+    let files = ours.into_iter().chain(["proto/opentelemetry/trace.proto".to_owned()]);
     let descriptors = protox::compile(files, ["proto"])?;
     println!("cargo:rerun-if-changed=proto");
     // They carry secrets, and are printed by hand.

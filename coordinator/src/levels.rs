@@ -9,6 +9,7 @@ use crate::blocks::Block;
 use crate::certificate::Certificate;
 use crate::diagnose::{LevelGpu, Parts};
 use crate::experiment::single::Single;
+use crate::inside::{LevelInside, ServerLevel};
 use crate::little::Little;
 use crate::merge::interval;
 use crate::merge::starts::Starts;
@@ -253,6 +254,10 @@ pub struct Level {
     pub gpu: Option<LevelGpu>,
     /// Where the time of its mean answer went; `None` where nothing tells first tokens.
     pub parts: Option<Parts>,
+    /// Where the time of its requests went by the server's own word; `None` when it said nothing.
+    pub inside: Option<LevelInside>,
+    /// What the server's metrics say of its window; `None` without a scrape.
+    pub server: Option<ServerLevel>,
     /// Why the level does not count, if so.
     pub voided: Option<String>,
     /// What befell it although it counts, such as an agent lost.

@@ -27,6 +27,7 @@ pub mod explain;
 pub mod export;
 pub mod fleet;
 pub mod help;
+pub mod inside;
 pub mod journal;
 pub mod k8s;
 pub mod knee;

@@ -11,6 +11,7 @@ use tailcliff_proto::outbox::SpoolConfig;
 
 use crate::check::CheckArgs;
 pub use crate::host::Server;
+pub use crate::inside::Inside;
 use crate::rates::Rates;
 use crate::sensor::table::SensorsArgs;
 
@@ -62,6 +63,9 @@ pub struct Args {
     /// Whose processes are sampled
     #[command(flatten)]
     pub server: ServerArgs,
+    /// What the server tells of itself
+    #[command(flatten)]
+    pub inside: InsideArgs,
     /// How the coordinator is trusted
     #[command(flatten)]
     pub link: LinkArgs,
@@ -87,6 +91,47 @@ pub struct ServerArgs {
     pub server_port: Option<u16>,
 }
 
+const INSIDE: &str = "The server's inside view";
+
+/// What the server tells of itself, and where.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct InsideArgs {
+    /// URL of the model server's Prometheus metrics, or none [default: /metrics of where the server listens, if that is known]
+    #[arg(long, help_heading = INSIDE, value_name = "URL")]
+    pub server_metrics: Option<String>,
+    /// How often they are scraped: 100ms, 1s
+    #[arg(long, help_heading = INSIDE, value_name = "TIME", default_value = "1s", value_parser = scrape_interval)]
+    pub server_metrics_interval: Duration,
+    /// Keep this metric too, beside those that are known by name; repeatable
+    #[arg(long, help_heading = INSIDE, value_name = "NAME")]
+    pub server_metric: Vec<String>,
+    /// Take the server's spans here: OTLP, over gRPC and HTTP alike
+    #[arg(long, help_heading = INSIDE, value_name = "HOST:PORT")]
+    pub otlp_listen: Option<String>,
+    /// How long after the run spans are still waited for: exporters send them in batches, by default every 5 s
+    #[arg(long, help_heading = INSIDE, value_name = "TIME", default_value = "6s", value_parser = drain)]
+    pub otlp_drain: Duration,
+    /// File to which the server appends a line of JSON for each request, where it has no tracing: request_id, enqueue,
+    /// dequeue, infer_start, first_token, last_token
+    #[arg(long, help_heading = INSIDE, value_name = "FILE")]
+    pub server_stamps: Option<PathBuf>,
+}
+
+impl InsideArgs {
+    /// As meant, for a server that is known to listen at `base_url`, if so.
+    pub fn inside(self, base_url: Option<&str>) -> Inside {
+        let usual = || base_url.map(|base| format!("{}/metrics", base.trim_end_matches('/')));
+        Inside {
+            metrics: self.server_metrics.or_else(usual).filter(|url| url != "none"),
+            every: self.server_metrics_interval,
+            named: self.server_metric,
+            otlp: self.otlp_listen,
+            drain: self.otlp_drain,
+            stamps: self.server_stamps,
+        }
+    }
+}
+
 impl From<ServerArgs> for Option<Server> {
     fn from(args: ServerArgs) -> Self {
         args.server_pid.map(Server::Pid).or(args.server_port.map(Server::Port))
@@ -108,6 +153,8 @@ pub struct Config {
     pub nvml_path: Option<PathBuf>,
     /// Whose processes are sampled with the host.
     pub server: Option<Server>,
+    /// What the server tells of itself.
+    pub inside: Inside,
     /// Where samples go that memory has no room for.
     pub spool: Option<SpoolConfig>,
     /// Where lines for a person go: how dialling fares.
@@ -124,6 +171,7 @@ impl Config {
             rates: Rates::default(),
             nvml_path: None,
             server: None,
+            inside: Inside::default(),
             spool: None,
             tell: |_| {},
         }
@@ -145,12 +193,32 @@ impl TryFrom<Args> for Config {
             interval: args.interval,
             rates: usual.rates,
             nvml_path: args.nvml_path,
+            inside: args.inside.inside(base_url(args.server).as_deref()),
             server: args.server.into(),
             spool: SpoolConfig::from_flags(args.spool_dir, args.spool_mib),
             coordinator: usual.coordinator,
             tell: usual.tell,
         })
     }
+}
+
+/// Where a server on this host is known to listen.
+fn base_url(server: ServerArgs) -> Option<String> {
+    server.server_port.map(|port| format!("http://127.0.0.1:{port}"))
+}
+
+fn scrape_interval(text: &str) -> Result<Duration, String> {
+    let every = interval(text)?;
+    if every < Duration::from_millis(100) {
+        Err("not between 100ms and 10s: try 1s".to_owned())
+    } else {
+        Ok(every)
+    }
+}
+
+fn drain(text: &str) -> Result<Duration, String> {
+    // The coordinator waits no longer for a node's end.
+    interval(text).map_err(|_| "not between 1ms and 10s: try 6s".to_owned())
 }
 
 pub(crate) fn interval(text: &str) -> Result<Duration, String> {

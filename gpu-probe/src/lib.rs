@@ -9,6 +9,7 @@ pub mod check;
 pub mod config;
 mod cuda;
 pub mod host;
+pub mod inside;
 pub mod nvml;
 mod print;
 pub mod rates;

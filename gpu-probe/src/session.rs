@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, OUTBOX_BYTES};
+use crate::inside;
 use crate::nvml::NvmlSource;
 use crate::sampler::{self, Inputs, Switch};
 
@@ -42,6 +43,7 @@ pub(crate) struct Session {
     /// However this session ends, its thread ends too.
     _stop_sampling: DropGuard,
     sampler: Option<JoinHandle<()>>,
+    inside: Option<JoinHandle<()>>,
 }
 
 impl Session {
@@ -74,6 +76,9 @@ impl Session {
         hello.gpus = source.as_ref().map(NvmlSource::facts).unwrap_or_default();
         let shipped = outbox.clone();
         let sink = Box::new(move |batch| shipped.push(batch).map(drop));
+        let heard = inside::Sink::new(outbox.clone(), switch.clone(), say.clone());
+        let inside = inside::start(&config, heard, sampling.clone());
+        let inside = inside.map_err(|e| LinkError::Broken(e.to_string()))?;
         let inputs = Inputs::of(&config, source);
         let sampler = sampler::spawn(inputs, sink, switch.clone(), say, sampling.clone())
             .map_err(|e| LinkError::Broken(format!("failed to start the sampler: {e}")))?;
@@ -92,6 +97,7 @@ impl Session {
             _stop_sampling: sampling.clone().drop_guard(),
             sampling,
             sampler: Some(sampler),
+            inside,
         })
     }
 
@@ -133,8 +139,8 @@ impl Session {
 
     async fn finish(&mut self) {
         self.sampling.cancel();
-        if let Some(thread) = self.sampler.take() {
-            // It hands on its last samples, and waits for no driver.
+        for thread in self.sampler.take().into_iter().chain(self.inside.take()) {
+            // They hand on their last samples, and wait for no driver.
             let _ended = tokio::task::spawn_blocking(move || thread.join()).await;
         }
         // What is not acked by then stays unsaid: the coordinator is gone, or as good as.

@@ -16,12 +16,19 @@ mod redacted;
 pub mod secret;
 pub mod throttle;
 pub mod tokens;
+pub mod trace_context;
 pub mod words;
 
 /// Generated wire types of `tailcliff.v1`; fields are documented in the `.proto` files.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod v1 {
     tonic::include_proto!("tailcliff.v1");
+}
+
+/// Generated types of the part of OTLP that a receiver of spans needs.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod otlp {
+    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
 }
 
 /// The integer that both ends must share; a mismatch is refused with both versions named.

@@ -145,7 +145,44 @@ pub fn other_readings(batch: &v1::Batch) -> usize {
     let stamped = batch.driver_samples.iter().map(|of| of.raw_ns.len()).sum::<usize>();
     let each =
         [batch.host_samples.len(), batch.gpm_samples.len(), batch.gpu_events.len(), batch.loop_lags.len()];
-    each.iter().sum::<usize>() + stamped
+    each.iter().sum::<usize>() + stamped + told_by_servers(batch)
+}
+
+/// What servers tell of themselves.
+fn told_by_servers(batch: &v1::Batch) -> usize {
+    batch.server_samples.len()
+        + batch.server_spans.len()
+        + batch.server_stamps.len()
+        + batch.wall_clocks.len()
+}
+
+/// The part of a batch's cost that they are.
+fn servers_cost(batch: &v1::Batch) -> usize {
+    let histogram = |of: &v1::ServerHistogram| {
+        size_of::<v1::ServerHistogram>() + (of.upper_s.len() + of.cumulative.len()) * size_of::<f64>()
+    };
+    let sample = |of: &v1::ServerSample| {
+        let named = of.named.iter().map(|named| size_of::<v1::NamedValue>() + named.name.len());
+        let text = of.endpoint.len() + of.failed.len();
+        size_of::<v1::ServerSample>()
+            + text
+            + of.histograms.iter().map(histogram).sum::<usize>()
+            + named.sum::<usize>()
+    };
+    let span = |of: &v1::ServerSpan| {
+        let ids = of.trace_id.len() + of.span_id.len() + of.parent_span_id.len();
+        size_of::<v1::ServerSpan>() + ids + of.name.len() + of.request_id.len() + of.service.len()
+    };
+    let stamps = |of: &v1::ServerStamps| size_of::<v1::ServerStamps>() + of.request_id.len();
+    let facts = |of: &v1::ServerFacts| size_of::<v1::ServerFacts>() + of.encoded_len();
+    let walls = batch.wall_clocks.len() * size_of::<v1::WallClock>();
+    let tallies = batch.span_tallies.len() * size_of::<v1::SpanTally>();
+    batch.server_samples.iter().map(sample).sum::<usize>()
+        + batch.server_spans.iter().map(span).sum::<usize>()
+        + batch.server_stamps.iter().map(stamps).sum::<usize>()
+        + batch.server_facts.iter().map(facts).sum::<usize>()
+        + walls
+        + tallies
 }
 
 /// The part of it that is readings of GPUs, of hosts, and of the senders themselves.
@@ -161,7 +198,7 @@ fn evidence_cost(batch: &v1::Batch) -> usize {
     let events = batch.gpu_events.len() * size_of::<v1::GpuEvent>();
     let costs = batch.probe_costs.len() * size_of::<v1::ProbeCost>();
     let lags = batch.loop_lags.len() * size_of::<v1::LoopLag>();
-    samples + hosts + kept.sum::<usize>() + gpm + sensors + events + costs + lags
+    samples + hosts + kept.sum::<usize>() + gpm + sensors + events + costs + lags + servers_cost(batch)
 }
 
 impl Outbox {

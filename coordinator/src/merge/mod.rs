@@ -38,6 +38,7 @@ use crate::certificate::{Verdict, certify};
 use crate::clock::{BOUND_MAX_NS, Checked};
 use crate::diagnose::{self, Diagnosed, Diagnosis};
 use crate::experiment::{self, Experiment, single};
+use crate::inside;
 use crate::knee::{self, Cliff, Knee, Rung, duration};
 use crate::levels::{ClockBound, Counts, Level};
 use crate::little;
@@ -101,6 +102,8 @@ pub struct Merged {
     pub calibrations: Vec<(String, v1::HostFacts)>,
     /// Where streams paused, and why.
     pub stalls: Stalls,
+    /// What servers told of themselves.
+    pub inside: inside::Summary,
     /// Every node's clock track.
     pub timeline: Timeline,
 }
@@ -159,6 +162,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         warnings: Vec::new(),
         calibrations: calibrations(data),
         untold: untold(data).into_iter().map(|(key, _)| key).collect(),
+        inside: inside::Summary::default(),
         timeline,
     };
     diagnose::diagnose(data, &mut merged);

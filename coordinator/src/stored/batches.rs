@@ -30,6 +30,7 @@ pub struct Filed {
     has_evidence: bool,
     has_host_samples: bool,
     has_loop_lags: bool,
+    has_server: bool,
     /// What it stands in for, of which the node's spool kept no more than the count.
     lost: Option<v1::LostParts>,
 }
@@ -72,6 +73,7 @@ impl Filed {
             has_evidence: has_evidence(batch),
             has_host_samples: !batch.host_samples.is_empty(),
             has_loop_lags: !batch.loop_lags.is_empty(),
+            has_server: has_server(batch),
             lost: batch.lost,
         }
     }
@@ -106,6 +108,11 @@ impl Node {
     /// Every batch that tells of event loops that stood still.
     pub fn each_batch_with_loop_lags(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
         self.each_of(|filed| filed.has_loop_lags).filter(|batch| !batch.loop_lags.is_empty())
+    }
+
+    /// Every batch in which a model server tells of itself.
+    pub fn each_batch_with_server(&self) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
+        self.each_of(|filed| filed.has_server).filter(|batch| has_server(batch))
     }
 
     fn each_of(&self, wanted: impl Fn(&Filed) -> bool) -> impl Iterator<Item = Cow<'_, v1::Batch>> {
@@ -152,4 +159,13 @@ fn has_evidence(batch: &v1::Batch) -> bool {
         && batch.gpm_samples.is_empty()
         && batch.probe_costs.is_empty()
         && batch.gpu_events.is_empty())
+}
+
+fn has_server(batch: &v1::Batch) -> bool {
+    !(batch.server_samples.is_empty()
+        && batch.server_spans.is_empty()
+        && batch.server_stamps.is_empty()
+        && batch.wall_clocks.is_empty()
+        && batch.span_tallies.is_empty()
+        && batch.server_facts.is_empty())
 }

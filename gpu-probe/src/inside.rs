@@ -1,0 +1,116 @@
+//! The server's inside view: what a model server tells of itself. Its metrics are scraped, its spans received, its file of
+//! stamps read, and it is asked what it is; all of it goes to the outbox as it was said. On a thread and a runtime of its
+//! own, so that an exporter that floods or an endpoint that hangs is no part of the session's time.
+
+mod identity;
+mod otlp;
+mod scrape;
+mod stamps;
+mod wall;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tailcliff_proto::outbox::{Outbox, other_readings};
+use tailcliff_proto::v1;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::sampler::Switch;
+
+/// What is to be known of the server.
+#[derive(Clone, Debug, Default)]
+pub struct Inside {
+    /// URL of its metrics; `None` for none.
+    pub metrics: Option<String>,
+    /// How often they are scraped, at least 100 ms.
+    pub every: Duration,
+    /// Metrics kept by name, beside those that are known.
+    pub named: Vec<String>,
+    /// Where OTLP is taken, as gRPC and HTTP alike: HOST:PORT; `None` for nowhere.
+    pub otlp: Option<String>,
+    /// How long after a run's end spans are still taken: an exporter sends them in batches.
+    pub drain: Duration,
+    /// File of stamps that the server writes.
+    pub stamps: Option<PathBuf>,
+}
+
+impl Inside {
+    /// Spans or stamps may still be under way when the run is over.
+    pub(crate) fn drains(&self) -> bool {
+        self.otlp.is_some() || self.stamps.is_some()
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.metrics.is_none() && !self.drains()
+    }
+}
+
+/// Where what was found goes.
+#[derive(Clone)]
+pub(crate) struct Sink {
+    outbox: Outbox,
+    switch: Arc<Switch>,
+    troubles: mpsc::Sender<String>,
+}
+
+impl Sink {
+    pub(crate) fn new(outbox: Outbox, switch: Arc<Switch>, troubles: mpsc::Sender<String>) -> Self {
+        Self { outbox, switch, troubles }
+    }
+
+    /// There is a run to look for.
+    fn is_on(&self) -> bool {
+        self.switch.on.load(Relaxed)
+    }
+
+    /// What there is no room for is counted; how many readings those were is given back.
+    fn push(&self, batch: v1::Batch) -> u64 {
+        let Err(batch) = self.outbox.push(batch) else { return 0 };
+        let lost = other_readings(&batch) as u64;
+        self.switch.dropped_samples.fetch_add(lost, Relaxed);
+        lost
+    }
+
+    /// Tells a person.
+    fn tell(&self, trouble: String) {
+        // A full channel has troubles enough in it.
+        let _full = self.troubles.try_send(trouble);
+    }
+}
+
+/// Begins to look as `config` says, until `shutdown`; `None` when there is nothing to look at.
+///
+/// # Errors
+/// When the address for OTLP cannot be listened on, or the thread cannot be made.
+pub(crate) fn start(
+    config: &Config,
+    sink: Sink,
+    shutdown: CancellationToken,
+) -> io::Result<Option<JoinHandle<()>>> {
+    let inside = config.inside.clone();
+    if inside.is_nothing() {
+        return Ok(None);
+    }
+    let listener = inside.otlp.as_deref().map(otlp::bind).transpose()?;
+    let server = config.server;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let look = async move {
+        let (of_scrape, of_stamps, of_otlp, of_wall) =
+            (sink.clone(), sink.clone(), sink.clone(), sink.clone());
+        tokio::join!(
+            identity::look(&inside, server, sink, shutdown.clone()),
+            scrape::run(&inside, of_scrape, shutdown.clone()),
+            stamps::tail(&inside, of_stamps, shutdown.clone()),
+            otlp::serve(listener, of_otlp, shutdown.clone()),
+            wall::read(&inside, of_wall, shutdown.clone()),
+        );
+    };
+    let thread = std::thread::Builder::new().name("inside".to_owned());
+    Ok(Some(thread.spawn(move || runtime.block_on(look))?))
+}
