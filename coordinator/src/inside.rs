@@ -6,5 +6,20 @@
 //! that comes out below zero is shown so, and counted where no bound explains it.
 
 pub mod figures;
+mod index;
+mod join;
+mod joined;
+mod levels;
+mod summary;
+mod told;
+mod wall;
+
+#[cfg(test)]
+mod tests;
 
 pub use figures::{Cross, How, LevelInside, Part, PartFigures, Parts, ServerLevel, Source, Summary};
+pub(crate) use index::Index;
+
+pub use joined::{Joined, each_joined};
+pub(crate) use levels::Gather;
+pub(crate) use summary::summary;

@@ -12,7 +12,7 @@ pub mod online;
 pub mod track;
 
 #[cfg(test)]
-mod simulate;
+pub(crate) mod simulate;
 #[cfg(test)]
 mod tests;
 

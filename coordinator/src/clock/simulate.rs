@@ -4,25 +4,25 @@ use super::Exchange;
 
 /// A node's true offset over time, ns.
 #[derive(Clone, Debug)]
-pub(super) struct Truth {
-    pub(super) offset: f64,
-    pub(super) drift: f64,
+pub(crate) struct Truth {
+    pub(crate) offset: f64,
+    pub(crate) drift: f64,
     /// (amplitude in ns per ns, period in ns, phase): the frequency moves by this much around the drift.
-    pub(super) wander: [(f64, f64, f64); 2],
+    pub(crate) wander: [(f64, f64, f64); 2],
     /// At this moment the offset changes by this much.
-    pub(super) step: Option<(i64, f64)>,
+    pub(crate) step: Option<(i64, f64)>,
 }
 
 impl Truth {
     /// Offset up to ±1e5 s, drift up to ±200 ppm, frequency wandering by up to 1 ppm.
-    pub(super) fn random(rng: &mut fastrand::Rng) -> Self {
+    pub(crate) fn random(rng: &mut fastrand::Rng) -> Self {
         let mut sign = || rng.f64() * 2.0 - 1.0;
         let (offset, drift) = ((sign() * 1e14).round(), sign() * 200e-6);
         let mut wave = || (0.5e-6, (3.0 + 200.0 * rng.f64()) * 1e9, rng.f64() * std::f64::consts::TAU);
         Self { offset, drift, wander: [wave(), wave()], step: None }
     }
 
-    pub(super) fn at(&self, t: i64) -> f64 {
+    pub(crate) fn at(&self, t: i64) -> f64 {
         let waves = self.wander.iter().map(|(amplitude, period, phase)| {
             let turn = std::f64::consts::TAU / period;
             amplitude / turn * (turn * t as f64 + phase).sin()
@@ -34,7 +34,7 @@ impl Truth {
 
 /// How long a message takes, ns, each way.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Path {
+pub(crate) enum Path {
     /// So short that any slip in the bounds shows.
     Quick,
     Idle,
@@ -45,7 +45,7 @@ pub(super) enum Path {
     HeavyTail,
 }
 
-pub(super) const PATHS: [Path; 7] = [
+pub(crate) const PATHS: [Path; 7] = [
     Path::Quick,
     Path::Idle,
     Path::Jitter,
@@ -73,7 +73,7 @@ impl Path {
 }
 
 /// Exchanges as the pinger makes them: 64 at once, then 8 each second ±10 %, one in twenty lost; over `seconds`.
-pub(super) fn exchanges(truth: &Truth, path: Path, seconds: i64, rng: &mut fastrand::Rng) -> Vec<Exchange> {
+pub(crate) fn exchanges(truth: &Truth, path: Path, seconds: i64, rng: &mut fastrand::Rng) -> Vec<Exchange> {
     let mut all = Vec::new();
     let mut t = 1_000_000_000;
     let mut pings = 64;

@@ -164,6 +164,8 @@ pub struct LevelInside {
     pub parts: Vec<PartFigures>,
     /// Mean of the whole front end, before and after the first token, ns.
     pub front_ns: Option<f64>,
+    /// Its 95th percentile, ns.
+    pub front_p95_ns: Option<i64>,
     /// Share of the server's own time that it is.
     pub front_share: Option<f64>,
     /// Requests with any impossible part.

@@ -117,16 +117,22 @@ pub fn merge(data: &RunData) -> Merged {
 pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
     let timeline = Timeline::of(data);
     let beats = nodes::probe_beats(data, &timeline);
+    let index = inside::Index::of(data);
     let logs: BTreeMap<u32, &LevelLog> = data.levels.iter().map(|log| (log.drive.level, log)).collect();
     let mut stray = tally::agents(data).into_iter().map(|(_, node)| node.record_count()).sum::<u64>();
     let level = |log: &LevelLog| {
-        let tally = tally::tally(data, log.drive.level, &timeline);
+        let mut tally = tally::tally(data, log.drive.level, &timeline, &index);
         let known: u64 = tally.by_agent.values().map(Counts::released).sum();
-        (merge_level(data, log, tally, &timeline, &beats), known)
+        let gathered = std::mem::take(&mut tally.inside);
+        let told = gathered.matched;
+        let mut level = merge_level(data, log, tally, &timeline, &beats);
+        level.inside = gathered.figures(&index);
+        (level, known, told)
     };
     let merged = by_two(&logs.into_values().collect::<Vec<_>>(), &level);
-    stray = merged.iter().fold(stray, |stray, (_, known)| stray.saturating_sub(*known));
-    let mut levels: Vec<Level> = merged.into_iter().map(|(level, _)| level).collect();
+    stray = merged.iter().fold(stray, |stray, (_, known, _)| stray.saturating_sub(*known));
+    let told = merged.iter().map(|(_, _, told)| told).sum();
+    let mut levels: Vec<Level> = merged.into_iter().map(|(level, ..)| level).collect();
     if data.header.plan.auto.is_some() {
         // They were driven in whatever order the search wanted.
         levels.sort_by(|a, b| a.load.x().total_cmp(&b.load.x()));
@@ -162,13 +168,14 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         warnings: Vec::new(),
         calibrations: calibrations(data),
         untold: untold(data).into_iter().map(|(key, _)| key).collect(),
-        inside: inside::Summary::default(),
+        inside: inside::summary(data, &timeline, &index, told),
         timeline,
     };
     diagnose::diagnose(data, &mut merged);
     merged.bins = bins::bins(&merged.levels, &merged.nodes, merged.gpu_to_token);
     merged.warnings = warnings(&merged);
     merged.warnings.extend(merged.stalls.warnings.iter().cloned());
+    merged.warnings.extend(merged.inside.warnings.iter().cloned());
     merged.warnings.extend(dataset::warnings(data));
     merged
 }

@@ -2,6 +2,7 @@
 
 use crate::axis::Load;
 use crate::certificate::Verdict;
+use crate::inside::Index;
 use crate::knee::{Cliff, Knee, caveats};
 use crate::levels::Level;
 use crate::plan::{AutoPlan, Plan};
@@ -42,7 +43,7 @@ pub fn seen_so_far(data: &RunData) -> Vec<Seen> {
 }
 
 fn of_log(data: &RunData, log: &LevelLog, timeline: &Timeline) -> Seen {
-    let tally = tally::tally(data, log.drive.level, timeline);
+    let tally = tally::tally(data, log.drive.level, timeline, &Index::default());
     let level = merge_level(data, log, tally, timeline, &[]);
     seen(&data.header.plan, log, &level)
 }

@@ -7,6 +7,7 @@ use tailcliff_proto::histogram::LatencyHistogram;
 use tailcliff_proto::v1::{self, Outcome, Phase, TokenSource};
 
 use crate::blocks::Lives;
+use crate::inside::{Gather, Index};
 use crate::levels::{Counts, HostLimits, Latencies, Metric, Outside};
 use crate::plan::SloPlan;
 use crate::slo::{Kept, keeps};
@@ -96,15 +97,22 @@ pub(crate) struct Tally {
     pub(crate) host_limits: HostLimits,
     /// Completed requests that the windows of the measured phase speak of.
     pub(crate) windows_completed: u64,
+    /// What servers told of its requests.
+    pub(crate) inside: Gather,
 }
 
 /// Everything that agents sent of one level. One at a time: what a level takes in memory grows with its requests.
-pub(crate) fn tally(data: &RunData, level: u32, timeline: &Timeline) -> Tally {
+pub(crate) fn tally(data: &RunData, level: u32, timeline: &Timeline, index: &Index) -> Tally {
     let mut tally = Tally { slo: data.header.plan.slo.clone(), ..Tally::default() };
     for (of, node) in agents(data) {
         for batch in node.each_batch_of(level) {
             let records = batch.records.iter().filter(|record| record.level == level);
-            records.for_each(|record| tally.record(of, record, timeline));
+            for record in records {
+                tally.record(of, record, timeline);
+                let is_measured = record.phase == Phase::Measured as i32 && !record.is_control();
+                let counts = is_measured && record::outcome(record) == Outcome::Completed;
+                tally.inside.add(index, timeline, of, record, counts);
+            }
             let windows = batch.windows.iter().filter(|window| window.level == level);
             windows.for_each(|window| tally.window(window));
             let samples = batch.in_flight.iter().filter(|sample| sample.level == level);

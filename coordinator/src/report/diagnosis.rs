@@ -42,6 +42,7 @@ pub fn parts(parts: Option<&Parts>) -> Value {
         "queue_ms": json_ms(Some(parts.queue_ns)),
         "network_ms": json_ms(parts.network_ns),
         "compute_ms": json_ms(Some(parts.compute_ns)),
+        "client_ms": json_ms(parts.client_ns),
         "words": parts.words,
     })
 }
