@@ -183,6 +183,7 @@ impl<'a> Reply<'a> {
 
     pub(crate) fn body(&mut self, bytes: &[u8], arrival: Arrival) -> Result<(), Failure> {
         self.timeline.on(arrival.at, Event::Chunk);
+        self.timeline.chunk_waited(arrival.waited_ns);
         match &mut self.mode {
             Mode::Waiting => Ok(()),
             Mode::Stream(..) => self.stream(bytes, arrival),

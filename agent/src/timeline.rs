@@ -148,6 +148,13 @@ impl Timeline {
         self.newest = Some((read, self.record.content_chunks, waited_ns));
     }
 
+    /// How long the bytes of the newest chunk, of whatever kind, had lain in the socket.
+    pub(crate) fn chunk_waited(&mut self, waited_ns: Option<u64>) {
+        if !self.is_over() {
+            self.record.last_chunk_wait_ns = waited_ns.and_then(|ns| i64::try_from(ns).ok());
+        }
+    }
+
     fn date_newest(&mut self) {
         if let Some((_, number, waited_ns)) = self.newest.take().filter(|_| !self.record.arrivals_dropped) {
             self.socket_waits.set(number, waited_ns);

@@ -23,7 +23,7 @@ pub enum Part {
     Decode,
     /// First token → end of the span, beyond decode.
     FrontOut,
-    /// The server's end → the last bytes in the client's socket.
+    /// The server's end → the last bytes in the client's socket, and the server's HTTP after its stamp.
     NetworkDown,
     /// In the socket, until they were read.
     SocketWait,

@@ -118,7 +118,7 @@ pub(crate) fn join(
 struct Client {
     parts: Parts,
     sent: Option<i64>,
-    /// First and last token in the client's socket.
+    /// First content and last chunk in the client's socket.
     first: Option<i64>,
     last: Option<i64>,
     done: i64,
@@ -136,30 +136,24 @@ impl Client {
         put(Part::SendLag, Some(record.intended_raw_ns), issued);
         put(Part::Connect, issued, connected);
         put(Part::Write, connected, sent);
-        put(Part::Read, record.last_token_raw_ns, Some(record.done_raw_ns));
-        let (first_wait, last_wait) = waits(record);
-        parts[Part::SocketWait as usize] = last_wait.filter(|_| record.last_token_raw_ns.is_some());
+        // The last chunk of any kind: the token that ends an answer has no text, and what is said with it comes just after.
+        put(Part::Read, record.last_chunk_raw_ns, Some(record.done_raw_ns));
+        let wait = record.last_chunk_wait_ns.filter(|_| record.last_chunk_raw_ns.is_some());
+        parts[Part::SocketWait as usize] = wait;
         let arrived = |read: Option<i64>, wait: Option<i64>| read?.checked_sub(wait.unwrap_or(0));
         Self {
             parts,
             sent,
-            first: arrived(record.first_token_raw_ns, first_wait),
-            last: arrived(record.last_token_raw_ns, last_wait),
+            first: arrived(record.first_token_raw_ns, first_wait(record)),
+            last: arrived(record.last_chunk_raw_ns, wait),
             done: record.done_raw_ns,
         }
     }
 }
 
-/// How long the first and the last content had lain in the socket when they were read, where the kernel dated them.
-fn waits(record: &RequestRecord) -> (Option<i64>, Option<i64>) {
-    let told = |wait: Option<u64>| wait.and_then(|ns| i64::try_from(ns).ok());
-    let mut all = arrivals::decode_waits(&record.socket_waits);
-    let first = all.next();
-    let before = u64::from(first.is_some());
-    let (count, last) = all.fold((before, first), |(count, _), wait| (count + 1, Some(wait)));
-    // Waits are given up to the last one that is known; what came after it is not.
-    let of_last = last.filter(|_| count == u64::from(record.content_chunks)).flatten();
-    (told(first.flatten()), told(of_last))
+/// How long the first content had lain in the socket when it was read, where the kernel dated it.
+fn first_wait(record: &RequestRecord) -> Option<i64> {
+    arrivals::decode_waits(&record.socket_waits).next()?.and_then(|ns| i64::try_from(ns).ok())
 }
 
 fn by_stamps(index: &Index, timeline: &Timeline, of: Incarnation, client: &Client, told: &Told) -> Join {

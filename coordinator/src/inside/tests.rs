@@ -106,8 +106,6 @@ impl World {
         parts.iter().for_each(|part| stamps.push(stamps[stamps.len() - 1] + part));
         let agent = |i: usize| Self::raw(&self.agent, stamps[i]);
         let id = format!("w-0-0-{n}");
-        let mut waits = tailcliff_proto::arrivals::SocketWaits::default();
-        waits.set(2, Some(u64::try_from(agent(11) - agent(10)).unwrap()));
         let first = stamps[7] + 200 * US;
         let record = v1::RequestRecord {
             request: n as u64,
@@ -117,11 +115,13 @@ impl World {
             connected_raw_ns: Some(agent(2)),
             sent_raw_ns: Some(agent(3)),
             first_token_raw_ns: Some(Self::raw(&self.agent, first)),
-            last_token_raw_ns: Some(agent(11)),
+            // The token that ended it had no text.
+            last_token_raw_ns: Some(agent(8)),
+            last_chunk_raw_ns: Some(agent(11)),
+            last_chunk_wait_ns: Some(agent(11) - agent(10)),
             done_raw_ns: agent(12),
             outcome: Outcome::Completed as i32,
             content_chunks: 2,
-            socket_waits: waits.into_bytes(),
             request_id: id.clone(),
             ..Default::default()
         };
