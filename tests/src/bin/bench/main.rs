@@ -3,6 +3,7 @@
 //! our shards' threads, of the floor's one thread and of reqwest's. A measurement, not a test: run it in release.
 
 mod clients;
+mod inside;
 mod memory;
 mod rows;
 mod stall;
@@ -48,6 +49,8 @@ enum Row {
     Trace,
     /// A pause of 724 ms is one gap
     Stall,
+    /// CPU that spans and scrapes cost the probe
+    Inside,
 }
 
 /// What all rows share.
@@ -83,6 +86,7 @@ fn main() -> anyhow::Result<()> {
             Row::Memory => memory::row(&bench)?,
             Row::TenThousand => rows::ten_thousand(&bench)?,
             Row::Trace => rows::trace(&bench)?,
+            Row::Inside => inside::row(&bench)?,
             Row::Stall => stall::check(&bench.binary, &bench.dir.path().join("stall"))?,
         }
     }
