@@ -289,6 +289,7 @@ pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<Coor
         fleet: now.fleet.over(then.fleet),
         ssh: if now.ssh.is_empty() { then.ssh } else { now.ssh },
         serve: now.serve.over(&then.serve),
+        inside: now.inside.over(then.inside),
         link: now.link.over(then.link),
         metrics: now.metrics.over(then.metrics),
     })
