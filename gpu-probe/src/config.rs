@@ -234,12 +234,16 @@ pub fn exposed(otlp: Option<&str>) -> Option<String> {
     })
 }
 
+/// As a server's URL is typed: the scheme may be left out, and so may the usual path.
 fn metrics_url(text: &str) -> Result<String, String> {
     let wrong = || "not a URL: try http://127.0.0.1:8000/metrics, or none".to_owned();
     if text == NONE {
         return Ok(text.to_owned());
     }
+    let has_port = text.split('/').next().is_some_and(|authority| authority.contains(':'));
+    let text = if has_port && !text.contains("://") { format!("http://{text}") } else { text.to_owned() };
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(wrong)?;
+    let usual = if rest.contains(['/', '?', '#']) { "" } else { "/metrics" };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
         return Err("user and password cannot be given with it".to_owned());
@@ -250,7 +254,7 @@ fn metrics_url(text: &str) -> Result<String, String> {
     };
     let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
     let is_clean = text.chars().all(|c| c.is_ascii_graphic());
-    if host.is_empty() || !is_port || !is_clean { Err(wrong()) } else { Ok(text.to_owned()) }
+    if host.is_empty() || !is_port || !is_clean { Err(wrong()) } else { Ok(format!("{text}{usual}")) }
 }
 
 /// A port alone is one of loopback.
@@ -296,14 +300,22 @@ mod tests {
     #[test]
     fn what_cannot_be_scraped_or_listened_on_is_refused() {
         for good in
-            ["none", "http://h", "https://h:1/x/metrics?a=b", "http://[::1]:9/metrics", "http://[::1]/m"]
+            ["none", "http://h/metrics", "https://h:1/x/metrics?a=b", "http://[::1]:9/m", "http://[::1]/m"]
         {
             assert_eq!(metrics_url(good), Ok(good.to_owned()));
+        }
+        for (typed, meant) in [
+            ("http://h:1", "http://h:1/metrics"),
+            ("h:8000", "http://h:8000/metrics"),
+            ("[::1]:8000/llm/metrics", "http://[::1]:8000/llm/metrics"),
+        ] {
+            assert_eq!(metrics_url(typed), Ok(meant.to_owned()));
         }
         for bad in [
             "",
             "ftp://x",
-            "h:8000/metrics",
+            "nonsense",
+            "h/metrics",
             "http://",
             "http://:1",
             "http://h:0",
