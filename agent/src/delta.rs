@@ -2,6 +2,7 @@
 //! as it is parsed, and kept only when asked; a field that load testing has no use for is skipped.
 
 mod reader;
+mod told;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,6 +10,7 @@ use std::fmt;
 pub use reader::{Kept, Reader};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+pub use told::{Timings, Usage};
 
 /// What ends an OpenAI-style stream.
 const DONE: &[u8] = b"[DONE]";
@@ -28,6 +30,8 @@ pub struct Delta {
     pub finish_reason: Option<String>,
     /// The server's own count so far; when it comes repeatedly, the last one holds.
     pub usage: Option<Usage>,
+    /// The server's own times so far; likewise.
+    pub timings: Option<Timings>,
     /// The message of an error object in place of a chunk.
     pub error: Option<String>,
     /// This is the `[DONE]` marker.
@@ -39,21 +43,6 @@ impl Delta {
     pub fn chars(&self) -> u64 {
         self.text_chars.saturating_add(self.reasoning_chars).saturating_add(self.tool_chars)
     }
-}
-
-/// Tokens as the server counts them. A count that is no count, such as a negative one, is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Usage {
-    /// Tokens of the prompt.
-    #[serde(default, deserialize_with = "count")]
-    pub prompt_tokens: Option<u64>,
-    /// Tokens generated, reasoning included.
-    #[serde(default, deserialize_with = "count")]
-    pub completion_tokens: Option<u64>,
-}
-
-fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    Ok(serde_json::Value::deserialize(deserializer)?.as_u64())
 }
 
 /// Why a payload could not be read.
@@ -106,6 +95,8 @@ struct Reply<'a> {
     #[serde(borrow)]
     choices: Option<Vec<Choice<'a>>>,
     usage: Option<Usage>,
+    #[serde(default, deserialize_with = "told::timings")]
+    timings: Option<Timings>,
     error: Option<Message>,
 }
 
@@ -159,7 +150,8 @@ struct Function<'a> {
 
 impl Reply<'_> {
     fn into_delta(self, on_text: &mut impl FnMut(Kind, &Cow<'_, str>)) -> Delta {
-        let mut delta = Delta { usage: self.usage, error: self.error.map(|m| m.0), ..Delta::default() };
+        let (usage, timings) = (self.usage, self.timings);
+        let mut delta = Delta { usage, timings, error: self.error.map(|m| m.0), ..Delta::default() };
         for choice in self.choices.unwrap_or_default() {
             choice.each_text(&mut |kind, text| {
                 on_text(kind, text);
@@ -307,7 +299,7 @@ mod tests {
     }
 
     fn usage(prompt: u64, completion: u64) -> Option<Usage> {
-        Some(Usage { prompt_tokens: Some(prompt), completion_tokens: Some(completion) })
+        Some(Usage { prompt_tokens: Some(prompt), completion_tokens: Some(completion), cached_tokens: None })
     }
 
     /// (content chunks, text, last usage, finish reason, `[DONE]` markers) of a recorded stream.
@@ -328,7 +320,8 @@ mod tests {
         let content = deltas.iter().filter(|d| d.chars() > 0).count();
         let done = deltas.iter().filter(|d| d.done).count();
         let finish = deltas.iter().find_map(|d| d.finish_reason.clone());
-        (content, text, deltas.iter().filter_map(|d| d.usage).next_back(), finish, done)
+        let usage = deltas.iter().filter_map(|d| d.usage).next_back();
+        (content, text, usage.map(|usage| Usage { cached_tokens: None, ..usage }), finish, done)
     }
 
     #[test]
@@ -390,7 +383,7 @@ mod tests {
     fn a_count_that_is_none_is_absent() {
         for odd in ["-1", "1.5", "\"7\"", "null", "1e30"] {
             let json = format!(r#"{{"usage":{{"prompt_tokens":3,"completion_tokens":{odd}}}}}"#);
-            let expected = Usage { prompt_tokens: Some(3), completion_tokens: None };
+            let expected = Usage { prompt_tokens: Some(3), ..Usage::default() };
             assert_eq!(read(&json).usage, Some(expected), "{odd}");
         }
     }

@@ -19,7 +19,7 @@ use crate::failure::{ErrorKind, Failure, chain};
 use crate::http1::{Head, MAX_HEAD};
 use crate::reply::{DRAIN, Reply};
 use crate::socket::Stamps;
-use crate::target::Target;
+use crate::target::{TRACEPARENT, Target};
 
 /// A connection with its driver, which ends with it.
 #[derive(Debug)]
@@ -146,6 +146,10 @@ fn build(target: &Target, outgoing: Outgoing<'_>) -> Result<Request<Full<Bytes>>
         && let Ok(id) = HeaderValue::from_str(request_id)
     {
         request.headers_mut().insert("x-request-id", id);
+        let trace = target.trace_of(request_id).map(|trace| HeaderValue::from_bytes(&trace.traceparent()));
+        if let Some(Ok(trace)) = trace {
+            request.headers_mut().insert(TRACEPARENT, trace);
+        }
     }
     Ok(request)
 }

@@ -9,6 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response};
 use tailcliff_proto::clock::{HostClock, RawNs};
+use tailcliff_proto::trace_context::TraceContext;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +40,7 @@ pub struct Load {
 /// One request, stamps in ns of `CLOCK_MONOTONIC_RAW`.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
-    /// Sent as `x-request-id`.
+    /// Sent as `x-request-id`, with a `traceparent` of its own.
     pub request_id: String,
     /// Number within its stream, from 0.
     pub request: usize,
@@ -122,7 +123,8 @@ impl Stream {
         let mut post = self.client.post(&self.load.url).header(CONTENT_TYPE, "application/json");
         let request_id = self.load.name.map(|name| format!("{name}-{}-{request}", self.number));
         if let Some(id) = &request_id {
-            post = post.header("x-request-id", id);
+            let trace = TraceContext::of(id).traceparent();
+            post = post.header("x-request-id", id).header("traceparent", trace.as_slice());
         }
         let post = post.body((self.load.body)(self.number, request));
         let request_id = request_id.unwrap_or_default();

@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_out_traces_first_and_all_is_counted() {
-        let outbox = Outbox::new(1, 1 << 20);
+        let outbox = Outbox::new(1, 1_200_000);
         let mut recorder = Recorder::new(0, 0, outbox.clone());
         let all = 3_000;
         for number in 0..all {
@@ -400,7 +400,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_outbox_that_is_full_for_long_costs_no_value_and_bounded_memory() {
-        let outbox = Outbox::new(1, 3_000);
+        let outbox = Outbox::new(1, 3_400);
         assert!(outbox.push(v1::Batch { records: vec![blob(2_000)], ..Default::default() }).is_ok());
         let mut recorder = Recorder::new(0, 0, outbox.clone());
         for number in 0..3_000 {

@@ -339,4 +339,7 @@ fn note_end(delta: Delta, at: RawNs, timeline: &mut Timeline) {
     if let Some(usage) = delta.usage {
         timeline.on(at, Event::Usage(usage));
     }
+    if let Some(timings) = delta.timings {
+        timeline.on(at, Event::Timings(timings));
+    }
 }

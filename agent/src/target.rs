@@ -13,6 +13,7 @@ use http::header::{HeaderName, HeaderValue, USER_AGENT};
 use http::uri::{PathAndQuery, Uri};
 use serde_json::{Map, Value};
 use tailcliff_proto::secret::is_secret;
+use tailcliff_proto::trace_context::TraceContext;
 use tailcliff_proto::v1;
 use tokio::sync::OnceCell;
 
@@ -20,6 +21,8 @@ use crate::tls::{Tls, TlsError};
 
 /// Where OpenAI-compatible servers list their models.
 const MODELS: &str = "/v1/models";
+/// The header by which a server's spans are children of the request's.
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Used when the wire gives no connect timeout.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,6 +58,8 @@ pub struct Target {
     read_timeout: Option<Duration>,
     tls: Option<Tls>,
     http2: bool,
+    /// The user gave no `traceparent`, so that each request has one of its own.
+    traces: bool,
     /// The head of each HTTP/1.1 request up to its id, and the lines that a GET has of it.
     post_head: Vec<u8>,
     get_head: Vec<u8>,
@@ -117,6 +122,7 @@ impl Target {
             post_head: head_of("POST", path.as_str(), &headers, &[]),
             get_head: head_of("GET", &format!("{prefix}{MODELS}"), &headers, &[CONTENT_TYPE, ACCEPT]),
             tls: tls.map_err(|e| TargetError::Tls(authority(&host, port), e))?,
+            traces: !headers.contains_key(TRACEPARENT),
             headers,
             http2,
             read_timeout: u64::try_from(wire.read_timeout_ns)
@@ -184,9 +190,18 @@ impl Target {
         to.extend_from_slice(&self.post_head);
         to.extend_from_slice(b"x-request-id: ");
         to.extend(request_id.bytes().filter(u8::is_ascii_graphic));
+        if let Some(trace) = self.trace_of(request_id) {
+            to.extend_from_slice(b"\r\ntraceparent: ");
+            to.extend_from_slice(&trace.traceparent());
+        }
         to.extend_from_slice(b"\r\ncontent-length: ");
         to.extend_from_slice(length.to_string().as_bytes());
         to.extend_from_slice(b"\r\n\r\n");
+    }
+
+    /// By which the server's tracing knows a request; `None` where the user's own header is sent with each.
+    pub(crate) fn trace_of(&self, request_id: &str) -> Option<TraceContext> {
+        self.traces.then(|| TraceContext::of(request_id))
     }
 
     /// Writes the question for the list of models in HTTP/1.1.
@@ -195,7 +210,7 @@ impl Target {
         to.extend_from_slice(b"\r\n");
     }
 
-    /// Every header of a request but `x-request-id` and the length.
+    /// Every header of a request but `x-request-id`, a `traceparent` of its own and the length.
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
@@ -500,6 +515,46 @@ mod tests {
             (&t.headers()[AUTHORIZATION], &t.headers()["x-team"]),
             (&"Basic Zm9v".parse().unwrap(), &"blue".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn each_post_names_its_trace_once() {
+        let head = |w: &v1::Target| {
+            let mut head = Vec::new();
+            Target::parse(w).unwrap().write_head(&mut head, "8c-0-1-2", 3);
+            String::from_utf8(head).unwrap()
+        };
+        let mut w = wire("http://h:1");
+        let own = TraceContext::of("8c-0-1-2").traceparent();
+        let end = format!(
+            "\r\nx-request-id: 8c-0-1-2\r\ntraceparent: {}\r\ncontent-length: 3\r\n\r\n",
+            std::str::from_utf8(&own).unwrap()
+        );
+        assert!(head(&w).ends_with(&end), "{}", head(&w));
+        w.headers = vec![header("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")];
+        let named: Vec<_> =
+            head(&w).lines().filter(|line| line.starts_with("traceparent:")).map(str::to_owned).collect();
+        assert_eq!(named, ["traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]);
+        assert!(head(&w).contains("x-request-id: 8c-0-1-2\r\ncontent-length"));
+        w.headers = vec![header("X-Request-Id", "mine")];
+        assert!(error(&w).contains("tailcliff sets it itself"), "{}", error(&w));
+    }
+
+    #[test]
+    #[ignore = "prints costs"]
+    fn cost_of_a_head() {
+        const TIMES: u32 = 200_000;
+        let mut head = Vec::new();
+        for traces in [false, true] {
+            let target = Target { traces, ..Target::parse(&wire("http://127.0.0.1:8000")).unwrap() };
+            let begun = tailcliff_proto::clock::HostClock.now();
+            for _ in 0..TIMES {
+                head.clear();
+                target.write_head(std::hint::black_box(&mut head), "8c3f2a1b99e0d771-12-511-100", 2000);
+            }
+            let ns = (tailcliff_proto::clock::HostClock.now() - begun) / i64::from(TIMES);
+            eprintln!("traceparent {traces}: {ns} ns and {} bytes a head", head.len());
+        }
     }
 
     #[test]

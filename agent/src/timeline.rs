@@ -5,7 +5,7 @@ use tailcliff_proto::arrivals::{Arrivals, SocketWaits};
 use tailcliff_proto::clock::RawNs;
 use tailcliff_proto::v1::{Outcome, RequestRecord, TokenSource};
 
-use crate::delta::Usage;
+use crate::delta::{Timings, Usage};
 pub use crate::failure::ErrorKind;
 
 /// Bytes of arrivals that one request may keep: about 200,000 chunks.
@@ -44,6 +44,8 @@ pub enum Event {
     },
     /// The server's count; the last one holds.
     Usage(Usage),
+    /// The server's own times; likewise.
+    Timings(Timings),
     /// Why the text ended.
     FinishReason(String),
     /// `[DONE]`: the reply is whole, whatever the connection does next.
@@ -121,6 +123,7 @@ impl Timeline {
                 self.words = self.words.saturating_add(words);
             }
             Event::Usage(usage) => self.usage(usage),
+            Event::Timings(timings) => self.timings(timings),
             Event::FinishReason(reason) => record.finish_reason = reason,
             Event::DoneMarker => self.complete(at),
             Event::Ended => self.ended(at),
@@ -236,10 +239,19 @@ impl Timeline {
     fn usage(&mut self, usage: Usage) {
         let record = &mut self.record;
         record.prompt_tokens = usage.prompt_tokens.or(record.prompt_tokens);
+        record.cached_tokens = usage.cached_tokens.or(record.cached_tokens);
         if usage.completion_tokens.is_some() {
             record.output_tokens = usage.completion_tokens;
             record.token_source = TokenSource::Usage as i32;
         }
+    }
+
+    fn timings(&mut self, timings: Timings) {
+        let record = &mut self.record;
+        record.server_prefill_ns = timings.prefill_ns.or(record.server_prefill_ns);
+        record.server_decode_ns = timings.decode_ns.or(record.server_decode_ns);
+        // What `usage` says of the cache comes first: it is the same for every server.
+        record.cached_tokens = record.cached_tokens.or(timings.cached_tokens);
     }
 
     /// A body may end well and still lack the end of the text: a proxy that lost its server ends it so.
@@ -332,7 +344,8 @@ mod tests {
     }
 
     fn usage(prompt: u64, completion: u64) -> Event {
-        Event::Usage(Usage { prompt_tokens: Some(prompt), completion_tokens: Some(completion) })
+        let (prompt_tokens, completion_tokens) = (Some(prompt), Some(completion));
+        Event::Usage(Usage { prompt_tokens, completion_tokens, cached_tokens: None })
     }
 
     fn finish(at: i64) -> (i64, Event) {
@@ -433,6 +446,24 @@ mod tests {
     }
 
     #[test]
+    fn the_servers_own_times_are_kept_and_usage_has_the_first_word_on_the_cache() {
+        let timings = |prefill_ns, decode_ns, cached_tokens| {
+            (5, Event::Timings(Timings { prefill_ns, decode_ns, cached_tokens }))
+        };
+        let told = |events: &[(i64, Event)]| {
+            let record = run(events);
+            (record.server_prefill_ns, record.server_decode_ns, record.cached_tokens)
+        };
+        let cached = (5, Event::Usage(Usage { cached_tokens: Some(2), ..Usage::default() }));
+        assert_eq!(told(&[ok(), text(2), (3, usage(1, 1))]), (None, None, None));
+        let (early, late) = (timings(Some(7), Some(1), Some(9)), timings(None, Some(4), Some(9)));
+        assert_eq!(told(&[ok(), early.clone(), late.clone()]), (Some(7), Some(4), Some(9)));
+        for order in [[early.clone(), cached.clone()], [cached, early]] {
+            assert_eq!(told(&order).2, Some(2));
+        }
+    }
+
+    #[test]
     fn where_tokens_come_from() {
         let whole = Event::WholeText { chars: 40, words: 7 };
         let tokens = |events: &[(i64, Event)]| {
@@ -464,7 +495,7 @@ mod tests {
             1 => Just(Event::Chunk),
             8 => (1u64..99).prop_map(|chars| Event::Content { chars }),
             1 => any::<(Option<u64>, Option<u64>)>().prop_map(|(prompt_tokens, completion_tokens)| {
-                Event::Usage(Usage { prompt_tokens, completion_tokens })
+                Event::Usage(Usage { prompt_tokens, completion_tokens, cached_tokens: None })
             }),
             1 => Just(Event::FinishReason("stop".to_owned())),
             1 => Just(Event::DoneMarker),

@@ -37,7 +37,7 @@ use self::stalls::StallsArgs;
 use self::start::{CompletionsArgs, PlanArgs, PreflightArgs};
 pub use self::sweep::{DATASETS, SweepArgs};
 pub use self::values::{Levels, Rates, Span, Spans};
-use crate::local::{ServerArgs, StubArgs};
+use crate::local::{InsideArgs, ServerArgs, StubArgs};
 
 pub mod certs;
 
@@ -126,6 +126,9 @@ pub struct RunArgs {
     /// Whose processes the embedded probe samples [default: what listens on the port of --url, if that is on this host].
     #[command(flatten)]
     pub server: ServerArgs,
+    /// What the server tells of itself.
+    #[command(flatten)]
+    pub inside: InsideArgs,
     /// Threads that make load [default: the cores less one].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub shards: Option<u32>,
@@ -190,6 +193,9 @@ pub struct CoordinateArgs {
     /// Who takes part.
     #[command(flatten)]
     pub fleet: FleetArgs,
+    /// What the server tells of itself to the coordinator: a probe of its own, beside those that dial in.
+    #[command(flatten)]
+    pub inside: InsideArgs,
     /// Who is let in.
     #[command(flatten)]
     pub link: LinkArgs,

@@ -181,7 +181,27 @@ fn write(path: &Path, pem: &str) -> Result<(), CertsError> {
 
 #[cfg(test)]
 mod tests {
-    use super::named;
+    use tailcliff_proto::link::tls::Tls;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::{named, sign};
+
+    #[tokio::test]
+    async fn a_process_knows_itself_by_any_address_and_takes_nobody_else_for_itself() {
+        let coordinator =
+            || Tls::of_pem(&sign(&["elsewhere.example".to_owned()], 1).unwrap().ends[0].1).unwrap();
+        let (own, other) = (coordinator(), coordinator());
+        let met = async |dialler: &Tls, listener: &Tls| {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let to = "127.0.0.1".try_into().unwrap();
+            let dial = TlsConnector::from(dialler.client()).connect(to, near);
+            let (dialled, taken) = tokio::join!(dial, TlsAcceptor::from(listener.server()).accept(far));
+            dialled.is_ok() && taken.is_ok()
+        };
+        assert!(met(&own.to_self(), &own).await);
+        assert!(!met(&own, &own).await, "the name does not fit");
+        assert!(!met(&own.to_self(), &other).await);
+    }
 
     #[test]
     fn hosts_are_names_or_addresses() {

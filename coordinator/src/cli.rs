@@ -9,6 +9,7 @@ mod offer;
 mod report;
 mod stalls;
 mod start;
+mod watch;
 mod withhold;
 
 use std::io::Write;
@@ -22,7 +23,7 @@ use self::offer::Offer;
 pub(crate) use self::offer::WAITING;
 use crate::args::certs::CertsArgs;
 use crate::args::results::ServeArgs;
-use crate::args::server::server_of;
+use crate::args::server::{base_of, server_of};
 use crate::args::{CalibrateArgs, Cli, Command, CoordinateArgs, RunArgs, SweepArgs};
 use crate::calibrate::{self, CalibrateError};
 use crate::capacity;
@@ -35,7 +36,7 @@ use crate::door::Door;
 use crate::drive::{self, Listeners, Outcome, RunError, Setup};
 use crate::experiment;
 use crate::levels::Level;
-use crate::local::{self, Embedded};
+use crate::local::{self, Embedded, Inside, Probe};
 use crate::merge::{Merged, last_tries};
 use crate::metrics;
 use crate::outputs;
@@ -109,7 +110,9 @@ async fn run(args: RunArgs) -> i32 {
         gpu_interval_ns: args.gpu_interval.0,
         nvml_path: args.nvml_path,
         server: None,
-        with_probe: true,
+        inside: Inside::default(),
+        with_agent: true,
+        probe: Some(Probe::Whole),
         shards: args.shards,
     };
     let told = Told { verbose: args.sweep.verbose, metrics: args.metrics.metrics_listen.clone() };
@@ -121,6 +124,10 @@ async fn run(args: RunArgs) -> i32 {
         return fail(&error.to_string(), EXIT_USAGE);
     }
     embedded.server = server_of(args.server, &config.plan.base_url);
+    embedded.inside = args.inside.inside(base_of(args.server, &config.plan.base_url).as_deref());
+    if let Err((why, code)) = watch::check(&embedded.inside, tell) {
+        return fail(&why, code);
+    }
     config.plan.gpu_interval_ns = Some(embedded.gpu_interval_ns);
     let door = match Door::of_this_process() {
         Ok(door) => door,
@@ -176,6 +183,8 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     if !args.fleet.rules.fits(agents) {
         return fail("bad --max-agents: fewer than --agents", EXIT_USAGE);
     }
+    let embedded = watch::embedded(args.inside, &config.plan.base_url);
+    let probes = probes.saturating_add(u32::from(embedded.is_some()));
     (config.plan.agents, config.plan.probes, config.plan.fleet) = (agents, probes, args.fleet.rules.rule());
     if let Err(error) = config.check_agents() {
         return fail(&error.to_string(), EXIT_USAGE);
@@ -197,12 +206,15 @@ async fn coordinate(args: CoordinateArgs) -> i32 {
     if let Some(Err(error)) = checked {
         return fail(&error.to_string(), code_of_resume(&error));
     }
+    if let Some(Err((why, code))) = embedded.as_ref().map(|embedded| watch::check(&embedded.inside, tell)) {
+        return fail(&why, code);
+    }
     let wait_ns = args.wait.map_or(60_000_000_000, |wait| wait.0);
     let (nodes, hosts) = match ssh::start(&args.ssh, &listen, tell) {
         Ok(nodes) => nodes,
         Err(error) => return fail(&error.to_string(), EXIT_USAGE),
     };
-    let setup = Setup { wait_ns, embedded: None, command: command(), door, resume, hosts };
+    let setup = Setup { wait_ns, embedded, command: command(), door, resume, hosts };
     let code = drive(config, (&listen, clock_port), setup, Some((&args.link, &args.serve)), told).await;
     nodes.end().await;
     code

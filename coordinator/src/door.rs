@@ -87,7 +87,7 @@ impl Door {
 
     /// The way in for a node of this process.
     pub fn route(&self, address: String) -> Route {
-        Route::new(address).with_tls(self.tls.clone()).with_token(self.token.clone())
+        Route::new(address).with_tls(self.tls.as_ref().map(Tls::to_self)).with_token(self.token.clone())
     }
 
     /// What a person is told of it, if there is something to tell.

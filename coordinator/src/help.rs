@@ -31,7 +31,7 @@ Usage: tailcliff <COMMAND>     (`tailcliff help COMMAND` tells its flags)
 ";
 
 /// Flags of a sweep by what they are for; the first are what a newcomer needs. One that is in none of these comes last.
-const FLAGS: [(&str, &[&str]); 9] = [
+const FLAGS: [(&str, &[&str]); 10] = [
     ("Most used", &["url", "model", "concurrency", "duration", "output_dir", "plan", "verbose"]),
     (
         "Load",
@@ -107,6 +107,17 @@ const FLAGS: [(&str, &[&str]); 9] = [
         &["cliff_metric", "cliff_percentile", "cliff_multiple", "knee_gain_share", "goodput", "slo_share"],
     ),
     ("This host", &["shards", "gpu_interval", "nvml_path", "server_pid", "server_port"]),
+    (
+        "The server's inside view",
+        &[
+            "server_metrics",
+            "server_metrics_interval",
+            "server_metric",
+            "otlp_listen",
+            "otlp_drain",
+            "server_stamps",
+        ],
+    ),
     ("Record and display", &["metadata", "name", "explain", "gpu_price_per_hour", "json"]),
     ("Nodes", &["listen", "agents", "probes", "wait", "serve_results"]),
 ];

@@ -45,7 +45,7 @@ pub fn render(args: &K8sArgs, env_key: Option<String>) -> Result<Rendered, Confi
     check(&plan, args)?;
     let objects = manifests::objects(&settings, &plan);
     let text = manifests::yaml(&objects).map_err(|e| bad("--plan", e.to_string()))?;
-    let yaml = beforehand::comment(&settings) + &text;
+    let yaml = beforehand::comment(&settings) + &manifests::spans::comment(&settings) + &text;
     let (commands, words) = (beforehand::commands(&settings), beforehand::word_of_image(&settings));
     Ok(Rendered { objects, yaml, commands, words })
 }
@@ -67,6 +67,12 @@ pub struct Rendered {
 fn check(plan: &PlanFile, args: &K8sArgs) -> Result<(), ConfigError> {
     if !args.fleet.fits(args.agents) {
         return Err(bad("--max-agents", "fewer than --agents"));
+    }
+    if args.otlp_port.is_some() && args.probes == 0 {
+        return Err(bad(
+            "--otlp-port",
+            "nobody listens there without a probe: give --probes, one for each node",
+        ));
     }
     check_url(&plan.config.plan.base_url)?;
     check_deadline(&plan.config.plan, args.deadline.0)?;

@@ -1,5 +1,5 @@
-//! A one-machine run: one agent and one gpu-probe embedded in this process, each on a thread of its own, over the same
-//! gRPC connections as any other node's. The only file that knows those two libraries.
+//! Nodes embedded in this process, each on a thread of its own, over the same gRPC connections as any other node's: an agent
+//! and a gpu-probe for a one-machine run, or a probe that watches the server for a coordinator. The only file that knows those two libraries.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub use tailcliff_agent::plain_reqwest;
 pub use tailcliff_agent::preflight::REQUEST_ID as PREFLIGHT_ID;
 pub use tailcliff_agent::single::{Answer, Single};
 pub use tailcliff_agent::stub::{Args as StubArgs, Served, Truth, serve as serve_stub};
-pub use tailcliff_gpu_probe::config::{Server, ServerArgs};
+pub use tailcliff_gpu_probe::config::{Inside, InsideArgs, Server, ServerArgs, exposed};
 pub use tailcliff_gpu_probe::host::processes_of;
 pub use tailcliff_gpu_probe::record::{Recorded, Recording};
 use tailcliff_proto::link::Route;
@@ -29,13 +29,29 @@ pub struct Embedded {
     pub nvml_path: Option<PathBuf>,
     /// Whose processes that probe samples.
     pub server: Option<Server>,
-    /// With a GPU probe.
-    pub with_probe: bool,
+    /// What that server tells of itself, and where.
+    pub inside: Inside,
+    /// With an agent.
+    pub with_agent: bool,
+    /// With a probe, and what it is for.
+    pub probe: Option<Probe>,
     /// Threads that make load; `None` for the cores less one.
     pub shards: Option<u32>,
 }
 
-/// Starts both; a node that ends in an error says so through `failures`.
+/// What an embedded probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// This host, its GPUs, and what the server tells.
+    Whole,
+    /// What the server tells alone: it is elsewhere, and what this host does is not its doing.
+    Watch,
+}
+
+/// Name of a probe that only watches the server.
+pub const WATCH: &str = "watch";
+
+/// Starts what is to be embedded; a node that ends in an error says so through `failures`.
 ///
 /// # Errors
 /// When a thread cannot be made.
@@ -53,13 +69,23 @@ pub fn start(
         interval: Duration::from_nanos(embedded.gpu_interval_ns.unsigned_abs()),
         nvml_path: embedded.nvml_path.clone(),
         server: embedded.server,
+        inside: embedded.inside.clone(),
         ..tailcliff_gpu_probe::config::Config::new(coordinator.clone())
+    };
+    let probe = match embedded.probe {
+        Some(Probe::Watch) => {
+            tailcliff_gpu_probe::config::Config { hardware: false, name: WATCH.to_owned(), ..probe }
+        }
+        Some(Probe::Whole) | None => probe,
     };
     let (of_agent, of_probe) = (shutdown.clone(), shutdown.clone());
     let agent = async move { tailcliff_agent::run(agent, of_agent).await.map_err(|e| e.to_string()) };
     let probe = async move { tailcliff_gpu_probe::run(probe, of_probe).await.map_err(|e| e.to_string()) };
-    let mut threads = vec![thread(NodeKind::Agent, failures, agent)?];
-    if embedded.with_probe {
+    let mut threads = Vec::new();
+    if embedded.with_agent {
+        threads.push(thread(NodeKind::Agent, failures, agent)?);
+    }
+    if embedded.probe.is_some() {
         threads.push(thread(NodeKind::GpuProbe, failures, probe)?);
     }
     Ok(threads)

@@ -125,7 +125,7 @@ pub(crate) fn redacted_command(words: impl IntoIterator<Item = String>) -> Vec<S
         let (flag, value) = split.map_or((before.as_str(), word.as_str()), |(flag, value)| (flag, value));
         let kept = match flag {
             "--header" => header(value),
-            "--endpoint" => redacted_query(value),
+            "--endpoint" | "--server-metrics" => redacted_query(value),
             "--metadata" => redacted_fact_text(value),
             "--extra-body" => serde_json::from_str(value)
                 .map_or_else(|_| REDACTED.to_owned(), |json| redacted_json(json).to_string()),
@@ -160,6 +160,7 @@ mod tests {
             "--header",
             "X-Team: blue",
             "--endpoint=/v1/x?api-key=hunter2&api-version=3",
+            "--server-metrics=http://h:1/metrics?token=hunter2",
             "--extra-body",
             r#"{"max_tokens":5,"deep":[{"access_token":"hunter2"}]}"#,
             "--extra-body={hunter2",

@@ -274,7 +274,12 @@ pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<Coor
     let mut sweep = now.sweep.over(then.sweep);
     sweep.plan = plan;
     sweep.output_dir = Some(dir.to_owned());
-    let secrets = redacted_flags(&sweep);
+    let inside = now.inside.over(then.inside);
+    let mut secrets = redacted_flags(&sweep);
+    let has_secret = |url: &String| url.contains(redact::REDACTED);
+    secrets.extend(
+        inside.server_metrics.as_ref().filter(|url| has_secret(url)).map(|_| "--server-metrics".to_owned()),
+    );
     if !secrets.is_empty() {
         let flags = secrets.join(", ");
         return Err(unfit(format!("secrets on its command line are not stored: give {flags} again")));
@@ -289,6 +294,7 @@ pub fn flags(dir: &Path, now: CoordinateArgs, header: &RunHeader) -> Result<Coor
         fleet: now.fleet.over(then.fleet),
         ssh: if now.ssh.is_empty() { then.ssh } else { now.ssh },
         serve: now.serve.over(&then.serve),
+        inside,
         link: now.link.over(then.link),
         metrics: now.metrics.over(then.metrics),
     })

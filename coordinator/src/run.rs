@@ -233,13 +233,13 @@ impl Run {
         }
     }
 
-    /// A node inside this process ended. Without its agent a run is over, without its probe it lacks GPU columns.
+    /// A node inside this process ended. Without its agent a run is over, without its probe it lacks what that read.
     fn failed(&mut self, now: i64, kind: v1::NodeKind, why: String, out: &mut Vec<Command>) {
         if kind == v1::NodeKind::Agent {
             return self.end(now, Ending::Broken(why), out);
         }
         self.plan.probes = self.plan.probes.saturating_sub(1);
-        out.push(Command::Say(format!("{why}; the run goes on without GPU columns")));
+        out.push(Command::Say(format!("{why}; the run goes on without what it reads")));
     }
 
     fn preflight(&self, of: Incarnation) -> Command {

@@ -133,7 +133,9 @@ fn remote(args: &SshArgs, binary: &str, dial: &str, index: Option<usize>) -> Str
     let program = args.remote_path.as_ref().map_or(binary.to_owned(), |dir| format!("{dir}/{binary}"));
     let index = index.map(|index| ["--index".to_owned(), index.to_string()]);
     let words = [program, "--coordinator".to_owned(), dial.to_owned()].into_iter();
-    let words = words.chain(index.into_iter().flatten()).chain(args.ssh_node_arg.iter().cloned());
+    let of_probe = if index.is_none() { &args.ssh_probe_arg[..] } else { &[] };
+    let words = words.chain(index.into_iter().flatten());
+    let words = words.chain(args.ssh_node_arg.iter().chain(of_probe).cloned());
     let node = words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
     format!(
         "exec 3<&0; {node} </dev/null & p=$!; {{ cat <&3 >/dev/null; kill $p; }} 2>/dev/null & w=$!; \
@@ -229,6 +231,10 @@ mod tests {
         let args = SshArgs { ssh_node_arg: vec!["it's; rm -rf /".to_owned()], ..SshArgs::default() };
         let line = remote(&args, "tailcliff-agent", "h:1", Some(3));
         assert!(line.contains(r"'--index' '3' 'it'\''s; rm -rf /' </dev/null &"), "{line}");
+        let args = SshArgs { ssh_probe_arg: vec!["--otlp-listen".to_owned()], ..args };
+        let line = remote(&args, "tailcliff-gpu-probe", "h:1", None);
+        assert!(line.contains("rm -rf /' '--otlp-listen' </dev/null &"), "{line}");
+        assert!(!remote(&args, "tailcliff-agent", "h:1", Some(0)).contains("otlp"));
     }
 
     #[tokio::test]

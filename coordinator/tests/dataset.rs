@@ -172,7 +172,7 @@ fn entries_reach_the_server_each_once_and_the_files_say_so() {
             .lines()
             .next()
             .unwrap()
-            .ends_with(",label,entry,session,turn,asked_tokens,input_len,shard,control_pause_ms")
+            .ends_with(",label,entry,session,turn,asked_tokens,input_len,shard,control_pause_ms,server_prefill_ms,server_decode_ms,cached_tokens")
     );
     assert_eq!(requests.lines().filter(|row| row.contains(",refusal,")).count(), 12);
 }

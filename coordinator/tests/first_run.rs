@@ -244,3 +244,28 @@ fn help_fits_a_screen_as_printed() {
     let (code, text) = refused(&["rnu"]);
     assert!(code == 2 && text.contains("'run'"), "{text}");
 }
+
+#[test]
+fn an_inside_view_that_cannot_be_had_is_refused_before_anything_is_begun() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().map(|at| (taken, at.to_string())).unwrap();
+    // Nobody's server and nobody's directory: it goes no further.
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let to = ["--url", "127.0.0.1:1", "--model", "m", "--output-dir", run.to_str().unwrap()];
+    for (flags, code, says) in [
+        (["--server-metrics", "ftp://x"], 2, "http://127.0.0.1:8000/metrics"),
+        (["--server-metrics", "http://me:hush@h/metrics"], 2, "user and password"),
+        (["--server-metrics-interval", "10ms"], 2, "100ms"),
+        (["--otlp-listen", "nonsense"], 2, "HOST:PORT"),
+        (["--otlp-listen", "192.0.2.1:4317"], 2, "an address of this host"),
+        (["--otlp-listen", &taken.1], 6, "another port"),
+    ] {
+        for command in ["run", "coordinate"] {
+            let (exit, text) = refused(&[&[command][..], &to, &flags].concat());
+            assert_eq!(exit, code, "{command} {flags:?}: {text}");
+            assert!(text.contains(says), "{command} {flags:?}: {text}");
+        }
+    }
+    assert!(!run.exists());
+}

@@ -91,13 +91,15 @@ pub struct ServerArgs {
     pub server_port: Option<u16>,
 }
 
+/// Said in the place of a URL: not even the usual one.
+const NONE: &str = "none";
 const INSIDE: &str = "The server's inside view";
 
 /// What the server tells of itself, and where.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct InsideArgs {
     /// URL of the model server's Prometheus metrics, or none [default: /metrics of where the server listens, if that is known]
-    #[arg(long, help_heading = INSIDE, value_name = "URL")]
+    #[arg(long, help_heading = INSIDE, value_name = "URL", value_parser = metrics_url)]
     pub server_metrics: Option<String>,
     /// How often they are scraped: 100ms, 1s
     #[arg(long, help_heading = INSIDE, value_name = "TIME", default_value = "1s", value_parser = scrape_interval)]
@@ -106,7 +108,7 @@ pub struct InsideArgs {
     #[arg(long, help_heading = INSIDE, value_name = "NAME")]
     pub server_metric: Vec<String>,
     /// Take the server's spans here: OTLP, over gRPC and HTTP alike
-    #[arg(long, help_heading = INSIDE, value_name = "HOST:PORT")]
+    #[arg(long, help_heading = INSIDE, value_name = "HOST:PORT", value_parser = otlp_address)]
     pub otlp_listen: Option<String>,
     /// How long after the run spans are still waited for: exporters send them in batches, by default every 5 s
     #[arg(long, help_heading = INSIDE, value_name = "TIME", default_value = "6s", value_parser = drain)]
@@ -118,11 +120,24 @@ pub struct InsideArgs {
 }
 
 impl InsideArgs {
+    /// Something was asked for by name, and is not left to what is known of the server.
+    pub fn is_asked(&self) -> bool {
+        self.server_metrics.as_ref().is_some_and(|url| url != NONE)
+            || self.otlp_listen.is_some()
+            || self.server_stamps.is_some()
+    }
+
+    /// These flags, or where they ask for nothing, those.
+    #[must_use]
+    pub fn over(self, then: Self) -> Self {
+        if self.is_asked() || self.server_metrics.is_some() { self } else { then }
+    }
+
     /// As meant, for a server that is known to listen at `base_url`, if so.
     pub fn inside(self, base_url: Option<&str>) -> Inside {
         let usual = || base_url.map(|base| format!("{}/metrics", base.trim_end_matches('/')));
         Inside {
-            metrics: self.server_metrics.or_else(usual).filter(|url| url != "none"),
+            metrics: self.server_metrics.or_else(usual).filter(|url| url != NONE),
             every: self.server_metrics_interval,
             named: self.server_metric,
             otlp: self.otlp_listen,
@@ -151,6 +166,8 @@ pub struct Config {
     pub rates: Rates,
     /// NVML library, where the loader does not find it.
     pub nvml_path: Option<PathBuf>,
+    /// GPUs and host are sampled. A probe that is elsewhere than the server only hears what the server says.
+    pub hardware: bool,
     /// Whose processes are sampled with the host.
     pub server: Option<Server>,
     /// What the server tells of itself.
@@ -170,6 +187,7 @@ impl Config {
             interval: INTERVAL,
             rates: Rates::default(),
             nvml_path: None,
+            hardware: true,
             server: None,
             inside: Inside::default(),
             spool: None,
@@ -193,6 +211,7 @@ impl TryFrom<Args> for Config {
             interval: args.interval,
             rates: usual.rates,
             nvml_path: args.nvml_path,
+            hardware: usual.hardware,
             inside: args.inside.inside(base_url(args.server).as_deref()),
             server: args.server.into(),
             spool: SpoolConfig::from_flags(args.spool_dir, args.spool_mib),
@@ -205,6 +224,48 @@ impl TryFrom<Args> for Config {
 /// Where a server on this host is known to listen.
 fn base_url(server: ServerArgs) -> Option<String> {
     server.server_port.map(|port| format!("http://127.0.0.1:{port}"))
+}
+
+/// Where the server's spans are taken, if others than this host reach it: what whoever does can do there.
+pub fn exposed(otlp: Option<&str>) -> Option<String> {
+    let route = Route::new(otlp?);
+    (!route.is_loopback()).then(|| {
+        format!("spans are taken on {route}: whoever reaches it can send some, which are counted, and can read nothing")
+    })
+}
+
+/// As a server's URL is typed: the scheme may be left out, and so may the usual path.
+fn metrics_url(text: &str) -> Result<String, String> {
+    let wrong = || "not a URL: try http://127.0.0.1:8000/metrics, or none".to_owned();
+    if text == NONE {
+        return Ok(text.to_owned());
+    }
+    let has_port = text.split('/').next().is_some_and(|authority| authority.contains(':'));
+    let text = if has_port && !text.contains("://") { format!("http://{text}") } else { text.to_owned() };
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(wrong)?;
+    let usual = if rest.contains(['/', '?', '#']) { "" } else { "/metrics" };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err("user and password cannot be given with it".to_owned());
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    let is_clean = text.chars().all(|c| c.is_ascii_graphic());
+    if host.is_empty() || !is_port || !is_clean { Err(wrong()) } else { Ok(format!("{text}{usual}")) }
+}
+
+/// A port alone is one of loopback.
+fn otlp_address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let is_whole = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
+    if !is_whole || port.parse::<u16>().is_err() || host.chars().any(|c| !c.is_ascii_graphic()) {
+        return Err("not HOST:PORT: try 127.0.0.1:4317, or 0.0.0.0:4317 where the server is on another host"
+            .to_owned());
+    }
+    Ok(if host.is_empty() { format!("127.0.0.1:{port}") } else { text.to_owned() })
 }
 
 fn scrape_interval(text: &str) -> Result<Duration, String> {
@@ -235,6 +296,66 @@ pub(crate) fn interval(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_scraped_or_listened_on_is_refused() {
+        for good in
+            ["none", "http://h/metrics", "https://h:1/x/metrics?a=b", "http://[::1]:9/m", "http://[::1]/m"]
+        {
+            assert_eq!(metrics_url(good), Ok(good.to_owned()));
+        }
+        for (typed, meant) in [
+            ("http://h:1", "http://h:1/metrics"),
+            ("h:8000", "http://h:8000/metrics"),
+            ("[::1]:8000/llm/metrics", "http://[::1]:8000/llm/metrics"),
+        ] {
+            assert_eq!(metrics_url(typed), Ok(meant.to_owned()));
+        }
+        for bad in [
+            "",
+            "ftp://x",
+            "nonsense",
+            "h/metrics",
+            "http://",
+            "http://:1",
+            "http://h:0",
+            "http://h:x",
+            "http://a b",
+        ] {
+            assert!(metrics_url(bad).unwrap_err().contains("http://127.0.0.1:8000/metrics"), "{bad}");
+        }
+        assert!(metrics_url("http://me:hush@h").is_err_and(|why| !why.contains("hush")));
+        for (typed, meant) in [
+            ("0.0.0.0:4317", "0.0.0.0:4317"),
+            ("[::1]:4317", "[::1]:4317"),
+            ("localhost:1", "localhost:1"),
+            ("4317", "127.0.0.1:4317"),
+            (":4317", "127.0.0.1:4317"),
+        ] {
+            assert_eq!(otlp_address(typed), Ok(meant.to_owned()));
+        }
+        for bad in ["", "nonsense", "h:", "h:70000", "::1:4317", "http://h:4317", "a b:1"] {
+            assert!(otlp_address(bad).is_err(), "{bad}");
+        }
+        assert!(exposed(Some("127.0.0.1:1")).or(exposed(Some("localhost:1"))).or(exposed(None)).is_none());
+        assert!(exposed(Some("0.0.0.0:4317")).unwrap().contains("whoever reaches it"));
+    }
+
+    #[test]
+    fn metrics_are_where_the_server_is_known_to_listen_unless_told_otherwise() {
+        let url = |args: InsideArgs, base| args.inside(base).metrics;
+        let typed = |url: &str| InsideArgs { server_metrics: Some(url.to_owned()), ..InsideArgs::default() };
+        let base = Some("http://127.0.0.1:8000/llm/");
+        assert_eq!(url(InsideArgs::default(), base).unwrap(), "http://127.0.0.1:8000/llm/metrics");
+        assert_eq!(url(InsideArgs::default(), None), None);
+        assert_eq!(url(typed("http://h/m"), base).unwrap(), "http://h/m");
+        assert_eq!(url(typed("none"), base), None);
+        assert!(typed("http://h/m").is_asked() && !typed("none").is_asked());
+        // What a resumed run says holds, and what it leaves open is as before.
+        let again = typed("none").over(typed("http://h/m"));
+        assert_eq!(again.server_metrics.as_deref(), Some("none"));
+        assert!(InsideArgs::default().over(typed("http://h/m")).is_asked());
+    }
 
     #[test]
     fn intervals_are_read_and_absurd_ones_refused() {

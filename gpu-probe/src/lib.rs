@@ -42,6 +42,11 @@ pub enum ProbeError {
 /// # Errors
 /// When the coordinator's address makes no sense, or it refuses this probe.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ProbeError> {
+    config::exposed(config.inside.otlp.as_deref()).into_iter().for_each(|words| (config.tell)(&words));
+    if !config.hardware {
+        // That it has no GPU is no news.
+        return Ok(session::Session::new(config, Err(String::new()), shutdown)?.run().await?);
+    }
     let path = config.nvml_path.clone();
     // Loading a driver can take seconds.
     let opened = tokio::task::spawn_blocking(move || NvmlSource::open(path.as_deref())).await;

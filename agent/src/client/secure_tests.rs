@@ -13,7 +13,7 @@ use tailcliff_proto::v1::Outcome;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::tests::{attempt, ended, send};
+use super::tests::{attempt, ended, send, traceparent};
 use super::*;
 use crate::testserver::{STREAM_HEAD, Server, stream, token};
 
@@ -102,6 +102,7 @@ async fn a_certificate_that_is_not_trusted_is_a_failure_of_tls() {
 async fn serve_http2(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static) {
     let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
         assert_eq!(request.headers()["x-request-id"], "run-1-2-3");
+        assert_eq!(request.headers()["traceparent"], traceparent());
         let body: String = [STREAM_HEAD, &stream_body()].concat();
         let body = body.split_once("\r\n\r\n").unwrap().1.to_owned();
         let pieces = vec![

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use tailcliff_proto::arrivals;
+use tailcliff_proto::trace_context::TraceContext;
 use tailcliff_proto::v1::{Outcome, RequestRecord, TokenSource};
 
 use super::*;
@@ -24,6 +25,11 @@ pub(super) fn attempt() -> Attempt {
         body: Bytes::from_static(b"{\"model\":\"m\"}"),
         control_pause: None,
     }
+}
+
+/// That of [`attempt`].
+pub(super) fn traceparent() -> String {
+    String::from_utf8(TraceContext::of("run-1-2-3").traceparent().to_vec()).unwrap()
 }
 
 pub(super) async fn send(client: &mut Client) -> RequestRecord {
@@ -98,6 +104,24 @@ async fn every_recorded_stream_completes() {
 }
 
 #[tokio::test]
+async fn what_a_server_says_of_its_own_time_is_in_the_record() {
+    let said = |r: &RequestRecord| (r.server_prefill_ns, r.server_decode_ns, r.cached_tokens);
+    let record = told(recorded("llama-cpp-completions-stream", "\n")).await;
+    assert_eq!(said(&record), (Some(64_782_000), Some(218_221_000), Some(1)));
+    let record = told(recorded("vllm-0.32-chat-stream", "\n")).await;
+    assert_eq!(said(&record), (None, None, None));
+    // A reply that is not streamed, as llama.cpp writes it.
+    let body = r#"{"choices":[{"message":{"content":"a b"},"finish_reason":"length"}],
+        "usage":{"completion_tokens":2,"prompt_tokens":4,"prompt_tokens_details":{"cached_tokens":3}},
+        "timings":{"cache_n":3,"prompt_n":1,"prompt_ms":1.5,"predicted_n":2,"predicted_ms":80.25}}"#;
+    let server = Server::always(reply("200 OK", "application/json", body), true).await;
+    let target = v1::Target { streaming: false, ..server.target() };
+    let record = send(&mut client(&target)).await;
+    assert_eq!(ended(&record), (Outcome::Completed, ""));
+    assert_eq!(said(&record), (Some(1_500_000), Some(80_250_000), Some(3)));
+}
+
+#[tokio::test]
 async fn a_reply_may_come_byte_by_byte() {
     let bytes = recorded("llama-cpp-completions-stream", "\n");
     let server = Server::start(move |mut conn| {
@@ -140,6 +164,7 @@ async fn the_request_is_what_the_target_says() {
         format!("host: 127.0.0.1:{}", server.port),
         "authorization: bearer sk-test-secret".to_owned(),
         "x-request-id: run-1-2-3".to_owned(),
+        format!("traceparent: {}", traceparent()),
         "content-type: application/json".to_owned(),
         "content-length: 13".to_owned(),
     ] {

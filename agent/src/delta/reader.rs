@@ -98,8 +98,8 @@ impl Reader {
                     .map(|at| (at, text.len(), kind));
             }
         })?;
-        let says_only_text =
-            delta.finish_reason.is_none() && delta.usage.is_none() && delta.error.is_none() && !delta.done;
+        let tells = delta.usage.is_some() || delta.timings.is_some();
+        let says_only_text = !tells && delta.finish_reason.is_none() && delta.error.is_none() && !delta.done;
         self.likeness = place
             .filter(|_| texts == 1 && says_only_text && payload.len() <= MAX_LIKENESS)
             .and_then(|(at, length, kind)| Likeness::new(payload, at, length, kind));
@@ -167,8 +167,8 @@ mod tests {
             Just("\u{7}".to_owned()),
             Just("\"},\"finish_reason\":\"stop\"}],\"x\":{\"y\":{\"z\":\"".to_owned()),
         ];
-        let tail =
-            prop_oneof![6 => Just(""), 1 => Just(",\"usage\":{\"completion_tokens\":3}"), 1 => Just(" ")];
+        let tail = prop_oneof![6 => Just(""), 1 => Just(",\"usage\":{\"completion_tokens\":3}"), 1 => Just(" "),
+                1 => Just(",\"timings\":{\"prompt_ms\":3.5}")];
         prop_oneof![
             8 => (text, tail).prop_map(|(text, tail)| chunk(&text, tail)),
             // Not quoted as JSON wants it: a text that ends early, and one that holds another field.

@@ -77,6 +77,12 @@ pub struct K8sArgs {
     /// Runtime class of the probes, where GPUs need one: nvidia.
     #[arg(long, value_name = "NAME")]
     pub gpu_runtime_class: Option<String>,
+    /// Port on which probes take the server's spans (OTLP), each those of its own node, through a Service.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..))]
+    pub otlp_port: Option<u16>,
+    /// A further argument of each probe, repeatable: --probe-arg=--server-metrics=http://vllm:8000/metrics
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub probe_arg: Vec<String>,
     /// Keep the run directory on a claim of this size, so that a coordinator that dies goes on where it was.
     #[arg(long, value_name = "SIZE")]
     pub volume: Option<String>,

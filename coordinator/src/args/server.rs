@@ -13,6 +13,16 @@ pub fn server_of(flags: ServerArgs, base_url: &str) -> Option<Server> {
     })
 }
 
+/// Where the server on this host is known to answer, without the `/v1` that its paths begin with.
+pub fn base_of(flags: ServerArgs, base_url: &str) -> Option<String> {
+    if let Some(port) = flags.server_port {
+        return Some(format!("http://127.0.0.1:{port}"));
+    }
+    let (host, _) = host_and_port(base_url)?;
+    let base = base_url.trim_end_matches('/');
+    is_here(host).then(|| base.strip_suffix("/v1").unwrap_or(base).to_owned())
+}
+
 /// Of a URL, an IPv6 address in its brackets; `None` where its port is no number.
 pub(crate) fn host_and_port(base_url: &str) -> Option<(&str, u16)> {
     let (scheme, rest) = base_url.split_once("://")?;
@@ -60,6 +70,24 @@ mod tests {
         {
             assert_eq!(found(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn the_base_of_a_server_on_this_host_is_known() {
+        let base = |url| base_of(ServerArgs::default(), url);
+        for (url, meant) in [
+            ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+            ("http://localhost:8000/llm/v1/", "http://localhost:8000/llm"),
+            ("http://[::1]:9/v1", "http://[::1]:9"),
+        ] {
+            assert_eq!(base(url).as_deref(), Some(meant));
+        }
+        assert_eq!(base("http://192.0.2.1:8000"), None);
+        // A server behind something else that is asked.
+        let flags = ServerArgs { server_pid: None, server_port: Some(9) };
+        assert_eq!(base_of(flags, "http://192.0.2.1:8000").as_deref(), Some("http://127.0.0.1:9"));
+        let flags = ServerArgs { server_pid: Some(9), server_port: None };
+        assert_eq!(base_of(flags, "http://127.0.0.1:8000/v1").as_deref(), Some("http://127.0.0.1:8000"));
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct SshArgs {
     /// A further argument of each node, repeatable: --ssh-node-arg=--tls-dir --ssh-node-arg=/etc/tailcliff
     #[arg(long, value_name = "ARG", allow_hyphen_values = true, requires = HOSTS, help_heading = HEADING)]
     pub ssh_node_arg: Vec<String>,
+    /// A further argument of each probe, repeatable: --ssh-probe-arg=--otlp-listen --ssh-probe-arg=127.0.0.1:4317
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true, requires = "ssh_probe", help_heading = HEADING)]
+    pub ssh_probe_arg: Vec<String>,
 }
 
 impl SshArgs {

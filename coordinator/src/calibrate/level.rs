@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::display::Display;
 use crate::drive::{self, Listeners, Setup};
 use crate::load::load;
-use crate::local::{Embedded, Truth, plain_reqwest};
+use crate::local::{Embedded, Inside, Truth, plain_reqwest};
 use crate::run::Ending;
 use crate::stored::RunData;
 
@@ -137,7 +137,9 @@ impl Bench<'_> {
             gpu_interval_ns: 0,
             nvml_path: None,
             server: None,
-            with_probe: false,
+            inside: Inside::default(),
+            with_agent: true,
+            probe: None,
             shards: self.args.shards,
         };
         let setup = Setup {

@@ -1,6 +1,8 @@
 //! The objects of a run. This is the one source of them: `deploy/kubernetes/base` is what this prints for a sample plan,
 //! and kustomize lays clusters' differences over that.
 
+pub(super) mod spans;
+
 use serde_json::{Map, Value, json};
 use tailcliff_proto::link::tls::FILE_NAMES;
 
@@ -54,6 +56,7 @@ pub fn objects(settings: &Settings, plan: &PlanFile) -> Vec<Value> {
     all.push(agents_job(settings));
     if settings.args.probes > 0 {
         all.push(probes(settings));
+        all.extend(spans::service(settings));
     }
     all
 }
@@ -149,10 +152,15 @@ fn network_policies(settings: &Settings, plan: &PlanFile) -> Vec<Value> {
     let to_server = to_server(settings, &plan.config.plan.base_url);
     let mut all = vec![
         network_policy(settings, COORDINATOR, &ingress, &json!([])),
-        network_policy(settings, AGENT, &json!([]), &json!([names, to_coordinator, to_server])),
+        network_policy(settings, AGENT, &json!([]), &json!([&names, &to_coordinator, &to_server])),
     ];
     if settings.args.probes > 0 {
-        all.push(network_policy(settings, PROBE, &json!([]), &json!([names, to_coordinator])));
+        let mut egress = vec![names, to_coordinator];
+        if !settings.args.probe_arg.is_empty() {
+            // What it is told to scrape.
+            egress.push(to_server);
+        }
+        all.push(network_policy(settings, PROBE, &spans::ingress(settings), &json!(egress)));
     }
     all
 }
@@ -380,7 +388,12 @@ fn probes(settings: &Settings) -> Value {
     }
     let mut container = container(settings, PROBE, "tailcliff-gpu-probe");
     let name = ["--name", "$(NODE_NAME)"].map(str::to_owned);
-    container["args"] = json!([node_args(settings), name.to_vec()].concat());
+    let spans = spans::args(settings);
+    container["args"] =
+        json!([node_args(settings), name.to_vec(), spans, settings.args.probe_arg.clone()].concat());
+    if let Some(ports) = spans::ports(settings) {
+        container["ports"] = ports;
+    }
     container["env"] = json!([
         { "name": "NODE_NAME", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } },
         { "name": "NVIDIA_VISIBLE_DEVICES", "value": "all" },

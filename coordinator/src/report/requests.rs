@@ -18,8 +18,9 @@ use super::table::{Cell, Column, count, csv_header, csv_row, flag, float, ms, s,
 /// Columns of `requests.csv`. `t_s` is the intended send; it and the other times are empty when the agent has no clock
 /// track; durations come from the agent's own clock and are always there. From `label` on, what was asked: `entry` and
 /// `turn` count from 0, `session` is the dataset's own name for it, `input_len` is in the plan's unit.
-/// Then which event loop of the agent drove it, and how long it was paused on purpose, if it was.
-pub const REQUESTS: [Column; 47] = [
+/// Then which event loop of the agent drove it, and how long it was paused on purpose, if it was. Last what the server said
+/// in its reply: its own times for prompt and answer, and the prompt tokens that it found in its cache.
+pub const REQUESTS: [Column; 50] = [
     s("t_s"),
     us("unc_us"),
     text("agent"),
@@ -67,6 +68,9 @@ pub const REQUESTS: [Column; 47] = [
     count("input_len"),
     count("shard"),
     ms("control_pause_ms"),
+    ms("server_prefill_ms"),
+    ms("server_decode_ms"),
+    count("cached_tokens"),
 ];
 
 /// Columns of `token_trace.csv`: `text_len` is the request's characters so far; `socket_wait_us` is how long a chunk's bytes
@@ -220,6 +224,9 @@ fn request<'a>(agent: &Agent<'a>, load: Option<Load>, record: &'a v1::RequestRec
         Cell::count(record.input_len),
         Cell::Count(record.shard.into()),
         Cell::ns(record.is_control().then_some(record.control_pause_ns)),
+        Cell::ns(record.server_prefill_ns),
+        Cell::ns(record.server_decode_ns),
+        Cell::count(record.cached_tokens),
     ]
 }
 

@@ -372,8 +372,8 @@ impl<'a> Set<'a> {
             wrong.push("it is about no pod".to_owned());
         }
         let of = |part: &str| policy["spec"]["podSelector"]["matchLabels"][PART] == part;
-        let ports: Vec<_> =
-            self.of("Service").flat_map(|s| list(s, "/spec/ports")).map(|p| &p["port"]).collect();
+        let services = self.of("Service").filter(|s| s["spec"]["selector"][PART] == "coordinator");
+        let ports: Vec<_> = services.flat_map(|s| list(s, "/spec/ports")).map(|p| &p["port"]).collect();
         let open = |rules: &str, peers: &str, part: &str| {
             list(policy, &format!("/spec/{rules}")).iter().any(|rule| {
                 let to = list(rule, peers);
@@ -382,6 +382,14 @@ impl<'a> Set<'a> {
                 peer && ports.iter().all(|port| open.contains(port))
             })
         };
+        let spans = self.of("Service").filter(|s| s["spec"]["selector"][PART] == "gpu-probe");
+        for port in spans.flat_map(|s| list(s, "/spec/ports")).map(|p| &p["port"]).filter(|_| of("gpu-probe"))
+        {
+            let lets_in = |rule: &Value| list(rule, "/ports").iter().any(|p| p["port"] == *port);
+            if !list(policy, "/spec/ingress").iter().any(lets_in) {
+                wrong.push("it keeps spans from its pods".to_owned());
+            }
+        }
         if of("coordinator") && !open("ingress", "/from", "agent") {
             wrong.push("it keeps agents from the coordinator".to_owned());
         }

@@ -41,6 +41,8 @@ fn every_kind_of_run_is_one_that_would_start() {
     for flags in [
         "--url h:1 --model m",
         "--url h:1 --model m --allow-unauthenticated --probes 1",
+        "--url h:1 --model m --probes 2 --otlp-port 4317 --probe-arg=--server-metrics=http://h:1/metrics",
+        "--url h:1 --model m --probes 1 --otlp-port 4317 --server-label app=vllm -n load",
         "--url h:1 --model m --agents 64 --probes 8 --gpu-runtime-class nvidia -n load",
         "--url https://h/v1 --model m --agents 2 --request-rate 1,2 --duration 30s -vv",
         "--url h:1 --model m --volume 1Gi --storage-class fast --api-key-secret s/k --image-pull-secret pull",
@@ -72,6 +74,25 @@ fn what_kustomize_starts_from_is_what_is_rendered() {
     }
 }
 
+#[test]
+fn spans_of_a_server_come_to_the_probe_of_its_node() {
+    let flags = "--url h:1 --model m -n load --probes 1 --otlp-port 4317";
+    let yaml = render(flags).unwrap();
+    assert!(yaml.contains("grpc://tailcliff-gpu-probe.load:4317"), "{yaml}");
+    let all = documents(&yaml);
+    let of = |kind: &str| {
+        let named = |o: &&serde_json::Value| o["metadata"]["name"] == "tailcliff-gpu-probe";
+        all.iter().filter(|o| o["kind"] == kind).find(named).unwrap()
+    };
+    assert_eq!(of("Service")["spec"]["internalTrafficPolicy"], "Local");
+    let args = of("DaemonSet")["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    assert!(args.contains("\"--otlp-listen\",\"0.0.0.0:4317\""), "{args}");
+    assert!(of("NetworkPolicy")["spec"]["ingress"][0]["from"].is_null());
+    let labelled = documents(&render(&format!("{flags} --server-label app=vllm")).unwrap());
+    let ingress = labelled.iter().filter(|o| o["kind"] == "NetworkPolicy").map(|o| &o["spec"]["ingress"]);
+    assert!(ingress.clone().any(|i| i[0]["from"][0]["podSelector"]["matchLabels"]["app"] == "vllm"));
+}
+
 /// Run by name where there is a kubectl: it has kustomize in it, and needs no cluster for that.
 #[test]
 #[ignore = "needs kubectl"]
@@ -89,6 +110,7 @@ fn every_overlay_is_one_that_would_start() {
 fn what_no_cluster_would_take_is_refused_with_the_flag() {
     for (flags, says) in [
         ("--run-id Loud", "--run-id"),
+        ("--otlp-port 4317", "--probes"),
         ("--run-id a-name-that-is-longer-than-a-label-has-room-for", "--run-id"),
         ("--namespace a_b", "--namespace"),
         ("--agent-cpu many", "--agent-cpu"),

@@ -61,9 +61,10 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// As configured: the host, whether it has GPUs or not.
+    /// As configured: the host, whether it has GPUs or not, unless nothing here is the server's.
     pub(crate) fn of(config: &Config, source: Option<NvmlSource>) -> Self {
-        let host = Some(host::reader(config.server, source.as_ref().map(|source| source.nvml.clone())));
+        let nvml = source.as_ref().map(|source| source.nvml.clone());
+        let host = config.hardware.then(|| host::reader(config.server, nvml));
         Self { source, host, interval: config.interval, rates: config.rates }
     }
 }

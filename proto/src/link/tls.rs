@@ -1,6 +1,8 @@
 //! Mutual TLS between nodes: each end shows a certificate and takes only those that the given CA signed. TLS 1.3 alone,
 //! and every connection is checked anew.
 
+mod own;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
+
+use own::OwnCertificate;
 
 /// HTTP/2, which gRPC is spoken over.
 const ALPN: &[u8] = b"h2";
@@ -64,6 +68,7 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct Tls {
     client: Arc<ClientConfig>,
+    to_self: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
 
@@ -128,13 +133,21 @@ impl Tls {
         let verifier = verifier.map_err(|e| setup(&e))?;
         let out_of_date = out_of_date(&*verifier, &certs);
         let client = client(&provider, roots, certs.clone(), key.clone_key()).map_err(|e| setup(&e))?;
+        let to_self = to_self(&client, &provider, &certs);
         let server = server(&provider, verifier, certs, key).map_err(|e| setup(&e))?;
-        Ok((Self { client: Arc::new(client), server: Arc::new(server) }, out_of_date))
+        let (client, to_self, server) = (Arc::new(client), Arc::new(to_self), Arc::new(server));
+        Ok((Self { client, to_self, server }, out_of_date))
     }
 
     /// For the end that dials.
     pub fn client(&self) -> Arc<ClientConfig> {
         self.client.clone()
+    }
+
+    /// For dialling who has this very certificate, which is oneself, by any address.
+    #[must_use]
+    pub fn to_self(&self) -> Self {
+        Self { client: self.to_self.clone(), ..self.clone() }
     }
 
     /// For the end that listens.
@@ -160,6 +173,19 @@ fn client(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
+}
+
+fn to_self(
+    client: &ClientConfig,
+    provider: &Arc<CryptoProvider>,
+    certs: &[CertificateDer<'static>],
+) -> ClientConfig {
+    let mut config = client.clone();
+    if let Some(own) = certs.first().cloned() {
+        let verifier = OwnCertificate { own, provider: provider.clone() };
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+    }
+    config
 }
 
 fn server(

@@ -23,6 +23,7 @@ mod scene;
 mod secure;
 mod ssh;
 mod stalls;
+mod watch;
 
 use scene::{PACED, SHORT, Scene, count, levels};
 
