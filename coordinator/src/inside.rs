@@ -5,6 +5,15 @@
 //! the server's in between. What lies between two clocks, the ways up and down, is known to within both conversions; a part
 //! that comes out below zero is shown so, and counted where no bound explains it.
 
+mod cross;
 pub mod figures;
+pub(crate) mod metrics;
+mod scraped;
+mod series;
+mod told;
+
+#[cfg(test)]
+mod tests_metrics;
 
 pub use figures::{Cross, How, LevelInside, Part, PartFigures, Parts, ServerLevel, Source, Summary};
+pub use told::Told;
