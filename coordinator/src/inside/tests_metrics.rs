@@ -77,7 +77,8 @@ fn gauges_are_of_the_window_and_totals_of_the_scrapes_around_it() {
         (Some((4.0, 4.0)), Some((2.0, 3.0)), Some((0.5, 0.5)))
     );
     // From the scrape at 1.3 s to that at 12.3 s.
-    assert_eq!((told.preemptions, told.cache_hit, told.counted_ns), (Some(11.0), Some(0.25), Some(11 * S)));
+    assert_eq!((told.preemptions, told.cache_hit), (Some(11.0), Some(0.25)));
+    assert!((told.counted_ns.unwrap() - 11 * S).abs() < MS, "{told:?}");
     assert_eq!(told.spec_accepted, None, "nothing was drafted");
     assert_eq!(told.named, [("x{a=\"b\"}".to_owned(), -2.0, -2.0)]);
     assert!(told.notes.iter().any(|n| n.contains("of the 11.0 s")), "{:?}", told.notes);
@@ -90,7 +91,7 @@ fn two_endpoints_add_up_and_one_that_two_probes_scrape_counts_once() {
     let of = add_probe(&mut data);
     let load = |n: f64| {
         move |at: i64, s: &mut ServerSample| {
-            (s.running, s.kv_usage) = (Some(n), Some(n / 10.0));
+            (s.running, s.kv_usage) = (Some(n), Some(n / 8.0));
             s.preemptions = Some(n * (at / S) as f64);
         }
     };
@@ -98,7 +99,7 @@ fn two_endpoints_add_up_and_one_that_two_probes_scrape_counts_once() {
     push(&mut data, of, scrapes(99, names[0], each_second(20), load(2.0)));
     push(&mut data, of, scrapes(99, names[1], each_second(20), load(3.0)));
     let two = first(&data);
-    assert_eq!((two.running, two.kv_usage), (Some((5.0, 5.0)), Some((0.3, 0.3))));
+    assert_eq!((two.running, two.kv_usage), (Some((5.0, 5.0)), Some((0.375, 0.375))));
     assert_eq!((two.preemptions, two.scrapes), (Some(55.0), 20));
     assert!(two.notes.iter().any(|n| n.contains("2 endpoints") && n.contains(names[1])), "{:?}", two.notes);
 

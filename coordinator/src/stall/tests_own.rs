@@ -122,7 +122,7 @@ fn a_long_prefill_on_a_gpu_at_rest_is_no_compute() {
 }
 
 fn a_view() -> GpuView {
-    let scene = Scene::new(Cause::ExtraCompute, 5);
+    let scene = Scene { length: 724 * MS, ..Scene::new(Cause::ExtraCompute, 5) };
     of_cause(&judged(&scene, |_| Told::default()), &scene).evidence.gpu.clone().unwrap()
 }
 
