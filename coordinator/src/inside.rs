@@ -5,21 +5,29 @@
 //! the server's in between. What lies between two clocks, the ways up and down, is known to within both conversions; a part
 //! that comes out below zero is shown so, and counted where no bound explains it.
 
+mod cross;
 pub mod figures;
 mod index;
 mod join;
 mod joined;
 mod levels;
+pub(crate) mod metrics;
+mod placed;
+mod scraped;
+mod series;
 mod summary;
 mod told;
 mod wall;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_metrics;
 
 pub use figures::{Cross, How, LevelInside, Part, PartFigures, Parts, ServerLevel, Source, Summary};
 pub(crate) use index::Index;
-
 pub use joined::{Joined, each_joined};
 pub(crate) use levels::Gather;
+pub use placed::Told;
+pub(crate) use placed::told;
 pub(crate) use summary::summary;

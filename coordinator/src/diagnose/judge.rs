@@ -146,18 +146,13 @@ impl Bend<'_> {
             ));
             return None;
         }
-        let server = |level: &Seen| level.server.as_ref()?.delivery_ns;
-        if let Some((before, after)) = server(self.below).zip(server(self.above)) {
-            let share = (after - before) / growth.whole_ns;
-            let why = format!(
-                "by the server's own record tokens came {:.0} % of the added time after they were sent",
-                percent(share)
-            );
-            if share >= DELIVERY_SHARE {
-                return Some((Cause::Network, 0.95, why));
+        match self.late_by_record(growth) {
+            Some((true, why)) => return Some((Cause::Network, 0.95, why)),
+            Some((false, why)) => {
+                excluded.push((Cause::Network, why));
+                return None;
             }
-            excluded.push((Cause::Network, why));
-            return None;
+            None => {}
         }
         let nic = self.above.nic_bytes_per_s.zip(self.link.bytes_per_s).map(|(sent, speed)| sent / speed);
         if let Some(share) = nic.filter(|share| *share >= FULL_FROM) {
@@ -185,6 +180,26 @@ impl Bend<'_> {
         }
         self.network_excluded(growth, nic, excluded);
         None
+    }
+
+    /// Whether tokens came late after they had been sent, by the server's own record; `None` where that is not told, or the
+    /// clocks' bounds leave it open.
+    fn late_by_record(&self, growth: &Growth) -> Option<(bool, String)> {
+        let told = |level: &Seen| {
+            let server = level.server.as_ref()?;
+            Some((server.delivery_ns?, server.delivery_bound_ns.unwrap_or(0.0)))
+        };
+        let ((before, one), (after, other)) = told(self.below).zip(told(self.above))?;
+        let (share, bound) = ((after - before) / growth.whole_ns, (one + other) / growth.whole_ns);
+        let give_or_take = if bound > 0.0 { format!(" (± {:.0} %)", percent(bound)) } else { String::new() };
+        let why = format!(
+            "by the server's own record tokens came {:.0} %{give_or_take} of the added time after they were sent",
+            percent(share)
+        );
+        if share - bound >= DELIVERY_SHARE {
+            return Some((true, why));
+        }
+        (share + bound < DELIVERY_SHARE).then_some((false, why))
     }
 
     /// (level, share below, share there) of chunks that came in one read with the one before, when there are many. What
@@ -283,7 +298,7 @@ impl Bend<'_> {
 
     /// What is left: waiting for a place, or slower tokens for all.
     fn rest(&self, growth: &Growth, excluded: &mut Excluded) -> Found {
-        let waits = self.above.server.as_ref().and_then(|server| server.waiting).filter(|n| *n >= 1.0);
+        let waits = self.queued(growth);
         let share = percent(growth.waiting);
         if let Some(n) = waits.filter(|_| growth.waiting >= WAITING_PINNED) {
             return Some((Cause::ServerQueue, 0.96, format!("{n:.1} requests waited in it by its own word")));
@@ -317,6 +332,17 @@ impl Bend<'_> {
             times(growth.tokens)
         );
         Some((Cause::ComputeBound, if pegged { 0.9 } else { 0.7 }, why))
+    }
+
+    /// Requests that waited above the bend by the server's own word, where they explain what came before the first token: by
+    /// Little's law each waited that number over the throughput. A few that wait for their turn to be prefilled do not.
+    fn queued(&self, growth: &Growth) -> Option<f64> {
+        let waited = |level: &Seen| {
+            Some(level.server.as_ref()?.waiting? / level.throughput.filter(|x| *x > 0.0)? * 1e9)
+        };
+        let n = self.above.server.as_ref()?.waiting.filter(|n| *n >= 1.0)?;
+        let added = waited(self.above)? - waited(self.below).unwrap_or(0.0);
+        (added >= WAITING_PINNED * growth.waiting * growth.whole_ns).then_some(n)
     }
 
     fn is_idle(&self) -> bool {
@@ -384,7 +410,7 @@ impl Bend<'_> {
         if candidates.contains(&Cause::Network) && self.link.bytes_per_s.is_none() {
             all.push("the link's speed (--metadata link_mbit_s=…) with that probe's count of bytes");
         }
-        if self.above.server.is_none() {
+        if self.above.server.as_ref().is_none_or(|server| server.waiting.is_none()) {
             all.push("the server's own count of waiting requests");
         }
         if all.is_empty() {

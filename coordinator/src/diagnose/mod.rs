@@ -147,7 +147,7 @@ fn before(seen: &[Seen], at: Load) -> Option<Load> {
     seen.iter().filter(|level| level.counts() && level.load.x() < at.x()).map(|level| level.load).next_back()
 }
 
-/// What was seen of each rung's last try, lowest load first; what a server tells of itself is still to be filled in.
+/// What was seen of each rung's last try, lowest load first.
 pub fn see(data: &RunData, merged: &Merged) -> Vec<Seen> {
     let mut seen: Vec<Seen> = last_tries(&merged.levels)
         .map(|level| seen::of(data, &merged.timeline, level, &merged.stalls))

@@ -4,6 +4,7 @@ use tailcliff_proto::v1::{self, NodeKind};
 
 use crate::axis::Load;
 use crate::certificate::Verdict;
+use crate::inside::{LevelInside, Part, ServerLevel};
 use crate::levels::Level;
 use crate::merge::tally::of_kind;
 use crate::merge::timeline::Timeline;
@@ -28,8 +29,48 @@ pub struct ServerSeen {
     pub preemptions: Option<f64>,
     /// Requests that waited, mean.
     pub waiting: Option<f64>,
-    /// From the server's emission of a token to its arrival at the client, mean, ns.
+    /// From the server's emission of a token to its arrival at the client, mean, ns …
     pub delivery_ns: Option<f64>,
+    /// … and how far that may be off: it lies between two clocks.
+    pub delivery_bound_ns: Option<f64>,
+}
+
+/// Fewer scrapes in a window say nothing of its mean.
+const SCRAPES_MIN: u64 = 3;
+
+impl ServerSeen {
+    /// Of a merged level; `None` where its server told nothing that a diagnosis asks for.
+    pub(super) fn of(level: &Level) -> Option<Self> {
+        let told = level
+            .server
+            .as_ref()
+            .filter(|server| server.scrapes - server.failed.min(server.scrapes) >= SCRAPES_MIN);
+        let inside = level.inside.as_ref();
+        let delivery_ns = inside.and_then(delivery_ns);
+        let bound = delivery_ns.and_then(|_| inside?.bound_ns);
+        let seen = Self {
+            kv_used: told.and_then(|server| server.kv_usage).map(|(mean, _)| mean),
+            preemptions: told.and_then(|server| in_window(level, server)),
+            waiting: told.and_then(|server| server.waiting).map(|(mean, _)| mean),
+            delivery_ns,
+            delivery_bound_ns: bound.map(|ns| ns as f64),
+        };
+        (seen != Self::default()).then_some(seen)
+    }
+}
+
+/// The total is of a longer time, from scrape to scrape: the share of it that the window is.
+fn in_window(level: &Level, server: &ServerLevel) -> Option<f64> {
+    let seconds = level.throughput?.window.seconds();
+    let counted = server.counted_ns.filter(|ns| *ns > 0)? as f64 / 1e9;
+    Some(server.preemptions? * (seconds / counted).min(1.0))
+}
+
+/// Of the first token, or of the last bytes, whichever took longer: a full link lets the first pass at times and holds up what
+/// follows.
+fn delivery_ns(inside: &LevelInside) -> Option<f64> {
+    let down = inside.parts.iter().find(|part| part.part == Part::NetworkDown).map(|part| part.mean_ns);
+    inside.delivery_ns.into_iter().chain(down).reduce(f64::max)
 }
 
 /// One level. Times are ns and means over its completed requests.
@@ -102,7 +143,7 @@ pub(super) fn of(data: &RunData, timeline: &Timeline, level: &Level, stalls: &St
         most_at_once: at_once.map(|(_, most)| most),
         gpu: level.gpu.clone(),
         nic_bytes_per_s: window.and_then(|window| nic(data, timeline, window)),
-        server: None,
+        server: ServerSeen::of(level),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Rules one by one, over figures made up by hand; whole worlds are in the crate of end-to-end tests.
 
 use crate::axis::Load;
+use crate::inside::{How, LevelInside, Part, PartFigures, ServerLevel};
 use crate::knee::{Cliff, Knee};
 use crate::levels::Level;
 use crate::merge::testrun::run;
@@ -77,6 +78,89 @@ fn a_queue_is_told_by_answers_at_once_that_never_rise() {
     assert_eq!(found.candidates, [Cause::ServerQueue, Cause::ComputeBound, Cause::Network]);
     free[2].server = Some(ServerSeen { waiting: Some(4.0), ..ServerSeen::default() });
     assert_eq!(told(&free).cause, Cause::ServerQueue, "by its own word");
+}
+
+#[test]
+fn requests_that_wait_must_explain_the_wait() {
+    let with = |below: Option<f64>, above: f64| {
+        let mut seen = queue();
+        seen[2..].iter_mut().for_each(|level| (level.at_once, level.most_at_once) = (Some(4.0), Some(8.0)));
+        let server = |n: f64| ServerSeen { waiting: Some(n), ..ServerSeen::default() };
+        (seen[1].server, seen[2].server) = (below.map(server), Some(server(above)));
+        told(&seen)
+    };
+    assert_eq!(with(None, 4.0).cause, Cause::ServerQueue);
+    assert_eq!(with(Some(0.5), 4.0).cause, Cause::ServerQueue);
+    // By Little's law 1.2 of them at 3.8 a second wait for 0.3 s, and answers took 1 s longer.
+    let few = with(None, 1.2);
+    assert_eq!(few.cause, Cause::Unknown);
+    assert!(!few.words.contains("own count"), "{}", few.words);
+    assert_eq!(with(Some(3.0), 4.0).cause, Cause::Unknown, "as many waited below");
+}
+
+#[test]
+fn late_tokens_by_the_servers_own_record_are_the_networks_beyond_their_bound() {
+    let with = |late: f64, bound: f64, at: &str| {
+        let mut seen = compute(false);
+        // How chunks came is not known.
+        seen.iter_mut().for_each(|level| level.together = None);
+        let server = |ms: f64| ServerSeen {
+            delivery_ns: Some(ms * 1e6),
+            delivery_bound_ns: Some(bound * 1e6),
+            ..ServerSeen::default()
+        };
+        (seen[1].server, seen[2].server) = (Some(server(1.0)), Some(server(1.0 + late)));
+        let mut merged = with_knee();
+        merged.header.plan.base_url = at.to_owned();
+        judge(&merged, &seen).diagnosis.unwrap()
+    };
+    // Answers took 905 ms longer.
+    let far = "http://server:8000";
+    assert_eq!(with(500.0, 10.0, far).cause, Cause::Network);
+    let on_time = with(10.0, 10.0, far);
+    let is_out = |found: &Diagnosis| found.excluded.iter().any(|(cause, _)| *cause == Cause::Network);
+    assert!(is_out(&on_time), "{on_time:?}");
+    for open in [with(500.0, 200.0, far), with(10.0, 200.0, far)] {
+        assert!(open.cause != Cause::Network && open.candidates.contains(&Cause::Network), "{open:?}");
+    }
+    assert_ne!(with(500.0, 10.0, "http://127.0.0.1:8000").cause, Cause::Network);
+}
+
+#[test]
+fn a_servers_word_is_taken_from_three_scrapes_on_and_its_totals_as_of_the_window() {
+    let mut merged = merge(&run(1, 1, &[1]));
+    let level = &mut merged.levels[0];
+    let told = ServerLevel {
+        scrapes: 5,
+        failed: 2,
+        waiting: Some((2.0, 9.0)),
+        kv_usage: Some((0.5, 0.9)),
+        preemptions: Some(24.0),
+        counted_ns: Some(20_000_000_000),
+        ..ServerLevel::default()
+    };
+    level.server = Some(told.clone());
+    // A window of 10 s.
+    let seen = ServerSeen::of(level).unwrap();
+    assert_eq!((seen.waiting, seen.kv_used, seen.preemptions), (Some(2.0), Some(0.5), Some(12.0)));
+    level.server = Some(ServerLevel { failed: 3, ..told });
+    assert_eq!(ServerSeen::of(level), None);
+    let down = |mean_ns: f64| PartFigures {
+        part: Part::NetworkDown,
+        count: 1,
+        mean_ns,
+        p95_ns: 0,
+        impossible: 0,
+        how: How::BetweenClocks,
+    };
+    level.inside = Some(LevelInside {
+        parts: vec![down(7e6)],
+        delivery_ns: Some(2e6),
+        bound_ns: Some(100_000),
+        ..LevelInside::default()
+    });
+    let seen = ServerSeen::of(level).unwrap();
+    assert_eq!((seen.delivery_ns, seen.delivery_bound_ns, seen.waiting), (Some(7e6), Some(1e5), None));
 }
 
 #[test]

@@ -222,6 +222,8 @@ pub struct ServerLevel {
     pub cache_hit: Option<f64>,
     /// Share of the drafted tokens that were taken.
     pub spec_accepted: Option<f64>,
+    /// What these totals are of: from the scrape before the window to the one after it, ns.
+    pub counted_ns: Option<i64>,
     /// By `--server-metric`: series, mean, maximum.
     pub named: Vec<(String, f64, f64)>,
     /// The server's histograms against ours.

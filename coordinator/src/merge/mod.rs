@@ -137,6 +137,8 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         // They were driven in whatever order the search wanted.
         levels.sort_by(|a, b| a.load.x().total_cmp(&b.load.x()));
     }
+    let servers = inside::metrics::of_levels(data, &timeline, &levels);
+    levels.iter_mut().zip(servers).for_each(|(level, server)| level.server = server);
     // An earlier try of a rung says nothing that the last one does not.
     let rungs: Vec<Rung> = last_tries(&levels).map(|level| rung(data, level)).collect();
     let rule = &data.header.plan.cliff;
@@ -162,7 +164,9 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         gpu_to_token: timeline.gpu_to_token(data),
         causality: timeline.causality(data),
         bins: Vec::new(),
-        stalls: stall::stalls(data, &timeline, &levels, rule_of_stalls),
+        stalls: stall::stalls(data, &timeline, &levels, rule_of_stalls, &|of, record| {
+            inside::told(&index, &timeline, of, record)
+        }),
         levels,
         stray,
         warnings: Vec::new(),

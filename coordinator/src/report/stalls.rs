@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use crate::knee::duration;
-use crate::stall::{Bands, Rule, Stall, Stalls, Verdict};
+use crate::stall::{Bands, Own, Rule, Stall, Stalls, Verdict};
 use crate::stored::RunData;
 
 use super::text::{cell, micros, millis, number, quoted, seconds};
@@ -16,7 +16,8 @@ use super::text::{cell, micros, millis, number, quoted, seconds};
 pub const COLUMNS: &str = "t_s,kind,gap_ms,verdict,confidence,energy_j,energy_low_j,energy_high_j,request_id,agent,level,stream,\
     shard,request,chunk,unended,episode,unc_us,median_itl_ms,socket_wait_ms,unread_share,chunks_after,chunks_after_sped_up,\
     others,others_went_on,others_share,other_agents,other_agents_went_on,gpu_state,gpu_signal,gpu_value,gpu_idle,gpu_busy,\
-    gpu_readings,gpu_reach_ms,sm_clock_share,throttle_reasons,energy_from,control,server_cores,io_wait_share,gpu_simulated,why";
+    gpu_readings,gpu_reach_ms,sm_clock_share,throttle_reasons,energy_from,control,server_cores,io_wait_share,gpu_simulated,\
+    server_queue_ms,server_prefill_ms,server_end_s,why";
 
 /// Stalls named in the summary.
 const SHOWN: usize = 5;
@@ -62,6 +63,10 @@ fn row(out: &mut impl Write, stall: &Stall, data: &RunData, simulated: bool) -> 
     write!(out, "{},{},", digits(gpu.and_then(|g| g.clock_share), 3), cell(gpu.map(|g| g.throttle)))?;
     write!(out, "{},{},", cell(energy.map(|e| e.method)), gap.control_raw_ns.is_some())?;
     write!(out, "{},{},{simulated},", digits(e.host.server_cores, 3), digits(e.host.io_share, 3))?;
+    let own = e.own.as_ref();
+    let part = |of: fn(&Own) -> Option<i64>| cell(own.and_then(of).map(millis));
+    let end = own.and_then(|own| own.end).map(|end| end.ns.saturating_sub(data.header.started_ref_ns));
+    write!(out, "{},{},{},", part(|own| own.queue_ns), part(|own| own.prefill_ns), cell(end.map(seconds)))?;
     writeln!(out, "{}", quoted(&judgement.why))
 }
 

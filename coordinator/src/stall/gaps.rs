@@ -10,8 +10,9 @@ use crate::merge::timeline::Timeline;
 use crate::stored::{Incarnation, RunData};
 
 use super::burst::Burst;
+use super::own::{Own, Pace};
 use super::spans::Spans;
-use super::{Rule, each_record, is_sane, place};
+use super::{Asking, Rule, each_record, is_sane, place};
 
 /// A stream with fewer other gaps has no median of its own.
 const OWN_MEDIAN_FROM: usize = 4;
@@ -78,6 +79,8 @@ pub struct Gap {
     pub burst: Option<Burst>,
     /// Pauses on purpose within this request.
     pub control_raw_ns: Option<(i64, i64)>,
+    /// What the server's own record says of this request.
+    pub own: Option<Own>,
 }
 
 impl Gap {
@@ -120,7 +123,13 @@ struct Medians {
 }
 
 /// Looks at every record.
-pub(super) fn find(data: &RunData, timeline: &Timeline, levels: &[Level], rule: Rule) -> Found {
+pub(super) fn find(
+    data: &RunData,
+    timeline: &Timeline,
+    levels: &[Level],
+    rule: Rule,
+    told: Asking<'_>,
+) -> Found {
     let median = |level: &Level| {
         let of =
             |metric: &crate::levels::Metric| metric.percentile_ns(50.0).and_then(|ns| i64::try_from(ns).ok());
@@ -135,7 +144,7 @@ pub(super) fn find(data: &RunData, timeline: &Timeline, levels: &[Level], rule: 
     let mut stream = Stream::default();
     each_record(data, |of, record| {
         let medians = medians.iter().find(|m| m.level == record.level).copied().unwrap_or_default();
-        look(&mut found, &mut stream, Look { of, record, timeline, medians, rule });
+        look(&mut found, &mut stream, Look { of, record, timeline, medians, rule, told });
     });
     found
 }
@@ -146,6 +155,7 @@ struct Look<'a> {
     timeline: &'a Timeline,
     medians: Medians,
     rule: Rule,
+    told: Asking<'a>,
 }
 
 /// The arrivals of one request.
@@ -286,7 +296,7 @@ impl Look<'_> {
             record.control_pause_raw_ns.filter(|ns| is_sane(*ns) && is_sane(record.control_pause_ns));
         let handed = record.sent_raw_ns.filter(|_| record.reused_connection).or(record.issued_raw_ns);
         let control = paused.map(|from| (from, from + record.control_pause_ns.max(0)));
-        Some(Gap {
+        let mut gap = Gap {
             of: self.of,
             level: record.level,
             stream: record.stream,
@@ -306,6 +316,22 @@ impl Look<'_> {
             socket_wait_ns: stream.wait_alone(chunk),
             burst: pace.and_then(|pace| Burst::of(&stream.stamps, &stream.chars, chunk, to - from, pace)),
             control_raw_ns: control,
-        })
+            own: None,
+        };
+        gap.own = self.own(stream, median, &gap);
+        Some(gap)
+    }
+
+    fn own(&self, stream: &Stream, median: Option<i64>, gap: &Gap) -> Option<Own> {
+        let told = (self.told)(self.of, self.record)?;
+        let handed = gap.handed_raw_ns.and_then(|raw| place(self.timeline, self.of, raw));
+        let ends = stream.stamps.first().zip(stream.stamps.last());
+        let pace = Pace {
+            span_ns: ends.map_or(0, |(first, last)| last - first),
+            median_ns: median,
+            gaps: &stream.gaps,
+            completed: record::outcome(self.record) == Outcome::Completed,
+        };
+        Some(Own::of(told, gap, handed, pace))
     }
 }

@@ -73,13 +73,21 @@ pub struct Judgement {
 
 /// Judges one stall.
 pub(crate) fn judge(gap: &Gap, evidence: &Evidence) -> Judgement {
+    let client = client(gap, evidence);
+    let is_clients = matches!(client, Some((Verdict::Client, ..)));
+    // The server's own stamps say what no stream beside it can.
+    let own = own(gap, evidence).filter(|_| !is_clients);
+    let by_own = own.is_some();
     let (verdict, confidence, why) =
-        client(gap, evidence).or_else(|| network(gap, evidence)).unwrap_or_else(|| server(gap, evidence));
+        own.or(client).or_else(|| network(gap, evidence)).unwrap_or_else(|| server(gap, evidence));
+    let why = with_record(gap, evidence, verdict, why);
     // The wider the clocks' bars against the gap, the less do different nodes' stamps say of it.
     let other = evidence.gpu.as_ref().map_or(0, |view| view.bound_ns).max(evidence.others.bound_ns);
     let bound = (gap.bound_ns.saturating_add(other)) as f64;
     let clock = 1.0 - (4.0 * bound / gap.length_ns().max(1) as f64).min(1.0);
-    let needs_clocks = !matches!(verdict, Verdict::Client | Verdict::CantTell);
+    // What its own record says has its bounds taken off already.
+    let has_bounds = by_own || (verdict == Verdict::Network && evidence.server_emitted == Some(true));
+    let needs_clocks = !matches!(verdict, Verdict::Client | Verdict::CantTell) && !has_bounds;
     let confidence = confidence * if needs_clocks { clock } else { 1.0 };
     if confidence < 0.3 && verdict != Verdict::CantTell {
         let why = format!("{why}; too thin to call it {}", verdict.words());
@@ -124,6 +132,63 @@ fn client(gap: &Gap, e: &Evidence) -> Option<Told> {
             format!("{unread}; too few chunks to see a burst"),
         )),
     }
+}
+
+/// A late first token, by the server's own stamps: the part that is most of it.
+fn own(gap: &Gap, e: &Evidence) -> Option<Told> {
+    let own = e.own.as_ref().filter(|_| gap.kind == Kind::Ttft)?;
+    let length = gap.length_ns();
+    let is_most = |ns: i64| ns.saturating_mul(2) >= length;
+    let of_it = |what: &str, ns: i64| format!("{what} took {} of it", time(ns));
+    if let Some(ns) = own.queue_ns.filter(|ns| is_most(*ns)) {
+        return Some((Verdict::Waiting, 0.95, of_it("waiting for a place in the server's batch", ns)));
+    }
+    // What the client did not read had come already.
+    let unread = if e.unread_to_the_end { (e.unread_share * length as f64) as i64 } else { 0 };
+    let unread = unread.max(e.socket_wait_ns.unwrap_or(0));
+    let ways = [("the way to the server", own.up, 0), ("the way back", own.down, unread)];
+    for (what, way, less) in ways {
+        if let Some((ns, bound)) =
+            way.filter(|(ns, bound)| is_most(ns.saturating_sub(*bound).saturating_sub(less)))
+        {
+            let why = format!("{}, give or take {}", of_it(what, ns), time(bound));
+            return Some((Verdict::Network, 0.95, why));
+        }
+    }
+    if let Some(ns) = own.prefill_ns.filter(|ns| is_most(*ns)) {
+        let why = of_it("prefill", ns);
+        return Some(match e.gpu.as_ref().map(|view| (view.state, numbers(view))) {
+            Some((State::Idle, numbers)) => {
+                (Verdict::Waiting, 0.85, format!("{why}, and the GPU was idle ({numbers})"))
+            }
+            Some((State::Throttled, numbers)) => {
+                (Verdict::Throttled, 0.9, format!("{why}, and the GPU was held down ({numbers})"))
+            }
+            _ => (Verdict::ExtraCompute, 0.9, why),
+        });
+    }
+    let front = own.front_ns.filter(|ns| is_most(*ns))?;
+    // Tokenising, or a loop that did not get to it: nothing says which.
+    Some((Verdict::Waiting, 0.7, of_it("the server's front end", front)))
+}
+
+/// What the server's own figures say of it, whatever the verdict came from.
+fn with_record(gap: &Gap, e: &Evidence, verdict: Verdict, mut why: String) -> String {
+    let words =
+        e.own.as_ref().map(|own| (own.words(gap), &own.server)).filter(|(words, _)| !words.is_empty());
+    if let Some((words, server)) = words {
+        let by = if server.is_empty() { String::new() } else { format!(" ({server})") };
+        let _written = write!(why, "; by the server's own record{by}: {words}");
+    }
+    if let Some(put_out) = e.preempted.filter(|_| verdict == Verdict::Waiting) {
+        let _written = write!(
+            why,
+            "; between scrapes {} apart around it the server put {:.0} answers out of its batch",
+            time(put_out.over_ns),
+            put_out.count
+        );
+    }
+    why
 }
 
 /// Its words were made in the gap and came at once.

@@ -13,6 +13,8 @@ mod gpu;
 mod host;
 mod judge;
 mod others;
+mod own;
+mod preempted;
 mod readings;
 mod spans;
 
@@ -20,14 +22,17 @@ mod spans;
 mod scene;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_own;
 
 use tailcliff_proto::v1;
 
 use crate::clock::Aligned;
+use crate::inside::Told;
 use crate::levels::Level;
 use crate::merge::tally::agents;
 use crate::merge::timeline::Timeline;
-use crate::stored::{Node, RunData};
+use crate::stored::{Incarnation, Node, RunData};
 
 pub use burst::Burst;
 pub use energy::Energy;
@@ -36,6 +41,8 @@ pub use gpu::{Bands, GpuView, Mover, State};
 pub use host::HostView;
 pub use judge::{CONFIDENT, Judgement, Verdict};
 pub use others::{Others, Progress};
+pub use own::Own;
+pub use preempted::Preempted;
 
 use gpu::Gpus;
 
@@ -83,6 +90,10 @@ pub struct Evidence {
     pub gpu_absent: String,
     /// Whether the server's own record has it emit tokens in the gap; `None` where it keeps none.
     pub server_emitted: Option<bool>,
+    /// The server's own record of this request; `None` where nothing came of it.
+    pub own: Option<Own>,
+    /// Answers that the server put out of its batch around it; `None` where no scrape saw any.
+    pub preempted: Option<Preempted>,
 }
 
 /// One stall, judged.
@@ -117,9 +128,18 @@ pub struct Stalls {
     pub warnings: Vec<String>,
 }
 
+/// What tells the server's side of a record.
+pub(crate) type Asking<'a> = &'a dyn Fn(Incarnation, &v1::RequestRecord) -> Option<Told>;
+
 /// Finds and judges them.
-pub fn stalls(data: &RunData, timeline: &Timeline, levels: &[Level], rule: Rule) -> Stalls {
-    let mut found = gaps::find(data, timeline, levels, rule);
+pub(crate) fn stalls(
+    data: &RunData,
+    timeline: &Timeline,
+    levels: &[Level],
+    rule: Rule,
+    told: Asking<'_>,
+) -> Stalls {
+    let mut found = gaps::find(data, timeline, levels, rule, told);
     found.spans.close();
     let mut all = found.gaps;
     let unjudged = found.unjudged + keep_longest(&mut all);
@@ -128,6 +148,7 @@ pub fn stalls(data: &RunData, timeline: &Timeline, levels: &[Level], rule: Rule)
     let unread = client::unread(data, &all);
     let gpus = Gpus::read(data, timeline, &all, &found.spans);
     let hosts = host::Hosts::read(data, timeline, &all);
+    let rises = preempted::Rises::read(data, timeline);
     let episodes = episodes(&all);
     let judged = all.into_iter().zip(others).zip(unread).zip(episodes);
     let all: Vec<Stall> = judged
@@ -146,7 +167,9 @@ pub fn stalls(data: &RunData, timeline: &Timeline, levels: &[Level], rule: Rule)
                 host: hosts.view(&gap),
                 gpu,
                 gpu_absent,
-                server_emitted: None,
+                server_emitted: gap.own.as_ref().and_then(|own| own.emitted),
+                own: gap.own.clone(),
+                preempted: rises.view(&gap),
             };
             let judgement = judge::judge(&gap, &evidence);
             let energy = gpus.energy(&gap);

@@ -1,0 +1,294 @@
+//! Metrics of made-up servers, whose truth is known, against what is told of levels.
+
+use tailcliff_proto::v1::{self, NamedValue, Outcome, ServerHistogram, ServerLatency, ServerSample};
+
+use crate::merge::testrun::{MS, ORIGIN, S, add_probe, offset, push, run};
+use crate::merge::{Merged, merge, record};
+use crate::stored::RunData;
+
+use super::figures::{Cross, ServerLevel};
+use super::metrics::of_levels;
+
+const HERE: &str = "http://127.0.0.1:8000/metrics";
+/// Of the first level: its window begins, and ends.
+const FROM: i64 = 2 * S;
+const TO: i64 = 12 * S;
+
+fn told(data: &RunData) -> (Vec<Option<ServerLevel>>, Merged) {
+    let merged = merge(data);
+    (of_levels(data, &merged.timeline, &merged.levels), merged)
+}
+
+fn first(data: &RunData) -> ServerLevel {
+    told(data).0.swap_remove(0).unwrap()
+}
+
+/// Scrapes of 2 ms at these moments of the run, by a probe.
+fn scrapes(
+    of: u64,
+    endpoint: &str,
+    at: impl Iterator<Item = i64>,
+    change: impl Fn(i64, &mut ServerSample),
+) -> v1::Batch {
+    let sample = |at: i64| {
+        let raw_ns = ORIGIN + at + offset(of);
+        let mut sample =
+            ServerSample { raw_ns, took_ns: 2 * MS, endpoint: endpoint.to_owned(), ..Default::default() };
+        change(at, &mut sample);
+        sample
+    };
+    v1::Batch { server_samples: at.map(sample).collect(), ..Default::default() }
+}
+
+/// Once a second, off the edges of windows.
+fn each_second(to: i64) -> impl Iterator<Item = i64> {
+    (0..to).map(|i| i * S + 300 * MS)
+}
+
+fn level_of(batch: v1::Batch) -> ServerLevel {
+    let mut data = run(1, 1, &[1]);
+    let of = add_probe(&mut data);
+    push(&mut data, of, batch);
+    first(&data)
+}
+
+#[test]
+fn gauges_are_of_the_window_and_totals_of_the_scrapes_around_it() {
+    let told = level_of(scrapes(99, HERE, each_second(20), |at, s| {
+        // Nothing outside the window may count.
+        let inside = (FROM..TO).contains(&at);
+        s.running = Some(if inside { 4.0 } else { 1000.0 });
+        s.waiting = Some(if !inside {
+            1000.0
+        } else if at < 7 * S {
+            1.0
+        } else {
+            3.0
+        });
+        s.kv_usage = Some(if inside { 0.5 } else { 1.0 });
+        s.preemptions = Some((at / S) as f64);
+        (s.cache_queries, s.cache_hits) = (Some(100.0 * (at / S) as f64), Some(25.0 * (at / S) as f64));
+        (s.drafted, s.accepted) = (Some(7.0), Some(7.0));
+        s.named = vec![NamedValue { name: "x{a=\"b\"}".to_owned(), value: -2.0 }];
+    }));
+    assert_eq!((told.scrapes, told.failed, told.took_ns), (10, 0, Some(2 * MS)));
+    assert_eq!(
+        (told.running, told.waiting, told.kv_usage),
+        (Some((4.0, 4.0)), Some((2.0, 3.0)), Some((0.5, 0.5)))
+    );
+    // From the scrape at 1.3 s to that at 12.3 s.
+    assert_eq!((told.preemptions, told.cache_hit), (Some(11.0), Some(0.25)));
+    assert!((told.counted_ns.unwrap() - 11 * S).abs() < MS, "{told:?}");
+    assert_eq!(told.spec_accepted, None, "nothing was drafted");
+    assert_eq!(told.named, [("x{a=\"b\"}".to_owned(), -2.0, -2.0)]);
+    assert!(told.notes.iter().any(|n| n.contains("of the 11.0 s")), "{:?}", told.notes);
+    assert!(told.cross.is_empty());
+}
+
+#[test]
+fn two_endpoints_add_up_and_one_that_two_probes_scrape_counts_once() {
+    let mut data = run(1, 1, &[1]);
+    let of = add_probe(&mut data);
+    let load = |n: f64| {
+        move |at: i64, s: &mut ServerSample| {
+            (s.running, s.kv_usage) = (Some(n), Some(n / 8.0));
+            s.preemptions = Some(n * (at / S) as f64);
+        }
+    };
+    let names = ["http://one:8000/metrics", "http://two:8000/metrics"];
+    push(&mut data, of, scrapes(99, names[0], each_second(20), load(2.0)));
+    push(&mut data, of, scrapes(99, names[1], each_second(20), load(3.0)));
+    let two = first(&data);
+    assert_eq!((two.running, two.kv_usage), (Some((5.0, 5.0)), Some((0.375, 0.375))));
+    assert_eq!((two.preemptions, two.scrapes), (Some(55.0), 20));
+    assert!(two.notes.iter().any(|n| n.contains("2 endpoints") && n.contains(names[1])), "{:?}", two.notes);
+
+    // Another probe, on another host, scrapes the first of them, and sees less of it.
+    let mut other = crate::stored::Node { exchanges: data.nodes[&1].exchanges.clone(), ..Default::default() };
+    other.hello = v1::Hello { name: "other".to_owned(), ..data.nodes[&99].hello.clone() };
+    other.index = 7;
+    let mut batch = scrapes(1, names[0], (4..9).map(|i| i * S), load(2.0));
+    (batch.seq, batch.incarnation) = (1, 98);
+    other.batches.push(batch);
+    data.nodes.insert(98, other);
+    let again = first(&data);
+    assert_eq!((again.running, again.preemptions, again.scrapes), (two.running, two.preemptions, 20));
+    assert!(again.notes.iter().any(|n| n.contains("probe and other: probe counts")), "{:?}", again.notes);
+    // What leads to the host itself is another server on every host.
+    let batches = &mut data.nodes.get_mut(&98).unwrap().batches;
+    batches[0].server_samples.iter_mut().for_each(|s| s.endpoint = HERE.to_owned());
+    let batches = &mut data.nodes.get_mut(&99).unwrap().batches;
+    batches.iter_mut().flat_map(|b| &mut b.server_samples).for_each(|s| s.endpoint = HERE.to_owned());
+    assert_eq!(first(&data).running, Some((4.0, 4.0)));
+}
+
+#[test]
+fn an_endpoint_that_is_gone_is_said_to_be_and_failures_are_counted() {
+    let gone = level_of(scrapes(99, HERE, each_second(20), |at, s| {
+        if at > 7 * S {
+            s.failed = "connection refused".to_owned();
+        }
+        s.running = Some(1.0);
+    }));
+    assert_eq!((gone.scrapes, gone.failed, gone.running), (10, 5, Some((1.0, 1.0))));
+    let said = gone.notes.iter().any(|n| n.contains("from 6.3 s to 12.0 s of the run (connection refused)"));
+    assert!(said, "{:?}", gone.notes);
+    // One that is scraped each 5 s is silent for long, and not gone.
+    let slow = level_of(scrapes(99, HERE, (0..4).map(|i| i * 5 * S + S), |_, s| s.running = Some(1.0)));
+    assert!(slow.scrapes == 2 && slow.notes.is_empty(), "{slow:?}");
+    let single = level_of(scrapes(99, HERE, [5 * S].into_iter(), |_, s| s.running = Some(1.0)));
+    assert!(
+        single.notes.iter().any(|n| n.contains("told nothing") || n.contains("single scrape")),
+        "{single:?}"
+    );
+    let never = level_of(scrapes(99, HERE, each_second(20), |_, s| s.failed = "timeout".to_owned()));
+    assert_eq!((never.scrapes, never.failed, never.running, never.preemptions), (10, 10, None, None));
+    assert!(
+        never.notes.iter().any(|n| n.contains("no scrape") && n.contains("timeout")),
+        "{:?}",
+        never.notes
+    );
+    let mut data = run(1, 1, &[1]);
+    add_probe(&mut data);
+    assert_eq!(told(&data).0, [None]);
+}
+
+#[test]
+fn a_server_that_began_anew_is_told_and_counted_on() {
+    let told = level_of(scrapes(99, HERE, each_second(20), |at, s| {
+        let n = at / S;
+        s.preemptions = Some(if n < 6 { n } else { n - 6 } as f64);
+    }));
+    // From 1 to 5, and from 0 to 6.
+    assert_eq!(told.preemptions, Some(10.0));
+    assert!(told.notes.iter().any(|n| n.contains("began anew")), "{:?}", told.notes);
+}
+
+#[test]
+fn what_no_server_can_say_is_not_said() {
+    for odd in [f64::NAN, f64::INFINITY, -1.0, 1e19] {
+        let told = level_of(scrapes(99, HERE, each_second(20), |_, s| {
+            (s.running, s.waiting, s.kv_usage) = (Some(odd), Some(odd), Some(odd));
+            (s.preemptions, s.cache_queries, s.cache_hits) = (Some(odd), Some(odd), Some(odd));
+            s.took_ns = i64::MIN;
+            if odd != -1.0 {
+                s.named = vec![NamedValue { name: "x".to_owned(), value: odd }];
+            }
+        }));
+        assert_eq!((told.running, told.waiting, told.kv_usage), (None, None, None));
+        assert_eq!((told.preemptions, told.cache_hit, told.named.len()), (None, None, 0));
+    }
+    let mut random = fastrand::Rng::with_seed(4);
+    let odd = [i64::MIN, i64::MAX, 0, -1, ORIGIN, ORIGIN + 99_000 * S];
+    let mut data = run(1, 1, &[1, 2]);
+    let of = add_probe(&mut data);
+    let mut batch = scrapes(99, HERE, each_second(40), |_, s| s.running = Some(1.0));
+    for sample in batch.server_samples.iter_mut().step_by(2) {
+        (sample.raw_ns, sample.took_ns) = (odd[random.usize(0..6)], odd[random.usize(0..6)]);
+    }
+    push(&mut data, of, batch);
+    told(&data);
+}
+
+/// Upper bounds of a server's buckets, s.
+const UPPER_S: [f64; 6] = [0.005, 0.01, 0.02, 0.04, 0.08, 0.16];
+/// What the server does not see of each latency: its way.
+const WAY: i64 = 2 * MS;
+
+/// (when, how long) of all that a server counts of one run, by latency.
+fn truth(data: &RunData) -> Vec<(ServerLatency, Vec<(i64, i64)>)> {
+    let mut all = [ServerLatency::Ttft, ServerLatency::Itl, ServerLatency::Tpot, ServerLatency::E2e]
+        .map(|of| (of, Vec::new()));
+    for (of, node) in data.nodes.range(..90) {
+        for record in node.batches.iter().flat_map(|batch| &batch.records) {
+            let at = |raw: i64| raw - offset(*of) - ORIGIN;
+            let (sent, token) = (record.sent_raw_ns.unwrap(), record.first_token_raw_ns.unwrap());
+            let last = record.last_token_raw_ns.unwrap();
+            all[0].1.push((at(token), token - sent - WAY));
+            let gaps = crate::merge::testrun::gaps(record);
+            all[1].1.extend(gaps.iter().map(|ns| (at(last), *ns)));
+            if record::outcome(record) == Outcome::Completed {
+                all[2].1.push((at(record.done_raw_ns), (last - token) / 7));
+                all[3].1.push((at(record.done_raw_ns), record.done_raw_ns - sent - WAY));
+            }
+        }
+    }
+    let queue = all[0].1.iter().map(|(at, _)| (*at, MS)).collect();
+    all.into_iter().chain([(ServerLatency::Queue, queue)]).collect()
+}
+
+fn histogram(of: ServerLatency, all: &[(i64, i64)], until: i64) -> ServerHistogram {
+    let values: Vec<f64> =
+        all.iter().filter(|(at, _)| *at <= until).map(|(_, ns)| *ns as f64 / 1e9).collect();
+    let below = |upper: &f64| values.iter().filter(|v| *v <= upper).count() as f64;
+    ServerHistogram {
+        of: of as i32,
+        upper_s: UPPER_S.to_vec(),
+        cumulative: UPPER_S.iter().map(below).collect(),
+        sum_s: values.iter().sum(),
+        count: values.len() as f64,
+    }
+}
+
+fn crossed(data: &mut RunData, others: f64) -> Vec<Vec<Cross>> {
+    let truth = truth(data);
+    let of = add_probe(data);
+    let batch = scrapes(99, HERE, each_second(40), |at, s| {
+        s.histograms = truth.iter().map(|(of, all)| histogram(*of, all, at + MS)).collect();
+        // Somebody else's, in mid-run.
+        if at > 6 * S {
+            s.histograms
+                .iter_mut()
+                .for_each(|h| (h.count, h.sum_s) = (h.count + others, h.sum_s + 3.0 * others));
+        }
+    });
+    push(data, of, batch);
+    told(data).0.into_iter().map(|level| level.unwrap().cross).collect()
+}
+
+#[test]
+fn the_difference_to_the_servers_own_histogram_is_the_way() {
+    let mut data = run(5, 2, &[1, 2]);
+    for (level, all) in crossed(&mut data, 0.0).into_iter().enumerate() {
+        let of = |of: ServerLatency| all.iter().find(|cross| cross.of == of).unwrap();
+        for (latency, way) in [(ServerLatency::Ttft, WAY), (ServerLatency::E2e, WAY)] {
+            let cross = of(latency);
+            assert_eq!(cross.server_count, cross.client_count, "{cross:?}");
+            let difference = cross.difference_ns.unwrap_or_else(|| panic!("level {level}: {cross:?}"));
+            assert!((difference - way as f64).abs() < 1_000.0, "{cross:?}");
+        }
+        for latency in [ServerLatency::Itl, ServerLatency::Tpot] {
+            assert!(of(latency).difference_ns.unwrap().abs() < 1_000.0, "{:?}", of(latency));
+        }
+        let queue = of(ServerLatency::Queue);
+        assert_eq!((queue.client_mean_ns, queue.difference_ns, queue.client_count), (None, None, 0));
+        assert!((queue.server_mean_ns - MS as f64).abs() < 1.0);
+        // Its 95th percentile lies in the bucket that is told.
+        let (low, high) = of(ServerLatency::Ttft).server_p95_ns.unwrap();
+        assert_eq!((low, high), (20.0 * MS as f64, Some(40.0 * MS as f64)));
+    }
+}
+
+#[test]
+fn what_others_asked_of_the_server_leaves_no_difference() {
+    let mut data = run(5, 2, &[1, 2]);
+    let all = crossed(&mut data, 100.0);
+    let first = &all[0][0];
+    assert_eq!((first.of, first.difference_ns), (ServerLatency::Ttft, None));
+    assert!(first.client_mean_ns.is_some() && first.server_count == first.client_count + 100);
+    assert!(first.words.contains("other clients") && first.words.contains("cut off"), "{}", first.words);
+    assert!(all[1][0].difference_ns.is_some(), "they asked while the first level ran");
+}
+
+#[test]
+fn requests_that_a_server_counts_beyond_its_last_bucket_are_open_above() {
+    let mut data = run(5, 1, &[1]);
+    let of = add_probe(&mut data);
+    let batch = scrapes(99, HERE, each_second(20), |at, s| {
+        let slow: Vec<(i64, i64)> = (0..100).map(|i| (i * S / 10, 500 * MS)).collect();
+        s.histograms = vec![histogram(ServerLatency::Decode, &slow, at)];
+    });
+    push(&mut data, of, batch);
+    let told = first(&data);
+    assert_eq!(told.cross[0].server_p95_ns, Some((160.0 * MS as f64, None)));
+}
