@@ -47,6 +47,7 @@ pub mod results;
 pub mod resume;
 pub mod run;
 pub mod search;
+pub mod server_facts;
 pub mod service;
 pub mod slo;
 pub mod split;

@@ -3,8 +3,7 @@
 use serde_json::Value;
 use tailcliff_proto::secret::is_secret;
 
-/// Stands for a secret.
-pub(crate) const REDACTED: &str = "(redacted)";
+pub(crate) use tailcliff_proto::secret::REDACTED;
 
 /// A header as it may be stored.
 pub(crate) fn redacted((name, value): (String, String)) -> (String, String) {

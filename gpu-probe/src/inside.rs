@@ -2,10 +2,13 @@
 //! stamps read, and it is asked what it is; all of it goes to the outbox as it was said. On a thread and a runtime of its
 //! own, so that an exporter that floods or an endpoint that hangs is no part of the session's time.
 
+mod endpoint;
 mod identity;
 mod otlp;
 mod scrape;
 mod stamps;
+#[cfg(test)]
+mod test_server;
 mod wall;
 
 use std::io;
@@ -17,7 +20,7 @@ use std::time::Duration;
 
 use tailcliff_proto::outbox::{Outbox, other_readings};
 use tailcliff_proto::v1;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -94,18 +97,20 @@ pub(crate) fn start(
     shutdown: CancellationToken,
 ) -> io::Result<Option<JoinHandle<()>>> {
     let inside = config.inside.clone();
-    if inside.is_nothing() {
+    let server = config.server;
+    if inside.is_nothing() && server.is_none() {
         return Ok(None);
     }
     let listener = inside.otlp.as_deref().map(otlp::bind).transpose()?;
-    let server = config.server;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let look = async move {
         let (of_scrape, of_stamps, of_otlp, of_wall) =
             (sink.clone(), sink.clone(), sink.clone(), sink.clone());
+        // A server that answers again may be another.
+        let again = Notify::new();
         tokio::join!(
-            identity::look(&inside, server, sink, shutdown.clone()),
-            scrape::run(&inside, of_scrape, shutdown.clone()),
+            identity::look(&inside, &again, server, sink, shutdown.clone()),
+            scrape::run(&inside, &again, of_scrape, shutdown.clone()),
             stamps::tail(&inside, of_stamps, shutdown.clone()),
             otlp::serve(listener, of_otlp, shutdown.clone()),
             wall::read(&inside, of_wall, shutdown.clone()),

@@ -1,9 +1,16 @@
 //! Secrets: values that no output may show, and which names speak of them. Agents redact what servers say by the names,
-//! the coordinator what it stores.
+//! probes and the coordinator what they send on and store.
+
+mod shown;
 
 use std::fmt;
 
 use subtle::ConstantTimeEq;
+
+pub use shown::{redacted_script, redacted_value, redacted_words};
+
+/// Stands for a secret.
+pub const REDACTED: &str = "(redacted)";
 
 const TELLING: [&str; 7] = ["auth", "key", "token", "secret", "cookie", "password", "credential"];
 

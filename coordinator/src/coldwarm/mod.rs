@@ -11,7 +11,6 @@ mod ready;
 mod report;
 mod restart;
 mod sanity;
-mod secrets;
 mod server;
 mod spread;
 mod traces;

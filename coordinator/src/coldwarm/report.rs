@@ -4,6 +4,7 @@ mod interpretation;
 mod tables;
 
 use serde_json::{Value, json};
+use tailcliff_proto::secret::redacted_script;
 use tailcliff_proto::v1;
 
 use super::Ending;
@@ -11,7 +12,6 @@ use super::conclude::{Anchor, Facts, Knob, anchor, knob};
 use super::cycle::Cycle;
 use super::diagnose::{Diagnosis, Verdict, overall};
 use super::job::Job;
-use super::secrets::redacted_script;
 use crate::redact::redacted_query;
 
 /// Of the files that hold what others print.

@@ -5,8 +5,8 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use tailcliff_proto::secret::{redacted_value, redacted_words};
 
-use super::secrets::{redacted_value, redacted_words};
 use crate::local::{Server, processes_of};
 
 /// Bytes of a command line or an environment that are read.

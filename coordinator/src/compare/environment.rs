@@ -21,8 +21,8 @@ const LEFT_OUT: [&str; 12] = [
     "missing",
     "server.preflight_latency_ms",
 ];
-/// The same of each node.
-const LEFT_OUT_OF_NODES: [&str; 4] = ["clock", "calibration", "sensors", "uuid"];
+/// The same of each node and server.
+const LEFT_OUT_OF_NODES: [&str; 6] = ["clock", "calibration", "sensors", "uuid", "pid", "sources"];
 
 /// A fact that is not the same.
 #[derive(Clone, Debug, PartialEq, Eq)]

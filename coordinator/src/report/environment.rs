@@ -6,6 +6,7 @@ use tailcliff_proto::v1;
 use crate::merge::tally;
 use crate::plan::Plan;
 use crate::redact::{redacted, redacted_fact};
+use crate::server_facts;
 use crate::stored::{Node, RunData};
 use crate::untold::untold;
 
@@ -45,7 +46,7 @@ fn metadata(plan: &Plan) -> Vec<(String, String)> {
     plan.metadata.iter().cloned().map(redacted_fact).collect()
 }
 
-/// What the first preflight that worked saw.
+/// What the first preflight that worked saw, and what servers told the probes.
 fn server(data: &RunData) -> Value {
     let preflights = tally::agents(data).into_iter().filter_map(|(_, node)| node.preflight.as_ref());
     let seen = preflights.into_iter().find(|p| p.ok);
@@ -54,6 +55,7 @@ fn server(data: &RunData) -> Value {
         "models": seen.map(|p| &p.models),
         "preflight_latency_ms": seen.map(|p| p.latency_ns as f64 / 1e6),
         "closes_after_reply": seen.map(|p| p.closes_after_reply),
+        "told": server_facts::facts(data).iter().map(server_facts::to_json).collect::<Vec<_>>(),
     })
 }
 

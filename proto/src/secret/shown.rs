@@ -1,9 +1,7 @@
 //! Command lines and shell text as they may be shown. What a name, a flag or its own look says to be a secret is left out, at
 //! any depth of quotes; in doubt too much is, since a report is passed on.
 
-use tailcliff_proto::secret::is_secret;
-
-use crate::redact::REDACTED;
+use super::{REDACTED, is_secret};
 
 /// Quotes within quotes that are looked into; what lies deeper is left out.
 const DEEPEST: usize = 8;
@@ -18,7 +16,7 @@ const KEYS: [&str; 7] = ["sk-", "hf_", "ghp_", "github_pat_", "glpat-", "nvapi-"
 const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "ash"];
 
 /// Words of a command line, without its secrets.
-pub(super) fn redacted_words(words: &[String]) -> Vec<String> {
+pub fn redacted_words(words: &[String]) -> Vec<String> {
     let mut line = Line::default();
     let show = |word: &String| {
         line.pass(" ");
@@ -28,12 +26,12 @@ pub(super) fn redacted_words(words: &[String]) -> Vec<String> {
 }
 
 /// The value of a variable.
-pub(super) fn redacted_value(name: &str, value: &str) -> String {
+pub fn redacted_value(name: &str, value: &str) -> String {
     if hides(name, value) { REDACTED.to_owned() } else { Line::default().shown(value) }
 }
 
 /// A shell's text. A comment is left out: an apostrophe in it is no quote.
-pub(super) fn redacted_script(text: &str) -> String {
+pub fn redacted_script(text: &str) -> String {
     script(text, 0)
 }
 
@@ -332,5 +330,5 @@ fn without_keys(word: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "secrets_tests.rs"]
+#[path = "shown_tests.rs"]
 mod tests;
