@@ -1,8 +1,9 @@
 //! Takes spans in OTLP: over gRPC, and over HTTP/1.1 and HTTP/2 as protobuf and JSON, on one port. An exporter is a peer like
 //! any other: what it may take of time, memory and connections is bounded, and what it sends is counted.
 //!
-//! What a span costs: about 2 µs of this thread (vLLM's, thirteen attributes, in protobuf: its attributes are looked at
-//! where they lie, and what is kept of it is copied once), and some 0.1 ms for each export, whose batch holds up to 512.
+//! What a span costs: its attributes are looked at where they lie, and what is kept of it is copied once. With vLLM's
+//! thirteen attributes, in exports of 100, that is 16 µs of this thread a span in an unoptimised build, where 200 µs would be a
+//! fiftieth of a core at 100 spans a second; the test named after that measures it.
 
 mod body;
 mod json;
