@@ -228,7 +228,7 @@ impl Run {
                 out.extend(level.shares.get(&of).map(|share| self.arm_order(level.drive, of, share)));
             }
             Phase::Run(level) => out.extend(level.owed(of)),
-            Phase::End(ending) => out.push(end_order(of, ending)),
+            Phase::End(ending) => out.push(self.end_order(of, ending)),
             _ => {}
         }
     }
@@ -421,14 +421,15 @@ impl Run {
         let pings = self.bursts().end;
         for &of in self.members.keys() {
             out.push(Command::Burst(of, pings));
-            out.push(end_order(of, &ending));
+            out.push(self.end_order(of, &ending));
         }
         self.enter(now, Phase::End(ending));
     }
-}
 
-fn end_order(of: Incarnation, ending: &Ending) -> Command {
-    Command::Send(of, Order::End(v1::RunEnd { reason: format!("{ending:?}"), turned_away: false }))
+    fn end_order(&self, of: Incarnation, ending: &Ending) -> Command {
+        let (reason, nothing_driven) = (format!("{ending:?}"), self.next.level == 0);
+        Command::Send(of, Order::End(v1::RunEnd { reason, turned_away: false, nothing_driven }))
+    }
 }
 
 #[cfg(test)]

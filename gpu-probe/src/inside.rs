@@ -7,8 +7,11 @@ mod identity;
 mod otlp;
 mod scrape;
 mod stamps;
+mod tally;
 #[cfg(test)]
 mod test_server;
+#[cfg(test)]
+mod tests;
 mod wall;
 
 use std::io;
@@ -25,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::sampler::Switch;
+use tally::Tally;
 
 /// What is to be known of the server.
 #[derive(Clone, Debug, Default)]
@@ -60,11 +64,12 @@ pub(crate) struct Sink {
     outbox: Outbox,
     switch: Arc<Switch>,
     troubles: mpsc::Sender<String>,
+    tally: Tally,
 }
 
 impl Sink {
     pub(crate) fn new(outbox: Outbox, switch: Arc<Switch>, troubles: mpsc::Sender<String>) -> Self {
-        Self { outbox, switch, troubles }
+        Self { outbox, switch, troubles, tally: Tally::default() }
     }
 
     /// There is a run to look for.
@@ -78,6 +83,11 @@ impl Sink {
         let lost = other_readings(&batch) as u64;
         self.switch.dropped_samples.fetch_add(lost, Relaxed);
         lost
+    }
+
+    /// The same for what is kept by its owner until there is room: true when there was.
+    fn takes(&self, batch: v1::Batch) -> bool {
+        self.outbox.push(batch).is_ok()
     }
 
     /// Tells a person.
@@ -104,15 +114,20 @@ pub(crate) fn start(
     let listener = inside.otlp.as_deref().map(otlp::bind).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let look = async move {
-        let (of_scrape, of_stamps, of_otlp, of_wall) =
-            (sink.clone(), sink.clone(), sink.clone(), sink.clone());
+        let (of_scrape, of_stamps, of_otlp, of_wall, of_tally) =
+            (sink.clone(), sink.clone(), sink.clone(), sink.clone(), sink.clone());
         // A server that answers again may be another.
         let again = Notify::new();
+        let traces = async {
+            tokio::join!(
+                stamps::tail(&inside, of_stamps, shutdown.clone()),
+                otlp::serve(listener, of_otlp, shutdown.clone()),
+            );
+        };
         tokio::join!(
             identity::look(&inside, &again, server, sink, shutdown.clone()),
             scrape::run(&inside, &again, of_scrape, shutdown.clone()),
-            stamps::tail(&inside, of_stamps, shutdown.clone()),
-            otlp::serve(listener, of_otlp, shutdown.clone()),
+            tally::told_beside(traces, &of_tally),
             wall::read(&inside, of_wall, shutdown.clone()),
         );
     };

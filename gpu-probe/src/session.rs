@@ -40,8 +40,9 @@ pub(crate) struct Session {
     beats: Beats,
     shutdown: CancellationToken,
     sampling: CancellationToken,
-    /// However this session ends, its thread ends too.
-    _stop_sampling: DropGuard,
+    looking_inside: CancellationToken,
+    /// However this session ends, its threads end too.
+    _stop: [DropGuard; 2],
     sampler: Option<JoinHandle<()>>,
     inside: Option<JoinHandle<()>>,
 }
@@ -55,7 +56,8 @@ impl Session {
     ) -> Result<Self, LinkError> {
         let incarnation = fastrand::u64(1..);
         let outbox = Outbox::new(incarnation, OUTBOX_BYTES);
-        let (switch, sampling) = (Arc::new(Switch::default()), shutdown.child_token());
+        let switch = Arc::new(Switch::default());
+        let (sampling, looking_inside) = (shutdown.child_token(), shutdown.child_token());
         let (say, troubles) = mpsc::channel(64);
         let spooled = config.spool.clone().map_or(Ok(()), |spool| outbox.spool(spool, say.clone()));
         if let Err(error) = spooled {
@@ -77,7 +79,7 @@ impl Session {
         let shipped = outbox.clone();
         let sink = Box::new(move |batch| shipped.push(batch).map(drop));
         let heard = inside::Sink::new(outbox.clone(), switch.clone(), say.clone());
-        let inside = inside::start(&config, heard, sampling.clone());
+        let inside = inside::start(&config, heard, looking_inside.clone());
         let inside = inside.map_err(|e| LinkError::Broken(e.to_string()))?;
         let inputs = Inputs::of(&config, source);
         let sampler = sampler::spawn(inputs, sink, switch.clone(), say, sampling.clone())
@@ -94,8 +96,9 @@ impl Session {
             lapse: None,
             beats: Beats::default(),
             shutdown,
-            _stop_sampling: sampling.clone().drop_guard(),
+            _stop: [sampling.clone().drop_guard(), looking_inside.clone().drop_guard()],
             sampling,
+            looking_inside,
             sampler: Some(sampler),
             inside,
         })
@@ -139,6 +142,7 @@ impl Session {
 
     async fn finish(&mut self) {
         self.sampling.cancel();
+        self.looking_inside.cancel();
         for thread in self.sampler.take().into_iter().chain(self.inside.take()) {
             // They hand on their last samples, and wait for no driver.
             let _ended = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -183,13 +187,22 @@ impl Session {
             Duration::from_nanos(link.welcome.lease_ns.unsigned_abs()).max(Duration::from_millis(100));
         let mut heard = Instant::now();
         let mut beat = tokio::time::interval(HEARTBEAT);
+        // Set once the run is over: until then its last spans are taken.
+        let mut drained = None;
         loop {
             tokio::select! {
                 message = link.inbound.message() => {
                     let Ok(Some(message)) = message else { break };
                     heard = Instant::now();
                     match message.kind {
-                        Some(Order::End(_)) => return Some(link),
+                        // Told twice, it waits for nothing.
+                        Some(Order::End(_)) if drained.is_some() => return Some(link),
+                        Some(Order::End(end)) => {
+                            drained = self.drain(&link, &end);
+                            if drained.is_none() {
+                                return Some(link);
+                            }
+                        }
                         Some(Order::Heartbeat(beat)) => self.beats.hear(&beat),
                         _ => {}
                     }
@@ -200,18 +213,36 @@ impl Session {
                 }
                 _ = beat.tick() => self.beat(&link),
                 () = tokio::time::sleep_until(heard + lease) => break,
+                () = tokio::time::sleep_until(drained.unwrap_or(heard)), if drained.is_some() => break,
                 () = self.shutdown.cancelled() => return Some(link),
             }
         }
+        if drained.is_some() {
+            return Some(link);
+        }
         self.lapse = Some(heard + lease);
         None
+    }
+
+    /// The run is over: until when its last spans may come, which exporters send in batches. Only the server's inside view goes
+    /// on until then.
+    fn drain(&self, link: &ControlLink, end: &v1::RunEnd) -> Option<Instant> {
+        let drain = self.config.inside.drain;
+        if end.turned_away || end.nothing_driven || drain.is_zero() || !self.config.inside.drains() {
+            return None;
+        }
+        self.sampling.cancel();
+        let text = format!("waiting {} s for the server's last spans", drain.as_secs_f64());
+        (self.config.tell)(&text);
+        notice(link, text);
+        Some(Instant::now() + drain)
     }
 
     fn beat(&mut self, link: &ControlLink) {
         say(link, Say::Heartbeat(self.beats.beat()));
         let dropped = self.switch.dropped_samples.load(Relaxed);
         if dropped != std::mem::replace(&mut self.told, dropped) {
-            notice(link, format!("{dropped} samples of GPUs and host did not fit and were left out"));
+            notice(link, format!("{dropped} samples of GPUs, host and server did not fit and were left out"));
         }
         let (all_ticks, all_missed) =
             (self.switch.fast.ticks.load(Relaxed), self.switch.fast.missed.load(Relaxed));

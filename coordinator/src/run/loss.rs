@@ -119,8 +119,8 @@ impl Run {
 
     fn turn_away(&mut self, now: i64, all: Vec<Incarnation>, why: &str, out: &mut Vec<Command>) {
         for of in all {
-            let (reason, turned_away) = (why.to_owned(), true);
-            out.push(Command::Send(of, Order::End(v1::RunEnd { reason, turned_away })));
+            let end = v1::RunEnd { reason: why.to_owned(), turned_away: true, ..Default::default() };
+            out.push(Command::Send(of, Order::End(end)));
             out.push(Command::TurnAway(of, why.to_owned()));
             self.members.remove(&of);
         }

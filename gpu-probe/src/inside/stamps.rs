@@ -1,8 +1,116 @@
-//! Follows a file of stamps.
+//! Follows the file to which a server without tracing writes a line of JSON for each request.
+//!
+//! Times in it are seconds since the epoch, or, above 1e14, whole nanoseconds. A second's fraction is as fine as a double can
+//! hold it: a quarter of a microsecond today, which is also what the server's own language has when it asks for the time as
+//! a double. A server that needs it finer writes nanoseconds.
 
+mod follow;
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::time::Duration;
+
+use tailcliff_proto::clock::HostClock;
+use tailcliff_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use super::{Inside, Sink};
+use follow::{Follower, Taken};
+
+/// How often the file is looked at. It is read on this thread: it lies on this host, and a look takes microseconds.
+const EVERY: Duration = Duration::from_millis(200);
+/// What is read of it at one look, bytes: 5 MiB a second, some 25,000 lines. What is more waits in the file, where it is safe.
+const AT_ONCE: usize = 1 << 20;
+/// The same for the last look.
+const AT_LAST: usize = 64 << 20;
+/// Stamps in a batch at most.
+const TOGETHER: usize = 1_000;
 
 /// Until `shutdown`: its last lines too.
-pub(super) async fn tail(_inside: &Inside, _sink: Sink, _shutdown: CancellationToken) {}
+pub(super) async fn tail(inside: &Inside, sink: Sink, shutdown: CancellationToken) {
+    let Some(path) = inside.stamps.as_deref() else { return };
+    let mut tail = Tail::new(path, sink);
+    let mut beat = tokio::time::interval(EVERY);
+    while shutdown.run_until_cancelled(beat.tick()).await.is_some() {
+        tail.look(AT_ONCE);
+    }
+    tail.look(AT_LAST);
+    tail.end();
+}
+
+struct Tail<'a> {
+    path: &'a Path,
+    follower: Follower,
+    sink: Sink,
+    stamps: Vec<v1::ServerStamps>,
+    /// The last trouble, which is told once.
+    told: String,
+}
+
+impl<'a> Tail<'a> {
+    fn new(path: &'a Path, sink: Sink) -> Self {
+        Self { path, follower: Follower::at_end(path), sink, stamps: Vec::new(), told: String::new() }
+    }
+
+    fn look(&mut self, most: usize) {
+        let mut lines = Vec::new();
+        let looked = self.follower.look(self.path, most, &mut |taken| lines.push(owned(taken)));
+        self.take(lines);
+        match looked {
+            Ok(()) => self.told.clear(),
+            Err(error) => {
+                let path = self.path.display();
+                let text = format!("failed to read stamps of the server from {path}: {error}");
+                if self.told != text {
+                    self.sink.tell(text.clone());
+                    self.told = text;
+                }
+            }
+        }
+    }
+
+    /// A line that was begun and will not be finished.
+    fn end(&mut self) {
+        let mut lines = Vec::new();
+        self.follower.end(&mut |taken| lines.push(owned(taken)));
+        self.take(lines);
+    }
+
+    /// While there is no run, lines are read past and not counted: they are of requests of no run.
+    fn take(&mut self, lines: Vec<Option<Vec<u8>>>) {
+        if !self.sink.is_on() {
+            return;
+        }
+        let read_raw_ns = HostClock.now();
+        for text in lines {
+            let stamps = text.and_then(|text| line::read(&text, read_raw_ns));
+            let mut totals = self.sink.tally.totals();
+            totals.lines += 1;
+            totals.bad_lines += u64::from(stamps.is_none());
+            drop(totals);
+            self.stamps.extend(stamps);
+            if self.stamps.len() >= TOGETHER {
+                self.hand_on();
+            }
+        }
+        self.hand_on();
+    }
+
+    fn hand_on(&mut self) {
+        if !self.stamps.is_empty() {
+            let server_stamps = std::mem::take(&mut self.stamps);
+            let lost = self.sink.push(v1::Batch { server_stamps, ..Default::default() });
+            self.sink.tally.totals().without_room += lost;
+        }
+    }
+}
+
+/// `None` for what is no line.
+fn owned(taken: Taken<'_>) -> Option<Vec<u8>> {
+    match taken {
+        Taken::Line(line) => Some(line.to_vec()),
+        Taken::Bad => None,
+    }
+}
