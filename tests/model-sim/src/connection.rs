@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::api::{self, ApiError, Ask, Frames, Kind};
-use crate::clock;
+use crate::clock::{self, Pair};
 use crate::engine::{self, Refused};
 use crate::fault::{Fault, Faults};
 use crate::http::{ReadError, Reader, Request, metrics_page, response};
@@ -137,10 +137,12 @@ impl Connection {
         reader: &mut Reader<ReadHalf<'_>>,
         write: &mut WriteHalf<'_>,
     ) -> io::Result<After> {
-        let arrived_ns = clock::raw_ns();
+        let arrived = Pair::read();
+        let arrived_ns = arrived.raw_ns;
         let record = TruthRecord::new(self.id, self.accepted_ns, arrived_ns);
         let (truth, metrics) = (self.server.truth.clone(), self.server.metrics.clone());
         let mut logged = Logged { record, truth, metrics, finish: None };
+        logged.record.arrived_unix_ns = Some(arrived.unix_ns);
         logged.record.request_id.clone_from(&request.request_id);
         logged.record.traceparent.clone_from(&request.traceparent);
         logged.record.chat = kind == Kind::Chat;

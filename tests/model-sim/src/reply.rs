@@ -5,7 +5,7 @@ use std::io;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::api::{self, ApiError, Ask, Frames};
-use crate::clock;
+use crate::clock::{self, Pair};
 use crate::engine::Emission;
 use crate::fault::{AtToken, Fault, Faults};
 use crate::http::{STREAM_HEAD, response};
@@ -170,7 +170,9 @@ impl<W: AsyncWrite + Unpin> Reply<'_, W> {
     /// The last token has left, and with it the request's span ends.
     fn last_out(&mut self) {
         self.record.last_out_ns = Some(clock::raw_ns());
-        self.record.span_ended_ns = Some(clock::raw_ns());
+        let ended = Pair::read();
+        self.record.span_ended_ns = Some(ended.raw_ns);
+        self.record.span_ended_unix_ns = Some(ended.unix_ns);
     }
 
     async fn end(&mut self) -> io::Result<After> {

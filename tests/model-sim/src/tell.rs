@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::clock::WallPair;
+use crate::clock::Wall;
 use crate::config::Config;
 use crate::spans::{self, Exporter, Parent, Queue, SpanCounts, SpanFaultKind};
 use crate::truth::TruthRecord;
@@ -46,7 +46,8 @@ impl Teller {
         if self.spans.is_none() && self.stamps.is_none() {
             return Ok(());
         }
-        let wall = WallPair::read();
+        // Of one that the engine did not finish nothing is told.
+        let Some(wall) = record.wall() else { return Ok(()) };
         if let Some(spans) = &mut self.spans {
             spans.tell(record, &wall);
         }
@@ -64,7 +65,7 @@ impl Teller {
 }
 
 impl Spans {
-    fn tell(&mut self, record: &TruthRecord, wall: &WallPair) {
+    fn tell(&mut self, record: &TruthRecord, wall: &Wall) {
         let parent = record.traceparent.as_deref().and_then(Parent::parse);
         if parent.is_some_and(|parent| !parent.sampled) {
             self.queue.count(|counts| counts.unsampled += 1);
@@ -88,7 +89,7 @@ impl Spans {
 }
 
 /// Of a request that the engine finished: seconds of the wall clock, with all their digits.
-fn line(record: &TruthRecord, wall: &WallPair) -> Option<String> {
+fn line(record: &TruthRecord, wall: &Wall) -> Option<String> {
     let stamps = [
         ("enqueue", record.enqueued_ns?),
         ("dequeue", record.dequeued_ns?),

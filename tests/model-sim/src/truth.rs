@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock;
+use crate::clock::{self, Pair, Wall};
 use crate::spans::SpanCounts;
 use crate::tell::Teller;
 
@@ -92,6 +92,12 @@ pub struct TruthRecord {
     /// Where its span ends.
     #[serde(default)]
     pub span_ended_ns: Option<i64>,
+    /// The wall clock when it arrived, ns since the Unix epoch.
+    #[serde(default)]
+    pub arrived_unix_ns: Option<i64>,
+    /// The wall clock where its span ends.
+    #[serde(default)]
+    pub span_ended_unix_ns: Option<i64>,
     /// The request's `traceparent` header, as it came.
     #[serde(default)]
     pub traceparent: Option<String>,
@@ -136,6 +142,8 @@ impl TruthRecord {
             first_out_ns: None,
             last_out_ns: None,
             span_ended_ns: None,
+            arrived_unix_ns: None,
+            span_ended_unix_ns: None,
             traceparent: None,
             chat: false,
         }
@@ -151,6 +159,12 @@ impl TruthRecord {
             ttft_ns: self.first_out_ns? - self.arrived_ns,
             e2e_ns: self.last_out_ns? - self.arrived_ns,
         })
+    }
+
+    /// The wall clock from its arrival to its span's end; `None` without either.
+    pub(crate) fn wall(&self) -> Option<Wall> {
+        let from = Pair { raw_ns: self.arrived_ns, unix_ns: self.arrived_unix_ns? };
+        Some(Wall { from, to: Pair { raw_ns: self.span_ended_ns?, unix_ns: self.span_ended_unix_ns? } })
     }
 
     /// What names it in its reply and its span: its own id, or one of the server's.

@@ -2,7 +2,7 @@
 
 use super::Parent;
 use super::message::{KeyValue, Span, Status, Value};
-use crate::clock::WallPair;
+use crate::clock::Wall;
 use crate::truth::TruthRecord;
 
 /// `SPAN_KIND_SERVER`.
@@ -15,7 +15,7 @@ const REMOTE: u32 = 0x200;
 pub(crate) fn span(
     record: &TruthRecord,
     parent: Option<Parent>,
-    wall: &WallPair,
+    wall: &Wall,
     rng: &mut fastrand::Rng,
 ) -> Option<Span> {
     let ended_ns = record.span_ended_ns?;
@@ -98,8 +98,9 @@ mod tests {
         record
     }
 
-    fn wall() -> WallPair {
-        WallPair { raw_ns: 0, unix_ns: 1_795_336_038_000_000_000 }
+    fn wall() -> Wall {
+        let pair = crate::clock::Pair { raw_ns: 0, unix_ns: 1_795_336_038_000_000_000 };
+        Wall { from: pair, to: pair }
     }
 
     #[test]

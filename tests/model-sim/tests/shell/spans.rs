@@ -35,8 +35,11 @@ fn tells(span: &Span, record: &TruthRecord) {
     exact("time_in_model_inference", last - record.dequeued_ns.unwrap());
     exact("time_to_first_token", record.emissions[0] - record.arrived_ns);
     exact("e2e", record.last_out_ns.unwrap() - record.arrived_ns);
-    let lasted = span.end_time_unix_nano - span.start_time_unix_nano;
-    assert_eq!(lasted as i64, record.span_ended_ns.unwrap() - record.arrived_ns);
+    let [start, end] = [span.start_time_unix_nano, span.end_time_unix_nano].map(u64::cast_signed);
+    assert_eq!((Some(start), Some(end)), (record.arrived_unix_ns, record.span_ended_unix_ns));
+    // Two clocks are read beside each other, as well as a busy machine lets one.
+    let lasted = record.span_ended_ns.unwrap() - record.arrived_ns;
+    assert!((end - start - lasted).abs() < 50_000, "{} ns by the wall, {lasted} ns in truth", end - start);
     assert!(
         record.span_ended_ns.unwrap() <= record.ended_ns
             && *record.emissions.last().unwrap() < record.last_out_ns.unwrap()
@@ -202,8 +205,8 @@ fn stamps_are_lines_of_json_on_the_wall_clock() {
     let at = |key: &str| line[key].as_f64().unwrap();
     let now = model_sim::clock::unix_ns() as f64 / 1e9;
     assert!((now - 60.0..=now).contains(&at("enqueue")), "{line}");
-    // A float of today's seconds is good to a quarter of a microsecond.
-    let near = |s: f64, ns: i64| assert!((s - ns as f64 / 1e9).abs() < 1e-6, "{s} s, truly {ns} ns: {line}");
+    // A float of today's seconds is good to a quarter of a microsecond, the two clocks to what a busy machine lets them.
+    let near = |s: f64, ns: i64| assert!((s - ns as f64 / 1e9).abs() < 5e-5, "{s} s, truly {ns} ns: {line}");
     near(at("dequeue") - at("enqueue"), record.dequeued_ns.unwrap() - record.enqueued_ns.unwrap());
     near(at("first_token") - at("infer_start"), record.first_token_ns.unwrap() - record.dequeued_ns.unwrap());
     near(
