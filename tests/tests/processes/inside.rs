@@ -153,9 +153,9 @@ fn lost_spans_and_spans_without_ids_are_counted() {
 
 #[test]
 fn metrics_that_are_gone_in_mid_run_are_said_so_and_the_run_is_carried_out() {
-    let (mut scene, flags) = traced(&["--metrics-fault", "gone_at_ms=5000"]);
+    let (mut scene, flags) = traced(&["--metrics-fault", "gone_at_ms=9000"]);
     let args =
-        ["--concurrency", "3", "--duration", "8s", "--output-len", "10", "--agents", "1", "--probes", "1"];
+        ["--concurrency", "3", "--duration", "12s", "--output-len", "10", "--agents", "1", "--probes", "1"];
     scene.coordinate(&args);
     scene.agent("a");
     probe(
