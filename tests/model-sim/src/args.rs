@@ -9,6 +9,10 @@ use crate::config::{Config, Timing};
 use crate::engine::{Admission, Nature, Params};
 use crate::fault::FaultRule;
 
+use inside::InsideArgs;
+
+pub mod inside;
+
 /// A simulated OpenAI-compatible server: its latency follows from a queue, a batch and a KV budget.
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
@@ -81,6 +85,9 @@ pub struct Args {
     /// bits.
     #[arg(long)]
     pub gpu_log: Option<PathBuf>,
+    /// What it tells of itself.
+    #[command(flatten)]
+    pub inside: InsideArgs,
 }
 
 /// Where the times of tokens come from.
@@ -135,6 +142,7 @@ impl Args {
             gpu_log: self.gpu_log.clone(),
             keep_truth: 0,
             first_penalty_ns: ns("--first-penalty-ms", self.first_penalty_ms)?,
+            inside: self.inside.inside()?,
         })
     }
 

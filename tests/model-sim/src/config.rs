@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::engine::{Nature, Params};
 use crate::fault::FaultRule;
+use crate::inside::Inside;
 
 /// Where the times of tokens come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +51,8 @@ pub struct Config {
     pub keep_truth: usize,
     /// By how much the server's first request is taken later, ns.
     pub first_penalty_ns: i64,
+    /// What it tells of itself beside its answers.
+    pub inside: Inside,
 }
 
 impl Default for Config {
@@ -68,6 +71,7 @@ impl Default for Config {
             gpu_log: None,
             keep_truth: 0,
             first_penalty_ns: 0,
+            inside: Inside::default(),
         }
     }
 }
@@ -89,6 +93,7 @@ impl std::fmt::Debug for Config {
             .field("gpu_log", &self.gpu_log)
             .field("keep_truth", &self.keep_truth)
             .field("first_penalty_ns", &self.first_penalty_ns)
+            .field("inside", &self.inside)
             .finish()
     }
 }

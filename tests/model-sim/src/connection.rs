@@ -9,11 +9,12 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::api::{self, ApiError, Ask, Frames, Kind};
-use crate::clock;
+use crate::clock::{self, Pair};
 use crate::engine::{self, Refused};
 use crate::fault::{Fault, Faults};
-use crate::http::{ReadError, Reader, Request, response};
+use crate::http::{ReadError, Reader, Request, metrics_page, response};
 use crate::live::Entry;
+use crate::metrics::Metrics;
 use crate::reply::{After, Reply};
 use crate::serve::Server;
 use crate::tokens::Source;
@@ -30,11 +31,17 @@ pub(crate) struct Connection {
 struct Logged {
     record: TruthRecord,
     truth: TruthSender,
+    metrics: Arc<Metrics>,
+    /// Why its reply ends, once it is in the engine.
+    finish: Option<&'static str>,
 }
 
 impl Drop for Logged {
     fn drop(&mut self) {
         self.record.ended_ns = clock::raw_ns();
+        if let Some(finish) = self.finish {
+            self.metrics.ended(&self.record, finish);
+        }
         let empty = TruthRecord::new(0, 0, 0);
         self.truth.send(std::mem::replace(&mut self.record, empty));
     }
@@ -77,6 +84,9 @@ impl Connection {
         };
         let after = match generates {
             Some(kind) if request.method == "POST" => self.generate(kind, &request, reader, write).await,
+            None if (request.method.as_str(), request.path.as_str()) == ("GET", "/metrics") => {
+                self.metrics(&request, write).await
+            }
             _ => {
                 let (status, body) = self.inform(&request, generates.is_some());
                 write
@@ -96,16 +106,27 @@ impl Connection {
             (_, _) if generates => (405, r#"{"detail":"Method Not Allowed"}"#.into()),
             ("GET", "/health" | "/v1/models") if server.loading() => (503, loading().body()),
             ("GET", "/health") => (200, String::new()),
+            ("GET", "/version") => (200, VERSION.into()),
             ("GET", "/v1/models") if !server.authorised(request) => (401, UNAUTHORISED.into()),
             ("GET", "/v1/models") => (200, api::models(&server.config, clock::unix_seconds())),
             ("POST", "/sim/fault") => match server.inject(&request.body) {
                 Ok(()) => (200, "{}".into()),
                 Err(error) => (error.status, error.body()),
             },
-            (_, "/health" | "/v1/models" | "/sim/fault") => {
+            (_, "/health" | "/version" | "/metrics" | "/v1/models" | "/sim/fault") => {
                 (405, r#"{"detail":"Method Not Allowed"}"#.into())
             }
             _ => (404, r#"{"detail":"Not Found"}"#.into()),
+        }
+    }
+
+    async fn metrics(&self, request: &Request, write: &mut WriteHalf<'_>) -> io::Result<After> {
+        match self.server.metrics_page().await {
+            Some(page) => {
+                write.write_all(metrics_page(&page, request.close).as_bytes()).await?;
+                Ok(After::KeepAlive)
+            }
+            None => Ok(After::Close),
         }
     }
 
@@ -116,13 +137,22 @@ impl Connection {
         reader: &mut Reader<ReadHalf<'_>>,
         write: &mut WriteHalf<'_>,
     ) -> io::Result<After> {
-        let arrived_ns = clock::raw_ns();
+        let arrived = Pair::read();
+        let arrived_ns = arrived.raw_ns;
         let record = TruthRecord::new(self.id, self.accepted_ns, arrived_ns);
-        let mut logged = Logged { record, truth: self.server.truth.clone() };
+        let (truth, metrics) = (self.server.truth.clone(), self.server.metrics.clone());
+        let mut logged = Logged { record, truth, metrics, finish: None };
+        logged.record.arrived_unix_ns = Some(arrived.unix_ns);
         logged.record.request_id.clone_from(&request.request_id);
-        let taken_ns = self.server.made_ready(arrived_ns).await;
+        logged.record.traceparent.clone_from(&request.traceparent);
+        logged.record.chat = kind == Kind::Chat;
+        let taken_ns = self.server.taken(arrived_ns).await;
         match self.admit(kind, request, taken_ns, &mut logged.record) {
-            Ok(admitted) => self.answer(admitted, &mut logged.record, reader, write).await,
+            Ok(admitted) => {
+                self.server.metrics.entered();
+                logged.finish = Some(admitted.finish);
+                self.answer(admitted, &mut logged.record, reader, write).await
+            }
             Err((status, body)) => {
                 logged.record.status = Some(status);
                 logged.record.outcome = Outcome::Rejected;
@@ -177,10 +207,11 @@ impl Connection {
         write: &mut WriteHalf<'_>,
     ) -> io::Result<After> {
         let Admitted { ask, faults, finish, source } = admitted;
-        let id = record.request_id.clone().unwrap_or_else(|| format!("{:x}-{}", self.id, record.arrived_ns));
-        let frames = Frames::new(&ask, &self.server.config.model, &id, clock::unix_seconds());
-        let timer = &self.server.timer;
-        let reply = Reply { out: write, timer, ask: &ask, faults: &faults, frames, finish, record };
+        let (config, timer, metrics) = (&self.server.config, &self.server.timer, &*self.server.metrics);
+        let frames = Frames::new(&ask, &config.model, &record.reply_id(), clock::unix_seconds());
+        let front_end_ns = config.inside.front_end_ns.1;
+        let (ask, faults) = (&ask, &faults);
+        let reply = Reply { out: write, timer, ask, faults, frames, finish, record, metrics, front_end_ns };
         let ended = tokio::select! {
             ended = reply.write(source) => ended,
             () = reader.closed() => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -208,6 +239,8 @@ struct Admitted {
     source: Source,
 }
 
+/// What is simulated says so.
+const VERSION: &str = concat!(r#"{"version":"model-sim "#, env!("CARGO_PKG_VERSION"), r#""}"#);
 const UNAUTHORISED: &str = r#"{"error":"Unauthorized"}"#;
 
 fn loading() -> ApiError {

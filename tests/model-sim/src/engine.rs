@@ -174,6 +174,22 @@ pub struct Engine {
     activity: Activity,
     nature: Nature,
     preemptions: u64,
+    put_out: u64,
+}
+
+/// How much an engine has to do at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that wait, also those put out of the batch.
+    pub queued: usize,
+    /// Sequences in the batch.
+    pub running: usize,
+    /// KV tokens reserved …
+    pub kv_used: u64,
+    /// … of so many.
+    pub kv_tokens: u64,
+    /// Sequences put out of the batch since the start, for whatever reason.
+    pub preemptions: u64,
 }
 
 impl Engine {
@@ -194,6 +210,7 @@ impl Engine {
             activity: Activity::Idle,
             nature: Nature::default(),
             preemptions: 0,
+            put_out: 0,
         })
     }
 
@@ -290,6 +307,17 @@ impl Engine {
     /// KV tokens reserved.
     pub fn kv_used(&self) -> u64 {
         self.kv_used
+    }
+
+    /// All of it together.
+    pub fn load(&self) -> Load {
+        Load {
+            queued: self.queued(),
+            running: self.running(),
+            kv_used: self.kv_used,
+            kv_tokens: self.params.kv_tokens,
+            preemptions: self.preemptions + self.put_out,
+        }
     }
 
     /// What the GPU does, from the last thing done on.
@@ -408,6 +436,7 @@ impl Engine {
             let sequence = self.running.remove(place);
             self.kv_used -= self.kv_of(&sequence);
             self.parked.push((until, sequence));
+            self.put_out += 1;
         }
     }
 

@@ -19,6 +19,7 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) request_id: Option<String>,
     pub(crate) authorization: Option<String>,
+    pub(crate) traceparent: Option<String>,
     /// The client wants the connection closed afterwards.
     pub(crate) close: bool,
     pub(crate) body: Vec<u8>,
@@ -165,6 +166,7 @@ fn header(
         }
         "transfer-encoding" => return Err(ReadError::Bad(411, "send the body with a content length")),
         "x-request-id" => request.request_id = Some(value.chars().take(256).collect()),
+        "traceparent" => request.traceparent = Some(value.chars().take(256).collect()),
         "authorization" => request.authorization = Some(value.to_owned()),
         "connection" => request.close |= value.split(',').any(|v| v.trim().eq_ignore_ascii_case("close")),
         "expect" => request.expects_continue = value.eq_ignore_ascii_case("100-continue"),
@@ -185,9 +187,18 @@ fn content_length(value: &str) -> Result<usize, ReadError> {
 
 /// A whole response with a JSON (or empty) body.
 pub(crate) fn response(status: u16, body: &str, close: bool) -> String {
+    typed(status, "application/json", body, close)
+}
+
+/// A page of metrics.
+pub(crate) fn metrics_page(body: &str, close: bool) -> String {
+    typed(200, "text/plain; version=1.0.0; charset=utf-8", body, close)
+}
+
+fn typed(status: u16, content_type: &str, body: &str, close: bool) -> String {
     let connection = if close { "connection: close\r\n" } else { "" };
     format!(
-        "HTTP/1.1 {status} {}\r\nserver: model-sim\r\ncontent-type: application/json\r\n{connection}content-length: {}\r\n\r\n{body}",
+        "HTTP/1.1 {status} {}\r\nserver: model-sim\r\ncontent-type: {content_type}\r\n{connection}content-length: {}\r\n\r\n{body}",
         reason(status),
         body.len()
     )

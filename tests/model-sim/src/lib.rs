@@ -3,7 +3,8 @@
 //!
 //! [`engine`] is the pure model in virtual time, [`capacity`] what its parameters imply, [`sweep`], [`mod@virtual_level`]
 //! and [`world`] (with a narrow [`link`] and a slow client) load over it without sockets. [`serve()`] puts the same engine (or a fixed schedule) behind HTTP, with faults ([`fault`])
-//! and logs of what truly happened ([`truth`], [`record`]). Nothing here comes from the workspace: a bug shared with the tool
+//! and logs of what truly happened ([`truth`], [`record`]); what it tells of itself meanwhile, spans, stamps and metrics as vLLM has
+//! them, is in [`inside`] and [`spans`]. Nothing here comes from the workspace: a bug shared with the tool
 //! under test would cancel itself.
 
 pub mod args;
@@ -12,9 +13,11 @@ pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod fault;
+pub mod inside;
 pub mod link;
 pub mod record;
 pub mod serve;
+pub mod spans;
 pub mod sweep;
 pub mod truth;
 pub mod virtual_level;
@@ -25,16 +28,20 @@ mod connection;
 mod http;
 mod lines;
 mod live;
+mod metrics;
 mod reply;
+mod tell;
 mod timer;
 mod tokens;
 
 pub use capacity::{implied_knee, knee, request_throughput};
 pub use config::{Config, Timing};
 pub use engine::{Engine, Params};
+pub use inside::{Inside, MetricsFault};
 pub use link::Link;
 pub use record::{CauseRecord, GpuLevels};
 pub use serve::{ServeError, serve};
+pub use spans::{Endpoint, SpanCounts, SpanFault};
 pub use sweep::{VirtualLevel, virtual_sweep};
 pub use truth::{Outcome, Truth, TruthRecord};
 pub use virtual_level::{Senders, VirtualLoad, VirtualRequest, virtual_level};

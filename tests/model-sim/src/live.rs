@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::clock;
-use crate::engine::{Cause, Emission, Engine, Refused, Request};
+use crate::engine::{Cause, Emission, Engine, Load, Refused, Request};
 use crate::record::Recorder;
 use crate::timer::Timer;
 
@@ -76,6 +76,13 @@ impl Live {
     /// Has a cause take hold at the first step from `at` on; see [`Engine::schedule`].
     pub(crate) fn schedule(&self, at: i64, nth: usize, cause: Cause) {
         self.lock().engine.schedule(at, nth, cause);
+    }
+
+    /// What the engine has to do at `now`.
+    pub(crate) fn load(&self, now: i64) -> Load {
+        let mut state = self.lock();
+        state.advance(now);
+        state.engine.load()
     }
 
     /// Lets time pass, for ever.

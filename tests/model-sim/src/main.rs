@@ -24,6 +24,9 @@ async fn main() -> anyhow::Result<()> {
     tokio::spawn(stop_on_signal(shutdown.clone()));
     let truth = model_sim::serve(listener, config, shutdown).await?;
     writeln!(out, "answered {} requests; {} of them missing from the truth log", truth.total, truth.lost)?;
+    if truth.spans != model_sim::SpanCounts::default() {
+        writeln!(out, "{}", truth.spans)?;
+    }
     Ok(())
 }
 

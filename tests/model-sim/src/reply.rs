@@ -5,10 +5,11 @@ use std::io;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::api::{self, ApiError, Ask, Frames};
-use crate::clock;
+use crate::clock::{self, Pair};
 use crate::engine::Emission;
 use crate::fault::{AtToken, Fault, Faults};
 use crate::http::{STREAM_HEAD, response};
+use crate::metrics::Metrics;
 use crate::timer::Timer;
 use crate::tokens::Source;
 use crate::truth::{Outcome, TruthRecord};
@@ -32,6 +33,9 @@ pub(crate) struct Reply<'a, W> {
     /// `length`, or `stop` where an end-of-sequence token cut the reply short.
     pub(crate) finish: &'static str,
     pub(crate) record: &'a mut TruthRecord,
+    pub(crate) metrics: &'a Metrics,
+    /// Time of the front end between a token of the engine and its emission, ns.
+    pub(crate) front_end_ns: i64,
 }
 
 /// The clock of one reply: pauses push all that follows back.
@@ -93,12 +97,17 @@ impl<W: AsyncWrite + Unpin> Reply<'_, W> {
 
     /// Waits until the token is due, for ever if it never comes, and says what else is wrong with it.
     async fn wait(&mut self, delay: &mut Delay, token: &Emission) -> Option<AtToken> {
-        let due = delay.due(token, self.faults.pause_ns(token.token_index));
+        let since_before = delay.before_ns.map(|before| token.at - before);
+        let due = delay.due(token, self.faults.pause_ns(token.token_index)) + self.front_end_ns;
         self.timer.sleep_until(due).await;
         if token.token_index == 0 {
             self.record.dequeued_ns = Some(token.admitted_at);
             self.record.first_token_ns = Some(token.at);
         }
+        if token.last {
+            self.record.last_token_ns = Some(token.at);
+        }
+        self.metrics.token(since_before, self.record.prompt_tokens);
         let fault = self.faults.at(token.token_index);
         if fault == Some(AtToken::Stall) {
             std::future::pending().await
@@ -139,10 +148,31 @@ impl<W: AsyncWrite + Unpin> Reply<'_, W> {
         }
         let bytes = framed(&event);
         // Stamped with the bytes ready, so that nothing but the write lies between the stamp and the client.
-        self.record.emissions.push(clock::raw_ns());
+        let now = clock::raw_ns();
+        self.record.emissions.push(now);
         self.out.write_all(bytes.as_bytes()).await?;
         self.record.output_tokens = done;
+        self.first_out(now);
+        if token.last {
+            self.last_out();
+        }
         Ok(())
+    }
+
+    /// Notes when the first token left.
+    fn first_out(&mut self, at_ns: i64) {
+        if self.record.first_out_ns.is_none() {
+            self.record.first_out_ns = Some(at_ns);
+            self.metrics.first_out(at_ns - self.record.arrived_ns);
+        }
+    }
+
+    /// The last token has left, and with it the request's span ends.
+    fn last_out(&mut self) {
+        self.record.last_out_ns = Some(clock::raw_ns());
+        let ended = Pair::read();
+        self.record.span_ended_ns = Some(ended.raw_ns);
+        self.record.span_ended_unix_ns = Some(ended.unix_ns);
     }
 
     async fn end(&mut self) -> io::Result<After> {
@@ -186,6 +216,7 @@ impl<W: AsyncWrite + Unpin> Reply<'_, W> {
                 Some(AtToken::Truncate) => cut = true,
                 Some(AtToken::Stall) | None => {}
             }
+            self.first_out(clock::raw_ns());
             let thinking = token.token_index < self.faults.reasoning_tokens();
             let part = if thinking { &mut reasoning } else { &mut text };
             part.push_str(api::token_text(token.token_index));
@@ -197,6 +228,7 @@ impl<W: AsyncWrite + Unpin> Reply<'_, W> {
         }
         self.record.emissions.push(clock::raw_ns());
         self.out.write_all(response(200, &body, false).as_bytes()).await?;
+        self.last_out();
         self.record.status = Some(200);
         self.record.output_tokens = tokens;
         self.record.outcome = if cut { Outcome::Truncated } else { Outcome::Completed };

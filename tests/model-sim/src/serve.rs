@@ -17,6 +17,9 @@ use crate::connection::Connection;
 use crate::engine::BadParams;
 use crate::fault::{Fault, Faults};
 use crate::http::Request;
+use crate::inside::MetricsFault;
+use crate::metrics::Metrics;
+use crate::tell::Teller;
 use crate::timer::Timer;
 use crate::tokens::Mill;
 use crate::truth::{Truth, TruthSender, TruthWriter};
@@ -50,18 +53,21 @@ pub async fn serve(
 ) -> Result<Truth, ServeError> {
     let mill = Mill::new(&config)?;
     let timer = Timer::new().map_err(ServeError::Timer)?;
-    let (truth, writer) =
-        TruthWriter::start(config.truth_log.as_deref(), config.keep_truth).map_err(ServeError::Truth)?;
+    let (truth, writer) = Teller::start(&config)
+        .and_then(|teller| TruthWriter::start(config.truth_log.as_deref(), config.keep_truth, teller))
+        .map_err(ServeError::Truth)?;
     let stop = shutdown.child_token();
     // Should this future be dropped, its connections end too.
     let _stop_on_drop = stop.clone().drop_guard();
     let rng = Mutex::new(fastrand::Rng::with_seed(config.seed));
     let started_ns = clock::raw_ns();
+    let metrics = Arc::new(Metrics::new(&config.model));
     let server = Arc::new(Server {
         config,
         mill,
         timer,
         truth,
+        metrics,
         started_ns,
         rng,
         requests: AtomicU64::new(0),
@@ -81,6 +87,7 @@ pub(crate) struct Server {
     pub(crate) mill: Mill,
     pub(crate) timer: Timer,
     pub(crate) truth: TruthSender,
+    pub(crate) metrics: Arc<Metrics>,
     started_ns: i64,
     rng: Mutex<fastrand::Rng>,
     requests: AtomicU64,
@@ -88,8 +95,18 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// When a request that arrived then is taken: the first one waits for what is made ready only now.
-    pub(crate) async fn made_ready(&self, arrived_ns: i64) -> i64 {
+    /// When a request that arrived then is taken: after the front end's work, and the first one after what is made ready
+    /// only now.
+    pub(crate) async fn taken(&self, arrived_ns: i64) -> i64 {
+        let front_ns = self.config.inside.front_end_ns.0;
+        let taken_ns = self.made_ready(arrived_ns).await + front_ns;
+        if front_ns > 0 {
+            self.timer.sleep_until(taken_ns).await;
+        }
+        taken_ns
+    }
+
+    async fn made_ready(&self, arrived_ns: i64) -> i64 {
         let penalty_ns = self.config.first_penalty_ns;
         if penalty_ns == 0 || self.loading() || self.had_first.swap(true, Ordering::Relaxed) {
             return arrived_ns;
@@ -174,6 +191,16 @@ impl Server {
         };
         live.schedule(clock::raw_ns(), usize::try_from(nth).unwrap_or(0), cause);
         Ok(())
+    }
+
+    /// The page of metrics, however long it takes; `None`: there is no such page any more.
+    pub(crate) async fn metrics_page(&self) -> Option<String> {
+        match self.config.inside.metrics_fault {
+            Some(MetricsFault::GoneAt(ns)) if self.age_ns() >= ns => return None,
+            Some(MetricsFault::Slow(ns)) => self.timer.sleep_until(clock::raw_ns() + ns).await,
+            _ => {}
+        }
+        Some(self.metrics.page(self.mill.load(clock::raw_ns())))
     }
 
     pub(crate) fn loading(&self) -> bool {

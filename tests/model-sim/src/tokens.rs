@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::config::{Config, Timing};
-use crate::engine::{Emission, Engine, Refused};
+use crate::engine::{Emission, Engine, Load, Refused};
 use crate::live::{Entry, Live, Tokens};
 use crate::record::Recorder;
 use crate::serve::ServeError;
@@ -31,6 +31,14 @@ impl Mill {
             }
             Timing::Paced { ttft_ns, itl_ns } => Self::Paced { ttft_ns: *ttft_ns, itl_ns: *itl_ns },
         })
+    }
+
+    /// What the engine has to do at `now`, if there is one.
+    pub(crate) fn load(&self, now: i64) -> Option<Load> {
+        match self {
+            Self::Engine(live) => Some(live.load(now)),
+            Self::Paced { .. } => None,
+        }
     }
 
     /// Takes a request that arrived at `now`.

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock;
+use crate::clock::{self, Pair, Wall};
+use crate::spans::SpanCounts;
+use crate::tell::Teller;
 
 /// Records that may wait for the writing thread.
 const WAITING: usize = 65_536;
@@ -78,6 +80,43 @@ pub struct TruthRecord {
     pub status: Option<u16>,
     /// How it ended.
     pub outcome: Outcome,
+    /// The engine produced its last token.
+    #[serde(default)]
+    pub last_token_ns: Option<i64>,
+    /// The front end was done with the first token: just before it was written, where the reply is streamed.
+    #[serde(default)]
+    pub first_out_ns: Option<i64>,
+    /// After the write of the last token.
+    #[serde(default)]
+    pub last_out_ns: Option<i64>,
+    /// Where its span ends.
+    #[serde(default)]
+    pub span_ended_ns: Option<i64>,
+    /// The wall clock when it arrived, ns since the Unix epoch.
+    #[serde(default)]
+    pub arrived_unix_ns: Option<i64>,
+    /// The wall clock where its span ends.
+    #[serde(default)]
+    pub span_ended_unix_ns: Option<i64>,
+    /// The request's `traceparent` header, as it came.
+    #[serde(default)]
+    pub traceparent: Option<String>,
+    /// Asked `/v1/chat/completions`.
+    #[serde(default)]
+    pub chat: bool,
+}
+
+/// Times of a request that the engine finished, ns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EngineTimes {
+    pub(crate) queue_ns: i64,
+    pub(crate) prefill_ns: i64,
+    /// From first to last token, both in the engine.
+    pub(crate) decode_ns: i64,
+    /// From arrival to the first token's leaving.
+    pub(crate) ttft_ns: i64,
+    /// From arrival to the last token's leaving.
+    pub(crate) e2e_ns: i64,
 }
 
 impl TruthRecord {
@@ -99,7 +138,38 @@ impl TruthRecord {
             stream: false,
             status: None,
             outcome: Outcome::Aborted,
+            last_token_ns: None,
+            first_out_ns: None,
+            last_out_ns: None,
+            span_ended_ns: None,
+            arrived_unix_ns: None,
+            span_ended_unix_ns: None,
+            traceparent: None,
+            chat: false,
         }
+    }
+
+    /// `None` of a request that the engine did not finish.
+    pub(crate) fn engine_times(&self) -> Option<EngineTimes> {
+        let (dequeued_ns, first_ns) = (self.dequeued_ns?, self.first_token_ns?);
+        Some(EngineTimes {
+            queue_ns: dequeued_ns - self.enqueued_ns?,
+            prefill_ns: first_ns - dequeued_ns,
+            decode_ns: self.last_token_ns? - first_ns,
+            ttft_ns: self.first_out_ns? - self.arrived_ns,
+            e2e_ns: self.last_out_ns? - self.arrived_ns,
+        })
+    }
+
+    /// The wall clock from its arrival to its span's end; `None` without either.
+    pub(crate) fn wall(&self) -> Option<Wall> {
+        let from = Pair { raw_ns: self.arrived_ns, unix_ns: self.arrived_unix_ns? };
+        Some(Wall { from, to: Pair { raw_ns: self.span_ended_ns?, unix_ns: self.span_ended_unix_ns? } })
+    }
+
+    /// What names it in its reply and its span: its own id, or one of the server's.
+    pub(crate) fn reply_id(&self) -> String {
+        self.request_id.clone().unwrap_or_else(|| format!("{:x}-{}", self.connection, self.arrived_ns))
     }
 }
 
@@ -112,6 +182,8 @@ pub struct Truth {
     pub total: u64,
     /// Requests whose record was lost because the writing thread lagged.
     pub lost: u64,
+    /// What became of the requests' spans.
+    pub spans: SpanCounts,
 }
 
 /// Where requests leave their records.
@@ -136,13 +208,14 @@ pub(crate) struct TruthWriter {
 }
 
 impl TruthWriter {
-    /// Starts writing to `file`, if any, keeping the first `keep` records in memory too.
-    pub(crate) fn start(file: Option<&Path>, keep: usize) -> io::Result<(TruthSender, Self)> {
+    /// Starts writing to `file`, if any, keeping the first `keep` records in memory too and telling of each by `teller`.
+    pub(crate) fn start(file: Option<&Path>, keep: usize, teller: Teller) -> io::Result<(TruthSender, Self)> {
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
         let (sender, records) = sync_channel(WAITING);
         let lost = Arc::new(AtomicU64::new(0));
-        let thread =
-            std::thread::Builder::new().name("truth".into()).spawn(move || write(&records, file, keep))?;
+        let thread = std::thread::Builder::new()
+            .name("truth".into())
+            .spawn(move || write(&records, file, keep, teller))?;
         Ok((TruthSender { sender, lost: lost.clone() }, Self { thread, lost }))
     }
 
@@ -158,11 +231,15 @@ fn write(
     records: &Receiver<TruthRecord>,
     mut file: Option<BufWriter<File>>,
     keep: usize,
+    mut teller: Teller,
 ) -> io::Result<Truth> {
     let mut truth = Truth::default();
     let mut flushed_ns = clock::raw_ns();
     loop {
         let record = records.recv_timeout(Duration::from_secs(1));
+        if let Ok(record) = &record {
+            teller.tell(record)?;
+        }
         if let (Ok(record), Some(file)) = (&record, &mut file) {
             serde_json::to_writer(&mut *file, record)?;
             file.write_all(b"\n")?;
@@ -181,6 +258,7 @@ fn write(
             }
         }
         if ended {
+            truth.spans = teller.finish()?;
             return Ok(truth);
         }
     }

@@ -12,7 +12,8 @@ use tailcliff::stored::{Incarnation, Node, RunData};
 use crate::network::Network;
 use crate::scene::{PACED, SHORT, Scene, binary, count, levels};
 
-const AWAY_S: u32 = 100_000;
+/// How far ahead the clocks of other places are, s.
+pub(crate) const AWAY_S: u32 = 100_000;
 const S: i64 = 1_000_000_000;
 
 #[test]
@@ -22,7 +23,7 @@ fn an_agent_in_another_time_namespace_is_on_the_same_timeline() {
 }
 
 /// Starts the agent in a time namespace of its own, ahead of this one.
-fn in_another_time() -> Command {
+pub(crate) fn in_another_time() -> Command {
     let (mut unshare, ahead) = (Command::new("unshare"), AWAY_S.to_string());
     unshare.args(["--time", "--fork", "--kill-child", "--monotonic", &ahead, "--boottime", &ahead]);
     unshare.arg(binary());
@@ -299,7 +300,8 @@ pub(crate) fn whole(scene: &Scene) {
     assert!(gpu.lines().count() > 50, "a sample each 10 ms");
 }
 
-fn whole_requests(scene: &Scene) {
+/// The same, without a look at the GPU.
+pub(crate) fn whole_requests(scene: &Scene) {
     let (summary, accounts) = (scene.summary(), scene.accounts());
     assert_eq!(accounts.differences(), [""; 0]);
     assert_eq!((accounts.totals.released, accounts.unseen().count()), (60, 0));

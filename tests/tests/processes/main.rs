@@ -14,6 +14,7 @@ mod experiments;
 mod faults;
 mod fleet;
 mod host;
+mod inside;
 mod network;
 mod open;
 mod probe;

@@ -95,6 +95,11 @@ impl Scene {
         &self.url
     }
 
+    /// What the coordinator is told instead: the server stands behind something else.
+    pub(crate) fn behind(&mut self, url: String) {
+        self.url = url;
+    }
+
     pub(crate) fn network(&self) -> &Network {
         self.network.as_ref().unwrap()
     }
@@ -182,7 +187,12 @@ impl Scene {
 
     /// A probe that is told this.
     pub(crate) fn probe_by(&mut self, more: &[&str]) {
-        let mut args = vec!["--coordinator", &self.address, "--name", "probe"];
+        self.probe_named("probe", more);
+    }
+
+    /// The same under a name of its own.
+    pub(crate) fn probe_named(&mut self, name: &str, more: &[&str]) {
+        let mut args = vec!["--coordinator", &self.address, "--name", name];
         args.extend(more);
         args.extend(self.network.as_ref().map(|_| "--allow-unauthenticated"));
         let tls = self.tls("node");

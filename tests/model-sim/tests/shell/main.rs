@@ -5,5 +5,8 @@ mod answers;
 mod client;
 mod faults;
 mod hostile;
+mod metrics;
+mod receiver;
+mod spans;
 mod stalls;
 mod timing;
