@@ -34,7 +34,7 @@ class Row:
     def __init__(self, line):
         self.line = line
         self.id = line["request_id"]
-        self.level = int(line["level"])
+        self.concurrency = int(line["concurrency"])
         self.parts = {part: number(line[f"{part}_ms"]) for part in PARTS}
         self.e2el_ms = float(line["e2el_ms"])
         self.bound_ms = (number(line["bound_us"]) or 0) / 1e3
@@ -62,10 +62,10 @@ class Run:
         self.scrapes = lines(at / "server_trace.csv")
 
     def requests_of(self, level):
-        return [r for r in self.requests.values() if int(r["level"]) == level["level"]]
+        return [r for r in self.requests.values() if int(r["concurrency"]) == level["concurrency"]]
 
     def rows_of(self, level):
-        return [row for row in self.rows if row.level == level["level"]]
+        return [row for row in self.rows if row.concurrency == level["concurrency"]]
 
     def facts(self):
         """What environment.json says of the server, wherever it says it."""
@@ -95,7 +95,7 @@ class Run:
 
     def table(self, columns):
         """Means over the joined requests by level: (head, row → ms)."""
-        print(" | ".join(["", "level", *(head for head, _ in columns), ""]).strip())
+        print("| " + " | ".join(["level", *(head for head, _ in columns)]) + " |")
         print("|" + "---|" * (1 + len(columns)))
         for level in self.levels:
             rows = self.rows_of(level)
