@@ -29,6 +29,9 @@ for level in run.levels:
     at = level["concurrency"]
     rows = run.rows_of(level)
     ttft = mean(float(run.requests[row.id]["ttft_ms"]) for row in rows)
+    # llama.cpp answers with its head when a slot begins the prompt: a second account of the queue, by the client's clock alone.
+    heads = mean((float(r["headers_s"]) - float(r["sent_s"])) * 1e3 for r in run.requests_of(level))
+    check(abs(queue[at] - heads) <= max(0.05 * heads, 50), f"{name(level)}: queue {queue[at]:.0f} ms, until the head came {heads:.0f} ms")
     check(not (level["server"] or {}).get("cross"), f"{name(level)}: no histograms of the server to compare with, and none made up")
     if at > SLOTS:
         check(queue[at] > 0.5 * ttft, f"{name(level)}: queue {queue[at]:.0f} of a TTFT of {ttft:.0f} ms")
