@@ -29,7 +29,7 @@ for part, of in LEAST.items():
     worst = f", by up to {max(beyond):.3f} ms" if beyond else ""
     check(
         not beyond and not unknown,
-        f"{part}: {len(beyond)} of {len(values)} requests beyond what is possible{worst}; {unknown} unknown; the least {least:.3f} ms",
+        f"{part}: {len(beyond)} of {len(values)} requests beyond what is possible{worst}; {unknown} unknown; least {least:.3f} ms",
     )
 named = [(row.id, row.impossible) for row in run.rows if row.impossible]
 check(not named, f"waterfall.csv calls {len(named)} of {len(run.rows)} requests impossible {named[:3]}")
@@ -44,16 +44,25 @@ for row in run.rows:
     bound = row.bound_ms / 1e3 + 1e-6
     arrival, finish = float(row.line["server_arrival_s"]), float(row.line["server_end_s"])
     if not float(request["issued_s"]) - bound <= arrival <= finish <= float(request["done_s"]) + bound:
-        check(False, f"{row.id}: the server's arrival {arrival} and end {finish} lie outside {request['issued_s']} to {request['done_s']}")
+        check(
+            False,
+            f"{row.id}: the server's arrival {arrival} and end {finish} lie outside {request['issued_s']} to {request['done_s']}",
+        )
 
 for level in run.levels:
     cross = {of["of"]: of for of in (level["server"] or {}).get("cross", [])}
     for latency in ("ttft", "e2e"):
         of = cross.get(latency)
         counts = of and (of["server_count"], of["client_count"])
-        check(of is not None and counts[0] == counts[1] == level["completed"], f"{name(level)}: {latency} (server, client) counts {counts}")
+        check(
+            of is not None and counts[0] == counts[1] == level["completed"],
+            f"{name(level)}: {latency} (server, client) counts {counts}",
+        )
         if of and of["difference_ms"] is not None:
-            print(f"     {latency}: server {of['server_mean_ms']:.2f} ms, client {of['client_mean_ms']:.2f} ms, between {of['difference_ms']:.2f} ms")
+            print(
+                f"     {latency}: server {of['server_mean_ms']:.2f} ms, client {of['client_mean_ms']:.2f} ms, "
+                f"between {of['difference_ms']:.2f} ms"
+            )
             check(of["difference_ms"] > 0, f"{name(level)}: the client's {latency} is beyond the server's")
     queue = cross.get("queue")
     spans = mean(row.queue for row in run.rows_of(level))
@@ -68,15 +77,22 @@ for level in run.levels:
 free = max(mean(row.queue for row in run.rows_of(level)) for level in run.levels if level not in crowded)
 for level in crowded:
     queue = mean(row.queue for row in run.rows_of(level))
-    check(queue > 10 * free and queue > 1, f"{name(level)}: mean queue {queue:.2f} ms, {free:.3f} ms at most where all fit in the batch")
+    check(
+        queue > 10 * free and queue > 1,
+        f"{name(level)}: mean queue {queue:.2f} ms, {free:.3f} ms at most where all fit in the batch",
+    )
     check(gauge(level, "waiting", "max") >= 1, f"{name(level)}: the server's own gauge saw them wait")
 
 facts = run.facts()
 known = {key: facts.get(key) for key in ("stack", "version", "max_batch", "kv_tokens", "prefix_caching")}
 check(known["stack"] == "vllm" and known["version"] and known["prefix_caching"] is True, f"the server: {known}")
-check(known["max_batch"] == seqs and (known["kv_tokens"] or 0) > 1000, "with the batch that it was started with, and its KV cache")
+check(
+    known["max_batch"] == seqs and (known["kv_tokens"] or 0) > 1000, "with the batch that it was started with, and its KV cache"
+)
 
-print(f"front-end share of the server's own time: { {level['concurrency']: level['inside']['front_share'] for level in run.levels} }")
+print(
+    f"front-end share of the server's own time: { {level['concurrency']: level['inside']['front_share'] for level in run.levels} }"
+)
 columns = [(part.replace("_", " "), lambda row, part=part: row.parts[part]) for part in run.rows[0].parts]
 run.table([*columns, ("E2E", lambda row: row.e2el_ms)])
 end()

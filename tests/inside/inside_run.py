@@ -5,8 +5,21 @@ import json
 import sys
 from pathlib import Path
 
-PARTS = ["send_lag", "connect", "write", "network_up", "front_in", "queue", "prefill", "decode", "front_out", "network_down", "socket_wait", "read"]
-# Each part is written to a millionth of a millisecond; the server's own stamps are doubles of seconds since 1970, a quarter of a µs apart.
+PARTS = [
+    "send_lag",
+    "connect",
+    "write",
+    "network_up",
+    "front_in",
+    "queue",
+    "prefill",
+    "decode",
+    "front_out",
+    "network_down",
+    "socket_wait",
+    "read",
+]
+# Parts are written to the ns; vLLM's own stamps are doubles of seconds since 1970, a quarter of a µs apart.
 ROUNDING_MS = 0.001
 
 failed = 0
@@ -87,9 +100,14 @@ class Run:
         off = {row.id: abs(row.sum() - row.e2el_ms) for row in self.rows}
         far = [row for row in self.rows if off[row.id] > slack]
         worst = max(off.values(), default=0) * 1e3
-        check(not far, f"the parts of all but {len(far)} of {len(self.rows)} requests add up to e2el_ms, the worst to {worst:.3f} µs")
+        check(
+            not far,
+            f"the parts of all but {len(far)} of {len(self.rows)} requests add up to e2el_ms, the worst to {worst:.3f} µs",
+        )
         for row in far[:5]:
-            print(f"       {row.id}: {row.sum():.6f} of {row.e2el_ms:.6f} ms; unknown: {[p for p in PARTS if row.parts[p] is None]}")
+            print(
+                f"       {row.id}: {row.sum():.6f} of {row.e2el_ms:.6f} ms; unknown: {[p for p in PARTS if row.parts[p] is None]}"
+            )
         same = all(abs(row.e2el_ms - float(self.requests[row.id]["e2el_ms"])) <= ROUNDING_MS for row in self.rows)
         check(same, "e2el_ms is that of requests.csv")
 

@@ -1,4 +1,4 @@
-"""Makes a tiny Llama with random weights, its tokenizer and chat template: enough for a real server to serve, with nothing to download.
+"""Makes a tiny Llama with random weights, its tokenizer and chat template: a real server serves it, and nothing is downloaded.
 
     make_model.py DIR
 
@@ -14,12 +14,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 BEGIN, END = "<s>", "</s>"
 # As the byte-level pre-tokenizer writes them.
 SPACE, NEWLINE = "\u0120", "\u010a"
-TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a printable character of ASCII: nothing to train, and each token that it generates shows as text at once, since none
-    is half a character."""
+    """One token a printable character of ASCII: nothing to train, and each token that it generates shows as text at once, since
+    none is half a character."""
     printable = [chr(code) for code in range(33, 127)]
     vocabulary = {token: n for n, token in enumerate([BEGIN, END, SPACE, NEWLINE, *printable])}
     plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

