@@ -47,7 +47,7 @@ fn by_server(level: &Level, trip: Option<i64>) -> Option<Parts> {
     let of = format!("of {} of {all} requests", inside.joined);
     match inside.sources.iter().filter(|source| is_reply(source)).count() {
         0 => by_stamps(inside, &of),
-        _ if inside.sources.iter().all(|source| is_reply(source)) => by_reply(inside, &of, trip?),
+        _ if inside.sources.iter().all(is_reply) => by_reply(inside, &of, trip?),
         _ => None,
     }
 }
