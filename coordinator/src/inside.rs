@@ -6,5 +6,7 @@
 //! that comes out below zero is shown so, and counted where no bound explains it.
 
 pub mod figures;
+pub mod joined;
 
 pub use figures::{Cross, How, LevelInside, Part, PartFigures, Parts, ServerLevel, Source, Summary};
+pub use joined::{Joined, each_joined};
