@@ -111,10 +111,7 @@ fn doubts(levels: &[&Value]) -> String {
             said.push(format!("{} requests unmatched", count("unmatched")));
         }
         if count("unplaced") > 0.0 {
-            said.push(format!(
-                "{} requests without a place: the server's wall clock stepped",
-                count("unplaced")
-            ));
+            said.push(format!("{} without a place: the server's wall clock stepped", count("unplaced")));
         }
         if !said.is_empty() {
             let _fits = writeln!(out, "- **at {}:** {}", name(level), said.join("; "));

@@ -107,7 +107,7 @@ fn hows(levels: &[Level]) -> Vec<String> {
     let known = |how: How| {
         let parts: BTreeSet<Part> =
             all().flat_map(|of| &of.parts).filter(|f| f.how == how).map(|f| f.part).collect();
-        parts.into_iter().map(Part::words).collect::<Vec<_>>().join(", ")
+        parts.into_iter().map(short).collect::<Vec<_>>().join(", ")
     };
     let (between, inferred) = (known(How::BetweenClocks), known(How::Inferred));
     let bound = all().filter_map(|of| of.bound_ns).max();
@@ -125,13 +125,18 @@ fn hows(levels: &[Level]) -> Vec<String> {
     lines
 }
 
+/// A part's name without a comma.
+fn short(part: Part) -> String {
+    part.as_str().replace('_', " ")
+}
+
 /// What does not add up, which is shown and counted and never left out.
 fn doubts(level: &Level, width: usize, out: &mut String) {
     let Some(of) = &level.inside else { return };
     let mut said = Vec::new();
     if of.impossible > 0 {
         let parts = of.parts.iter().filter(|figures| figures.impossible > 0);
-        let parts: Vec<String> = parts.map(|f| format!("{} {}", f.part.words(), f.impossible)).collect();
+        let parts: Vec<String> = parts.map(|f| format!("{} {}", short(f.part), f.impossible)).collect();
         let (n, all) = (of.impossible, of.joined);
         said.push(format!(
             "{n} of {all} requests have a part below zero by more than the clocks explain: {}",
@@ -146,7 +151,7 @@ fn doubts(level: &Level, width: usize, out: &mut String) {
         ));
     }
     if of.unplaced > 0 {
-        said.push(format!("{} requests without a place: the server's wall clock stepped", of.unplaced));
+        said.push(format!("{} without a place: the server's wall clock stepped", of.unplaced));
     }
     if !said.is_empty() {
         *out += &wrap(&format!("at {}: ", level.name()), &said.join("; "), width);
@@ -250,7 +255,7 @@ mod tests {
         let text = block(&merged, 1_000);
         for words in [
             "between two clocks (known to ±40.0 µs, at worst ±80.0 µs): network up, network down",
-            "inferred, not measured: server: front end, before the first token, server: queue",
+            "inferred, not measured: front in, queue, front out",
             "below zero by more than the clocks explain: network up ",
             "unmatched: the server told nothing of them",
             "without a place",

@@ -125,5 +125,5 @@ function whiskers(rows, spans, style) {
   const [up, down] = [at("network_up"), at("network_down")];
   const all = spans.flatMap((parts, row) => (parts && has(rows[row].inside.bound_us) ? [parts[up]?.to, parts[down]?.from].filter(has).map((x) => ({ x, row, ms: rows[row].inside.bound_us / 1e3 })) : []));
   if (!all.length) return [];
-  return [{ type: "scatter", mode: "markers", name: "± clock, where two clocks meet", x: all.map((one) => one.x), y: all.map((one) => one.row), marker: { color: style.ink, symbol: "line-ns-open", size: 8 }, error_x: { type: "data", array: all.map((one) => one.ms), color: style.ink, thickness: 1.2, width: 4 }, text: all.map((one) => `two clocks meet here: ± ${milliseconds(one.ms)}`), hovertemplate: "%{text}<extra></extra>" }];
+  return [{ type: "scatter", mode: "markers", name: "± clock, where two clocks meet", x: all.map((one) => one.x), y: all.map((one) => one.row), marker: { color: style.ink, symbol: "line-ns-open", size: 6 }, error_x: { type: "data", array: all.map((one) => one.ms), color: style.ink, thickness: 1, width: 3 }, text: all.map((one) => `two clocks meet here: ± ${milliseconds(one.ms)}`), hovertemplate: "%{text}<extra></extra>" }];
 }

@@ -172,7 +172,7 @@ function drawWaterfall() {
   const both = { name: "show", label: "show", options: [["parts", "with the server's parts"], ["stages", "the client's stages"]] };
   const told = `${HOW_WORDS} Whiskers: the clock bound where two clocks meet. Parts below zero go back, are drawn over the others and counted, never cut off.`;
   figure(here, {
-    id: "plot-waterfall", title: "Waterfall", height: isTold ? 680 : 560, label: "Stages of sampled requests as bars from the intended send",
+    id: "plot-waterfall", title: "Waterfall", height: isTold ? 900 : 560, label: "Stages of sampled requests as bars from the intended send",
     caption: isTold ? told : "Client, network, server: held and written are the client's; until headers is network, queue and prefill together, since a client cannot tell them apart.",
     controls: [{ name: "level", label: "level", options: levels, value: levels.at(-1)?.[0] }, ...(isTold ? [both] : [])],
     empty: "No request could be placed in time.",
@@ -181,7 +181,7 @@ function drawWaterfall() {
       if (!those.length) return null;
       const traces = show === "parts" ? partTraces(those, style) : stageTraces(those, style);
       const labels = those.map((row) => `${row.outcome === "completed" ? row.why : row.outcome}, ${digits(row.t_s, 5)} s`);
-      return { traces, layout: { barmode: "overlay", bargap: 0.25, xaxis: axis(style, "ms since the intended send"), yaxis: axis(style, "", { tickvals: those.map((_, at) => at), ticktext: labels, tickfont: { size: 10 } }), legend: { orientation: "h", y: -0.12, x: 0, yanchor: "top", font: { size: style.narrow ? 10 : 12 } } } };
+      return { traces, layout: { barmode: "overlay", bargap: 0.25, xaxis: axis(style, "ms since the intended send"), yaxis: axis(style, "", { range: [-0.7, those.length - 0.3], tickvals: those.map((_, at) => at), ticktext: labels, tickfont: { size: 10 } }), legend: { orientation: "h", y: -0.12, x: 0, yanchor: "top", font: { size: style.narrow ? 10 : 12 } } } };
     },
     table: ({ level, show }) => {
       const those = rows.filter((row) => String(row.level) === level);
