@@ -39,12 +39,12 @@ pub(super) fn write_all(dir: &Path, data: &RunData, timeline: &Timeline) -> Resu
         rows(out, data, &TRACE, |table| each_event(data, timeline, |row| table.push(row)))
     })?;
     write(dir, server, |out| {
-        let each = |table: &mut Table<_>| server_trace::each(data, timeline, |row| table.push(row));
-        rows(out, data, &server_trace::COLUMNS, each)
+        rows(out, data, &server_trace::COLUMNS, |table| {
+            server_trace::each(data, timeline, |row| table.push(row))
+        })
     })?;
     write(dir, joined, |out| {
-        let each = |table: &mut Table<_>| waterfall::each(data, timeline, |row| table.push(row));
-        rows(out, data, &waterfall::COLUMNS, each)
+        rows(out, data, &waterfall::COLUMNS, |table| waterfall::each(data, timeline, |row| table.push(row)))
     })
 }
 

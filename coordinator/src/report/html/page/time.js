@@ -97,7 +97,7 @@ function timelineRows(style) {
 function serverRows(style, line) {
   const servers = list(LINE.servers?.shown);
   const name = (words, server) => plain(servers.length > 1 ? `server: ${words} (${server.endpoint} by ${server.probe})` : `server: ${words}`);
-  const of = (key, words, shade, dash) => servers.filter((server) => server[key]).map((server, at) => ({ ...line(name(words, server), null, style.series[(shade + at) % style.series.length], { dash }), ...kept(server[key].mean) }));
+  const of = (key, words, shade, dash) => servers.filter((server) => server[key]).map((server, at) => ({ ...line(name(words, server), null, style.series[(shade + at) % style.series.length], { dash }), mode: "lines+markers", marker: { size: 3 }, ...kept(server[key].mean) }));
   const queue = [...of("running", "running", 0), ...of("waiting", "waiting", 1, "dot")];
   const usage = of("kv_pct", "KV cache in use", 3);
   return [...(queue.length ? [{ title: "requests", traces: queue }] : []), ...(usage.length ? [{ title: "KV %", traces: usage }] : [])];
