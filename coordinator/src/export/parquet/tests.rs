@@ -6,7 +6,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 
 use super::*;
-use crate::merge::{merge, testrun};
+use crate::merge::merge;
 use crate::report::text::{micros, millis, quoted, seconds};
 use crate::report::{inside_sample, requests, table};
 
