@@ -13,7 +13,8 @@ use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
 /// The page's own script is one, in parts.
-const PARTS: [&str; 8] = ["core", "levels", "curve", "time", "calc", "experiments", "words", "main"];
+const PARTS: [&str; 9] =
+    ["core", "levels", "curve", "time", "inside", "calc", "experiments", "words", "main"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");

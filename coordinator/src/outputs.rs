@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::export;
 use crate::merge::{Merged, merge};
 use crate::report::{
-    environment, hlog, host, html, levels_csv, plots, requests, samples, stalls, summary, summary_md,
+    environment, hlog, host, html, levels_csv, plots, requests, samples, server_trace, stalls, summary,
+    summary_md, waterfall,
 };
 use crate::stored::RunData;
 
@@ -17,11 +18,13 @@ pub const LAST: &str = "summary.json";
 /// The page.
 pub const REPORT: &str = "report.html";
 /// Every file, in the order written.
-pub const FILES: [&str; 11] = [
+pub const FILES: [&str; 13] = [
     "requests.csv",
     "token_trace.csv",
     "gpu_trace.csv",
     "host_trace.csv",
+    "server_trace.csv",
+    "waterfall.csv",
     "stalls.csv",
     "histograms.hlog",
     "environment.json",
@@ -73,6 +76,8 @@ fn fill(name: &str, out: &mut BufWriter<File>, data: &RunData, merged: &Merged) 
         "gpu_trace.csv" => samples::write(out, data, &merged.timeline),
         "stalls.csv" => stalls::write(out, &merged.stalls, data),
         "host_trace.csv" => host::write(out, data, &merged.timeline),
+        "server_trace.csv" => server_trace::write(out, data, &merged.timeline),
+        "waterfall.csv" => waterfall::write(out, data, &merged.timeline),
         "histograms.hlog" => hlog::write(out, merged),
         "environment.json" => json(out, &environment::environment(data)),
         "levels.csv" => levels_csv::write(out, merged),

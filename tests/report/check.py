@@ -152,14 +152,75 @@ def changed(page, out):
     summary["cliff_diagnosis"] = {"cause": "network", "confidence": 0.7, "words": "bytes wait", "evidence": [{"signal": "sockets", "words": "full"}], "excluded": []}
     ready = next(row for row in data["waterfall"] if row["level"] == three["level"])
     ready["outcome"], ready["why"] = "incomplete", "not completed"
+    with_inside(data, one, three)
     made = out / "told" / "report.html"
     made.parent.mkdir(exist_ok=True)
     made.write_text(before + '<script id="data" type="application/json">' + json.dumps(data).replace("<", "\\u003c") + "</script>" + after)
     return made
 
 
+def with_inside(data, one, three):
+    """What a server told of two levels, by spans and by its replies; three requests in four joined, some with parts that cannot be."""
+    names = [of["part"] for of in data["parts"]]
+    hows = {"network_up": "between clocks", "network_down": "between clocks", "front_in": "inferred", "front_out": "inferred"}
+    values = {"send_lag": 0.02, "write": 0.05, "network_up": -0.2, "front_in": 1.2, "queue": 4, "prefill": 6, "decode": 20, "front_out": 0.6,
+              "network_down": 0.3, "socket_wait": 0.02, "read": 0.1}
+    part = lambda name, how: {"part": name, "words": name.replace("_", " "), "how": how, "count": 30, "mean_ms": values[name], "p95_ms": values[name] * 1.5,
+                              "impossible": 2 if name == "network_up" else 0}
+    inside = {"joined": 30, "unmatched": 10, "sources": [{"source": "spans", "requests": 30}], "servers": [{"server": "probe: <b>sim", "requests": 30}],
+              "front_ms": 1.8, "front_share": 0.06, "impossible": 2, "unplaced": 1, "bound_us": 40, "worst_bound_us": 90, "delivery_ms": 0.3,
+              "parts": [part(name, hows.get(name, "measured")) for name in names if name in values]}
+    one["inside"] = inside
+    three["inside"] = {**inside, "front_ms": None, "bound_us": None, "parts": [part(n, "inferred" if n == "queue" else "measured") for n in ("write", "queue", "prefill", "decode")]}
+    cross = {"of": "ttft", "server_count": 30, "client_count": 30, "server_mean_ms": 10, "client_mean_ms": 11.5, "difference_ms": 1.5, "server_p95_ms": [10, None], "words": "as many"}
+    one["server"] = {"scrapes": 9, "failed": 1, "took_ms": 3, "running": {"mean": 2, "max": 4}, "waiting": {"mean": 1, "max": 3}, "kv_usage": {"mean": 0.3, "max": 0.5},
+                     "preemptions": 2, "cache_hit": 0.25, "spec_accepted": None, "named": [{"series": 'a{b="<i>"}', "mean": 1, "max": 2}],
+                     "cross": [cross, {**cross, "of": "queue", "client_mean_ms": None, "difference_ms": None, "server_p95_ms": None}], "notes": ["one scrape failed <b>"]}
+    tally = {key: 0 for key in ("received", "over_rate", "without_ids", "without_room", "malformed", "turned_away", "lines", "bad_lines")}
+    data["summary"]["inside"] = {"spans": 70, "unmatched_spans": 3, "told_twice": 1, "tallies": [{"probe": "p", **tally}], "wall_steps": [{"probe": "p", "by_ms": -2000, "t_s": 5}], "warnings": []}
+    for nth, row in enumerate(row for row in data["waterfall"] if row["outcome"] == "completed"):
+        whole = row["stamps_ms"][8]
+        shares = {"queue": 0.2, "prefill": 0.3, "decode": 0.4, "network_down": 0.02, "front_in": 0.05, "write": 0.01}
+        parts = [whole * shares[name] if name in shares else None for name in names]
+        parts[names.index("network_up")] = whole * 0.02 if nth % 5 else -whole * 0.06
+        parts[names.index("read")] = whole - sum(part for part in parts if part is not None)
+        told = {"source": "spans", "server": "probe: <b>sim", "bound_us": 40, "impossible": [] if nth % 5 else ["network_up"], "parts_ms": parts}
+        row["inside"] = told if nth % 4 else None
+    bins = data["timeline"]["bins"]
+    series = lambda values: {"min": values, "mean": values, "max": values}
+    data["timeline"]["servers"] = {"scrapes_not_shown": 0, "shown": [{"probe": "p", "endpoint": "http://h/metrics", "failed": 1, "running": series([at % 5 for at in range(bins)]),
+                                   "waiting": series([at % 3 for at in range(bins)]), "kv_pct": series([at * 90 / bins for at in range(bins)])}]}
+
+
+def inside(checks, browser):
+    """The server's part of the changed page."""
+    clean(checks, browser, "told inside")
+    bars = browser.value("document.querySelector('#plot-inside').data.map((t) => [t.name, t.x])")
+    mean = {name: x for name, x in bars}
+    checks.hold("told: a mean below zero is drawn below zero", [x[0] for name, x in bars if name.startswith("network up")] == [-0.2], bars)
+    checks.hold("told: how a part is known is in its name", any("(two clocks)" in name for name in mean) and any("(inferred)" in name for name in mean), mean)
+    cross = rows(browser, "Server histograms against ours")
+    checks.hold("told: the cross-check", len(cross) == 2 and rows(browser, "Server metrics") == ["1 in flight"], cross)
+    words = browser.value("document.querySelector('#inside').textContent")
+    for said in ["4 requests have a part below zero", "over 10 ms", "stepped by -2 s", "one scrape failed <b>"]:
+        checks.hold(f"told: {said}", said in words, words)
+    names = browser.value("document.querySelector('#plot-waterfall').data.map((t) => t.name)")
+    below = [name for name in names if name.startswith("below zero")]
+    checks.hold("told: parts below zero are counted", len(below) == 1 and "0 by more" not in below[0], names)
+    ends = browser.value("""(() => { const {data} = document.querySelector('#plot-waterfall'); const below = data.find((t) => t.name.startsWith('below zero'));
+        return below.x.every((x) => x > 0) && below.base.length === below.x.length && data.some((t) => t.error_x && t.error_x.array.every((ms) => ms === 0.04)) })()""")
+    checks.hold("told: whiskers, and nothing is cut off", ends)
+    shown = "document.querySelector('#plot-waterfall').data.map((t) => t.name).join()"
+    before = browser.value(shown)
+    browser.value("""{const s = document.querySelector("#plot-waterfall").closest("figure").querySelectorAll("select")[1];
+        s.value = "stages"; s.dispatchEvent(new Event("change")); 0}""")
+    checks.hold("told: the client's stages can be had instead", "until headers" in browser.value(shown) and before != browser.value(shown), before)
+    gauges = browser.value("document.querySelector('#plot-timeline').data.map((t) => t.name).filter((name) => name.startsWith('server: '))")
+    checks.hold("told: the server's gauges", gauges == ["server: running", "server: waiting", "server: KV cache in use"], gauges)
+
+
 def told(checks, browser, page, patience):
-    """Of the changed page: an open interval, a thin level, a level driven again, the cliff's cause."""
+    """Of the changed page: an open interval, a thin level, a level driven again, the cliff's cause, a server's own word."""
     browser.look(1280, 900, "light")
     browser.open(page.resolve().as_uri())
     browser.wait("document.documentElement?.dataset.drawn", patience)
@@ -176,6 +237,15 @@ def told(checks, browser, page, patience):
     checks.hold("told: a level again", names == ["1 in flight", "4 in flight, counts", "4 in flight (again)", "16 in flight"], names)
     bars = browser.value("document.querySelector('#plot-waterfall').layout.yaxis.ticktext.filter((text) => text.startsWith('incomplete'))")
     checks.hold("told: what became of a request", len(bars) == 1, bars)
+    browser.screenshot(page.with_name("told-light.png"))
+    inside(checks, browser)
+    browser.look(390, 844, "dark")
+    browser.open(page.resolve().as_uri())
+    browser.wait("document.documentElement?.dataset.drawn", patience)
+    clean(checks, browser, "told phone")
+    over = browser.value("document.documentElement.scrollWidth - innerWidth")
+    checks.hold("told phone: not wider than the screen", over <= 0 and browser.value(WIDE) == [], (over, browser.value(WIDE)))
+    browser.screenshot(page.with_name("told-phone.png"))
 
 
 def main():

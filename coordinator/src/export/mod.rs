@@ -16,13 +16,14 @@ use crate::merge::{Merged, merge};
 use crate::outputs::{OutputError, write};
 use crate::stored::RunData;
 
-/// Parquet twins of `requests.csv` and `token_trace.csv`.
-pub const PARQUET_FILES: [&str; 2] = ["requests.parquet", "token_trace.parquet"];
+/// Parquet twins of the CSVs of the same names.
+pub const PARQUET_FILES: [&str; 4] =
+    ["requests.parquet", "token_trace.parquet", "server_trace.parquet", "waterfall.parquet"];
 
 /// What to make of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// requests.parquet and token_trace.parquet: the CSVs with types, times as int64 in ns.
+    /// requests, token_trace, server_trace and waterfall .parquet: the CSVs with types, times as int64 in ns.
     Parquet,
     /// trace.perfetto-trace for ui.perfetto.dev: agents, requests, stages, stalls and GPUs on one timeline.
     Perfetto,

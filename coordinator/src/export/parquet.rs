@@ -1,6 +1,7 @@
-//! `requests.parquet` and `token_trace.parquet`: the rows of the CSVs of the same names, with types. A time is an int64 in
-//! ns, and its column's name says so: `t_s` there is `t_ns` here. What is an empty cell there is null here, and so is a count
-//! over 2^63 − 1, which only a broken agent can claim. Rows are written in groups, so that memory does not grow with them.
+//! `requests.parquet`, `token_trace.parquet`, `server_trace.parquet` and `waterfall.parquet`: the rows of the CSVs of the same
+//! names, with types. A time is an int64 in ns, and its column's name says so: `t_s` there is `t_ns` here. What is an empty
+//! cell there is null here, and so is a count over 2^63 − 1, which only a broken agent can claim. Rows are written in groups,
+//! so that memory does not grow with them.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -19,22 +20,31 @@ use crate::merge::timeline::Timeline;
 use crate::outputs::{OutputError, write};
 use crate::report::requests::{REQUESTS, TRACE, each_event, each_request};
 use crate::report::table::{Cell, Column, Kind};
+use crate::report::{server_trace, waterfall};
 use crate::stored::RunData;
 
 /// Rows of a group: what is held in memory until they are written, about 400 bytes each of the wider table.
 const GROUP_ROWS: usize = 1 << 15;
 
-/// Writes both files into `dir`.
+/// Writes all of them into `dir`.
 ///
 /// # Errors
 /// When a file cannot be written, or the journal not be read again.
 pub(super) fn write_all(dir: &Path, data: &RunData, timeline: &Timeline) -> Result<(), OutputError> {
-    let [requests, trace] = PARQUET_FILES;
+    let [requests, trace, server, joined] = PARQUET_FILES;
     write(dir, requests, |out| {
         rows(out, data, &REQUESTS, |table| each_request(data, timeline, |row| table.push(row)))
     })?;
     write(dir, trace, |out| {
         rows(out, data, &TRACE, |table| each_event(data, timeline, |row| table.push(row)))
+    })?;
+    write(dir, server, |out| {
+        rows(out, data, &server_trace::COLUMNS, |table| {
+            server_trace::each(data, timeline, |row| table.push(row))
+        })
+    })?;
+    write(dir, joined, |out| {
+        rows(out, data, &waterfall::COLUMNS, |table| waterfall::each(data, timeline, |row| table.push(row)))
     })
 }
 

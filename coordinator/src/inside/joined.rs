@@ -10,12 +10,14 @@ use super::join::join;
 use crate::clock::Aligned;
 use crate::merge::tally;
 use crate::merge::timeline::Timeline;
-use crate::stored::RunData;
+use crate::stored::{Incarnation, RunData};
 
 /// A request whose server side is known.
 #[derive(Clone, Debug)]
 pub struct Joined<'a> {
-    /// Name of the agent that sent it.
+    /// The agent that sent it; an agent that was started anew is another.
+    pub of: Incarnation,
+    /// Its name.
     pub agent: &'a str,
     /// As the agent told it.
     pub record: &'a RequestRecord,
@@ -54,6 +56,7 @@ pub fn each_joined(
             for record in &batch.records {
                 let Some(join) = join(&index, timeline, of, record) else { continue };
                 write(&Joined {
+                    of,
                     agent: &node.hello.name,
                     record,
                     source: join.source,

@@ -7,6 +7,7 @@ use tailcliff_proto::v1::{self, Outcome};
 use super::*;
 use crate::axis::{Load, Rate};
 use crate::merge::testrun;
+use crate::report::inside_sample;
 
 fn sample() -> RunData {
     let mut data = testrun::run(21, 3, &[1, 2, 4]);
@@ -177,6 +178,20 @@ fn the_host_is_on_the_same_timeline_and_what_it_did_not_say_is_an_empty_cell() {
     assert!(column(&rows, "unc_us").iter().all(|us| us.parse::<f64>().unwrap() > 0.0));
     let (dir, _) = written(&testrun::run(1, 1, &[1]));
     assert_eq!(read(&dir, "host_trace.csv").lines().count(), 1, "a header alone without a probe");
+}
+
+#[test]
+fn what_a_server_told_has_files_of_its_own() {
+    let (dir, _) = written(&inside_sample::run());
+    let scrapes = csv(&read(&dir, "server_trace.csv"));
+    assert_eq!(scrapes.len(), 1 + inside_sample::SCRAPES);
+    assert!(column(&scrapes, "named").iter().any(|named| named == "my_gauge{a=\"b\"}=7"));
+    let joined = csv(&read(&dir, "waterfall.csv"));
+    assert!(joined[0].starts_with(&["t_s", "request_id", "agent"].map(str::to_owned)));
+    let (dir, _) = written(&testrun::run(1, 1, &[1]));
+    for name in ["server_trace.csv", "waterfall.csv"] {
+        assert_eq!(read(&dir, name).lines().count(), 1, "a header alone of {name}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! `levels.csv`: the summary's levels, one row each, flattened: pairs become `_lo` and `_hi`, objects a prefix.
+//! `levels.csv`: the summary's levels, one row each, flattened: pairs become `_lo` and `_hi`, objects a prefix. Of what servers
+//! told of themselves it has some figures, at its end; the summary has all.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -10,8 +11,8 @@ use crate::levels::Level;
 use crate::merge::Merged;
 use crate::merge::starts::Starts;
 
-use super::summary;
 use super::text::quoted;
+use super::{inside, summary};
 
 /// Writes header and rows.
 ///
@@ -41,9 +42,12 @@ fn whole() -> Level {
 
 fn row(level: &Level, started_ref_ns: i64) -> Vec<(String, String)> {
     let mut cells = Vec::new();
-    for (key, value) in summary::level(level, started_ref_ns) {
+    let told = summary::level(level, started_ref_ns);
+    for (key, value) in told.into_iter().filter(|(key, _)| key != "inside" && key != "server") {
         flatten(key, &value, &mut cells);
     }
+    let columns = inside::columns(level.inside.as_ref(), level.server.as_ref());
+    cells.extend(columns.into_iter().map(|(name, value)| (name.to_owned(), text(&value))));
     cells
 }
 

@@ -230,7 +230,7 @@ fn request<'a>(agent: &Agent<'a>, load: Option<Load>, record: &'a v1::RequestRec
     ]
 }
 
-fn phase(record: &v1::RequestRecord) -> &'static str {
+pub(super) fn phase(record: &v1::RequestRecord) -> &'static str {
     match Phase::try_from(record.phase) {
         Ok(Phase::Warmup) => "warmup",
         Ok(Phase::Measured) => "measured",

@@ -21,7 +21,7 @@ use crate::search::estimate::Estimate;
 use crate::slo::report as slo;
 
 use super::text::{json_ms, json_us, number};
-use super::{clocks, diagnosis, experiments, sensors, stalls, trace};
+use super::{clocks, diagnosis, experiments, inside, sensors, stalls, trace};
 
 /// Percentiles given of each distribution, and their keys; p50 is vLLM's "median".
 const PERCENTILES: [(&str, f64); 3] = [("median", 50.0), ("p95", 95.0), ("p99", 99.0)];
@@ -71,6 +71,7 @@ pub fn summary(merged: &Merged) -> Value {
         "grid": experiments::grid(&merged.experiment),
         "overload": experiments::overload(&merged.experiment),
         "stalls": stalls::summary(&merged.stalls, header.started_ref_ns),
+        "inside": inside::run(&merged.inside, header.started_ref_ns),
         "advice": advice::of(merged).iter().map(advice::Advice::json).collect::<Vec<_>>(),
         "calculators": calculators::inputs(merged),
         "warnings": merged.warnings,
@@ -164,6 +165,8 @@ pub fn level(level: &Level, started_ref_ns: i64) -> Map<String, Value> {
     put("trace", level.trace.as_ref().map_or(Value::Null, trace::trace));
     put("gpu", diagnosis::gpu(level.gpu.as_ref()));
     put("parts", diagnosis::parts(level.parts.as_ref()));
+    put("inside", inside::level(level.inside.as_ref()));
+    put("server", inside::server(level.server.as_ref()));
     put("voided", json!(level.voided));
     out
 }

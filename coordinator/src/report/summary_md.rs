@@ -10,8 +10,10 @@ use crate::experiment::{RECOVERY, rung_name};
 use crate::knee::duration;
 use crate::plan::Cell;
 
+use super::inside_md;
+
 /// Levels, warnings and pieces of advice shown; the summary has all.
-const LEVELS: usize = 100;
+const LEVELS: usize = 64;
 const WARNINGS: usize = 25;
 const ADVICE: usize = 15;
 /// Longest text that is shown whole.
@@ -22,6 +24,7 @@ pub fn render(summary: &Value, environment: &Value, command: &[String]) -> Strin
     let mut out = title(summary);
     out += &levels(summary);
     out += &findings(summary);
+    out += &inside_md::render(summary);
     out += &list(summary.get("warnings"), WARNINGS, "warning: ", Value::as_str);
     out += &surroundings(environment);
     if !command.is_empty() {
@@ -103,7 +106,7 @@ fn levels(summary: &Value) -> String {
     let mut out = format!("| {} |\n|---|{}---|\n", heads.join(" | "), "---:|".repeat(heads.len() - 2));
     for (i, level) in levels.iter().enumerate().take(LEVELS) {
         let load = name(level) + &repeats(levels, i);
-        let _fits = writeln!(out, "| {} |", row(level, load, has_slo).join(" | "));
+        out += &cells(&row(level, load, has_slo));
     }
     if levels.len() > LEVELS {
         let _fits = writeln!(out, "\nand {} more levels (summary.json has all)", levels.len() - LEVELS);
@@ -111,8 +114,13 @@ fn levels(summary: &Value) -> String {
     out + "\n"
 }
 
+/// A row of a table.
+pub(super) fn cells(row: &[String]) -> String {
+    format!("| {} |\n", row.join(" | "))
+}
+
 /// What a level is called: by its load, and in an experiment by what its rung asks for.
-fn name(level: &Value) -> String {
+pub(super) fn name(level: &Value) -> String {
     let load =
         [level.get("concurrency"), level.get("request_rate")].into_iter().flatten().find(|v| !v.is_null());
     let name = rung(level)
@@ -284,7 +292,7 @@ mod tests {
     use crate::experiment::{BASELINE, Experiment, OVERLOAD};
     use crate::merge::{merge, testrun};
     use crate::plan::{AutoPlan, SloPlan};
-    use crate::report::{environment, summary};
+    use crate::report::{environment, inside_sample, summary};
 
     fn of(data: &crate::stored::RunData) -> String {
         let merged = merge(data);
@@ -393,10 +401,10 @@ mod tests {
 
     #[test]
     fn hostile_words_stay_words_and_the_page_stays_short() {
-        let mut data = testrun::run(12, 1, &[1]);
+        let mut data = inside_sample::run();
         data.header.plan.model = "a|b`c`\n### <script>@all".to_owned();
         data.header.command = vec!["tailcliff".to_owned(), "--name".to_owned(), "a\nb```".to_owned()];
-        let mut summary = summary::summary(&merge(&data));
+        let mut summary = summary::summary(&inside_sample::merged(&data));
         summary["warnings"] = (0..1_000).map(|i| json!(format!("warning\n|{i}"))).collect();
         let level = summary["levels"][0].clone();
         summary["levels"] = (0..500).map(|_| level.clone()).collect();

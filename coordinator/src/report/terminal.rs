@@ -13,7 +13,7 @@ use crate::merge::{Merged, last_tries};
 use super::clocks::{self, time};
 use super::curve;
 use super::text::printable;
-use super::{experiments_text, sensors, stalls};
+use super::{experiments_text, inside_text, sensors, stalls};
 
 /// A run narrower than this reads as if it had this width.
 const NARROWEST: usize = 40;
@@ -83,6 +83,11 @@ pub fn render(merged: &Merged, width: usize) -> String {
     let of_experiment = experiments_text::block(merged, width);
     let mut out = of_experiment
         .unwrap_or_else(|| format!("{}\n{}", table(&merged.levels, width), charts(merged, width)));
+    let inside = inside_text::block(merged, width);
+    if !inside.is_empty() {
+        out.push_str(inside.trim_start_matches('\n'));
+        out.push('\n');
+    }
     let mut said: Vec<&String> = vec![&merged.knee.words, &merged.cliff.words, &merged.diagnosed.words];
     said.extend(merged.cliff_diagnosed.as_ref().map(|diagnosis| &diagnosis.words));
     // Of an experiment that has neither, both say the same.

@@ -6,9 +6,9 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 
 use super::*;
-use crate::merge::{merge, testrun};
+use crate::merge::merge;
 use crate::report::text::{micros, millis, quoted, seconds};
-use crate::report::{requests, table};
+use crate::report::{inside_sample, requests, table};
 
 /// As the CSV has it.
 fn cell(column: &Column, field: &Field) -> String {
@@ -43,26 +43,33 @@ fn read(dir: &Path, name: &str) -> SerializedFileReader<File> {
 
 #[test]
 fn every_cell_is_the_csv_s() {
-    let mut data = testrun::run(21, 3, &[1, 2, 4]);
+    let mut data = inside_sample::run();
     data.levels[2].load = crate::axis::Load::Rate(crate::axis::Rate(f64::INFINITY));
     let timeline = merge(&data).timeline;
     let dir = tempfile::tempdir().unwrap();
     write_all(dir.path(), &data, &timeline).unwrap();
-    let (mut asked, mut events) = (Vec::new(), Vec::new());
+    let (mut asked, mut events, mut scraped) = (Vec::new(), Vec::new(), Vec::new());
     requests::write_requests(&mut asked, &data, &timeline).unwrap();
     requests::write_trace(&mut events, &data, &timeline).unwrap();
-    for (name, columns, csv) in
-        [(PARQUET_FILES[0], &REQUESTS[..], asked), (PARQUET_FILES[1], &TRACE[..], events)]
-    {
+    server_trace::write(&mut scraped, &data, &timeline).unwrap();
+    for (name, columns, csv) in [
+        (PARQUET_FILES[0], &REQUESTS[..], asked),
+        (PARQUET_FILES[1], &TRACE[..], events),
+        (PARQUET_FILES[2], &server_trace::COLUMNS[..], scraped),
+    ] {
         let csv = String::from_utf8(csv).unwrap();
         assert_eq!(csv_of(&read(dir.path(), name), columns), csv, "{name}");
-        assert!(csv.lines().count() > 100);
+        assert!(csv.lines().count() > 40);
     }
+    let mut joined = Vec::new();
+    waterfall::write(&mut joined, &data, &timeline).unwrap();
+    let csv = String::from_utf8(joined).unwrap();
+    assert_eq!(csv_of(&read(dir.path(), PARQUET_FILES[3]), &waterfall::COLUMNS), csv);
 }
 
 #[test]
 fn names_are_told_apart_and_times_say_their_unit() {
-    for columns in [&REQUESTS[..], &TRACE[..]] {
+    for columns in [&REQUESTS[..], &TRACE[..], &server_trace::COLUMNS[..], &waterfall::COLUMNS[..]] {
         let names: BTreeSet<String> = columns.iter().map(name).collect();
         assert_eq!(names.len(), columns.len());
         let times = columns.iter().filter(|c| matches!(c.kind, Kind::Seconds | Kind::Millis | Kind::Micros));

@@ -17,18 +17,18 @@ use crate::stored::{Incarnation, Node, RunData};
 const BIN_NS: i64 = 100_000_000;
 
 /// A curve whose points have a least distance.
-struct Curve {
+pub(super) struct Curve {
     track: Track,
     step_ns: i64,
     next_ns: u64,
 }
 
 impl Curve {
-    fn new(track: Track, step_ns: i64) -> Self {
+    pub(super) fn new(track: Track, step_ns: i64) -> Self {
         Self { track, step_ns, next_ns: 0 }
     }
 
-    fn point(&mut self, trace: &mut Writer<impl Write>, at: u64, value: f64) -> io::Result<()> {
+    pub(super) fn point(&mut self, trace: &mut Writer<impl Write>, at: u64, value: f64) -> io::Result<()> {
         if at < self.next_ns {
             return Ok(());
         }

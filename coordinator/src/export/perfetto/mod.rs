@@ -1,6 +1,7 @@
 //! `trace.perfetto-trace`: a run on one timeline, for ui.perfetto.dev. A process for the run with its levels, one for each
 //! agent with its requests (a row for each stream, a slice for each request, its stages within) and what it had in flight,
-//! one for each probe with its GPUs' curves. Protobuf and not Chrome's JSON: a tenth of its size, ns instead of µs, and
+//! one for each probe with its GPUs' curves; beneath each row of requests what the server told of them, and for each of its
+//! endpoints what its metrics said. Protobuf and not Chrome's JSON: a tenth of its size, ns instead of µs, and
 //! curves with units. Times are the outputs' `t_s`; how far each may be off stands beside it.
 //!
 //! What it holds is bounded, whatever the run: so many requests (`pick`), and so many points of each curve. How much was
@@ -9,11 +10,13 @@
 mod curves;
 mod pick;
 mod requests;
+mod server;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use crate::inside::{Joined, each_joined};
 use crate::levels::Level;
 use crate::merge::Merged;
 use crate::merge::tally::agents;
@@ -58,19 +61,33 @@ impl Clock<'_> {
 /// # Errors
 /// What `out` says.
 pub(super) fn write(out: &mut impl Write, data: &RunData, merged: &Merged) -> io::Result<()> {
-    write_most(out, data, merged, MOST)
+    write_most(out, data, merged, MOST, |take| {
+        each_joined(data, &merged.timeline, |joined| {
+            take(joined);
+            Ok(())
+        })
+    })
 }
 
-fn write_most(out: &mut impl Write, data: &RunData, merged: &Merged, most: u64) -> io::Result<()> {
+/// `each` hands over every request whose server side is known.
+fn write_most(
+    out: &mut impl Write,
+    data: &RunData,
+    merged: &Merged,
+    most: u64,
+    each: impl FnOnce(&mut dyn FnMut(&Joined<'_>)) -> io::Result<()>,
+) -> io::Result<()> {
     let (pick, ends) = look(data, merged, most);
     let start = merged.header.started_ref_ns;
     let span_ns = ends.values().max().map_or(0, |end| end.saturating_sub(start));
     let clock = Clock { merged, span_ns };
     let mut trace = Writer::new(out)?;
-    let shown = requests::shown(data, &clock, &pick);
+    let mut shown = requests::shown(data, &clock, &pick);
+    each(&mut |joined| shown.sides.take(joined, &clock, &pick))?;
     let told = about(merged, &pick, &shown);
     run(&mut trace, &clock, &ends, told)?;
     requests::write(&mut trace, data, &clock, &shown)?;
+    server::gauges(&mut trace, data, &clock)?;
     curves::gpus(&mut trace, data, &clock)
 }
 

@@ -1,4 +1,5 @@
-//! Agents and their requests: a row for each stream, within it a slice for each request, within that one for each stage.
+//! Agents and their requests: a row for each stream, within it a slice for each request, within that one for each stage; and
+//! beneath it a row for what the server told.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -8,6 +9,7 @@ use tailcliff_proto::v1::{Outcome, RequestRecord};
 use super::Clock;
 use super::curves;
 use super::pick::{Key, Pick, key};
+use super::server::{self, Sides};
 use super::wire::{Arg, Args, Track, Writer};
 use crate::merge::record;
 use crate::merge::tally::agents;
@@ -21,6 +23,8 @@ const FIRST_ROW: i32 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     of: BTreeMap<Incarnation, Vec<(u64, RequestRecord)>>,
+    /// What servers told of them.
+    pub(super) sides: Sides,
     /// Left out: their agent has no clock track.
     pub(super) unplaced: u64,
 }
@@ -71,8 +75,14 @@ pub(super) fn write(
         let mut rows = Rows { process, rows: Vec::new(), of_stream: BTreeMap::new() };
         for (at, record) in shown.of.get(&of).into_iter().flatten() {
             let end = clock.place(of, record.done_raw_ns).map_or(*at, |(end, _)| end.max(*at));
-            let row = rows.row(trace, record.stream, *at, end)?;
+            let nth = rows.row(trace, record.stream, *at, end)?;
+            let row = rows.rows[nth].track;
             request(trace, clock, of, row, (*at, end), record)?;
+            if let Some(side) = shown.sides.of(of, record) {
+                let (beneath, free) = rows.beneath(trace, nth)?;
+                let taken = server::write(trace, beneath, free, side)?;
+                rows.rows[nth].server = Some((beneath, taken));
+            }
             // Tries of one request are told apart by when they ran.
             let of_request = stalls.get(&key(of, record)).into_iter().flatten();
             let within = |ns: u64| (*at..=end).contains(&ns);
@@ -104,15 +114,22 @@ pub(super) fn labels(clock: &Clock<'_>, of: Incarnation) -> Vec<String> {
 /// the first row that is free, so that slices always nest.
 struct Rows {
     process: Track,
-    /// When each is free.
-    rows: Vec<(Track, u64)>,
+    rows: Vec<Row>,
     of_stream: BTreeMap<u32, usize>,
 }
 
+struct Row {
+    track: Track,
+    /// When it is free.
+    free: u64,
+    /// The row beneath, once something was told, and when that is free.
+    server: Option<(Track, u64)>,
+}
+
 impl Rows {
-    fn row(&mut self, trace: &mut Writer<impl Write>, stream: u32, from: u64, to: u64) -> io::Result<Track> {
-        let own = self.of_stream.get(&stream).copied().filter(|&row| self.rows[row].1 <= from);
-        let any = || self.rows.iter().position(|(_, free)| *free <= from);
+    fn row(&mut self, trace: &mut Writer<impl Write>, stream: u32, from: u64, to: u64) -> io::Result<usize> {
+        let own = self.of_stream.get(&stream).copied().filter(|&row| self.rows[row].free <= from);
+        let any = || self.rows.iter().position(|row| row.free <= from);
         let row = match own {
             Some(row) => row,
             None if self.of_stream.contains_key(&stream) => match any() {
@@ -122,16 +139,32 @@ impl Rows {
             None => self.open(trace)?,
         };
         self.of_stream.entry(stream).or_insert(row);
-        self.rows[row].1 = to;
-        Ok(self.rows[row].0)
+        self.rows[row].free = to;
+        Ok(row)
     }
 
     fn open(&mut self, trace: &mut Writer<impl Write>) -> io::Result<usize> {
         let row = self.rows.len();
-        let rank = i32::try_from(row).unwrap_or(i32::MAX).saturating_add(FIRST_ROW);
-        self.rows.push((trace.track(self.process, &format!("requests {row}"), rank)?, 0));
+        let track = trace.track(self.process, &format!("requests {row}"), rank(row))?;
+        self.rows.push(Row { track, free: 0, server: None });
         Ok(row)
     }
+
+    /// The row beneath one, and from when it is free.
+    fn beneath(&self, trace: &mut Writer<impl Write>, row: usize) -> io::Result<(Track, u64)> {
+        match self.rows[row].server {
+            Some(beneath) => Ok(beneath),
+            None => {
+                let name = format!("the server's side of requests {row}");
+                Ok((trace.track(self.process, &name, rank(row).saturating_add(1))?, 0))
+            }
+        }
+    }
+}
+
+/// Each row has a place beneath it.
+fn rank(row: usize) -> i32 {
+    i32::try_from(row).unwrap_or(i32::MAX).saturating_mul(2).saturating_add(FIRST_ROW)
 }
 
 fn request(

@@ -7,6 +7,7 @@ use prost::Message;
 use super::wire::{Packet, TrackDescriptor, Type};
 use super::*;
 use crate::merge::{merge, testrun};
+use crate::report::inside_sample;
 
 struct Read {
     tracks: BTreeMap<u64, TrackDescriptor>,
@@ -95,9 +96,9 @@ impl Read {
 
 fn written(data: &RunData, most: u64) -> Read {
     let (merged, mut out) = (merge(data), Vec::new());
-    write_most(&mut out, data, &merged, most).unwrap();
+    write_most(&mut out, data, &merged, most, |_| Ok(())).unwrap();
     let mut again = Vec::new();
-    write_most(&mut again, data, &merge(data), most).unwrap();
+    write_most(&mut again, data, &merge(data), most, |_| Ok(())).unwrap();
     assert_eq!(out, again, "the same run gives the same bytes");
     read(&out)
 }
@@ -217,4 +218,69 @@ fn what_is_broken_or_empty_is_no_panic() {
     data.nodes.values_mut().for_each(|node| node.exchanges.clear());
     let all = written(&data, MOST);
     assert_ne!(all.args("run")["requests_without_a_clock"], "0");
+}
+
+#[test]
+fn what_the_server_told_lies_beneath_the_client_s_row() {
+    let data = inside_sample::run();
+    let (merged, mut out) = (merge(&data), Vec::new());
+    write_most(&mut out, &data, &merged, MOST, |take| {
+        inside_sample::each(&data, &merged.timeline, |joined| {
+            take(joined);
+            Ok(())
+        })
+    })
+    .unwrap();
+    let all = read(&out);
+    let slices = all.slices();
+    let (mut placed, mut odd) = (Vec::new(), 0);
+    inside_sample::each(&data, &merged.timeline, |joined| {
+        if let (Some(arrival), Some(end)) = (joined.arrival, joined.end) {
+            let since = |ns: i64| ns.saturating_sub(data.header.started_ref_ns).unsigned_abs();
+            placed.push((since(arrival.ns), since(end.ns)));
+            odd += usize::from(joined.impossible != 0);
+        }
+        Ok(())
+    })
+    .unwrap();
+    let mut told: Vec<(u64, u64)> =
+        slices.iter().filter(|s| s.1 == "in the server").map(|s| (s.2, s.3)).collect();
+    placed.sort_unstable();
+    told.sort_unstable();
+    assert_eq!(told, placed, "each where the server's stamps are");
+    assert!(told.len() > 100 && odd > 5);
+    let beneath = |s: &&(String, String, u64, u64)| s.0.contains("/the server's side of requests ");
+    for stage in ["front end", "queue", "prefill", "decode"] {
+        assert!(slices.iter().filter(beneath).any(|s| s.1 == stage), "{stage}");
+    }
+    let args = all.args("in the server");
+    assert!(args.contains_key("queue_ms") && args["clock_bound_us"] == "40", "{args:?}");
+    // One that cannot be told as a slice is told in its arguments.
+    let keys: Vec<&String> = all.keys.values().collect();
+    assert!(keys.iter().any(|key| *key == "impossible"));
+    let curves: BTreeSet<String> =
+        all.tracks.iter().filter(|t| t.1.counter.is_some()).map(|t| all.path(*t.0)).collect();
+    for curve in ["running", "waiting", "KV cache in use"] {
+        assert!(
+            curves.contains(&format!("server http://127.0.0.1:8000/metrics by probe probe/{curve}")),
+            "{curves:?}"
+        );
+    }
+}
+
+#[test]
+fn server_sides_that_overlap_still_nest() {
+    let data = inside_sample::run();
+    let (merged, mut out) = (merge(&data), Vec::new());
+    write_most(&mut out, &data, &merged, MOST, |take| {
+        inside_sample::each(&data, &merged.timeline, |joined| {
+            let mut wrong = joined.clone();
+            let late = |at: crate::clock::Aligned| crate::clock::Aligned { ns: at.ns + 10_000_000_000, ..at };
+            wrong.end = wrong.end.map(late).filter(|_| joined.record.request % 3 > 0).or(wrong.arrival);
+            take(&wrong);
+            Ok(())
+        })
+    })
+    .unwrap();
+    assert!(read(&out).slices().iter().any(|s| s.1 == "in the server"));
 }

@@ -17,7 +17,7 @@ const GPUS: usize = 8;
 
 /// Readings of one signal within one bin.
 #[derive(Clone, Copy, Debug, Default)]
-struct Readings {
+pub(super) struct Readings {
     min: f64,
     max: f64,
     sum: f64,
@@ -25,7 +25,7 @@ struct Readings {
 }
 
 impl Readings {
-    fn add(&mut self, value: f64) {
+    pub(super) fn add(&mut self, value: f64) {
         (self.min, self.max) =
             if self.count == 0 { (value, value) } else { (self.min.min(value), self.max.max(value)) };
         self.sum += value;
@@ -140,7 +140,7 @@ fn one(data: &RunData, of: Incarnation, index: u32, gpu: &Gpu) -> Value {
 }
 
 /// Null where the driver never gave it.
-fn signal(readings: &[Readings], digits: i32) -> Value {
+pub(super) fn signal(readings: &[Readings], digits: i32) -> Value {
     if readings.iter().all(|r| r.count == 0) {
         return Value::Null;
     }

@@ -7,6 +7,7 @@ mod heat;
 mod life;
 mod page;
 mod series;
+mod servers;
 mod waterfall;
 
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 use tailcliff_proto::v1::NodeKind;
 
+use crate::inside::{Joined, Part, each_joined};
 use crate::merge::{Merged, tally};
 use crate::stall::Stall;
 use crate::stored::RunData;
@@ -25,6 +27,7 @@ use self::gpus::Gpus;
 use self::heat::Heat;
 use self::life::Life;
 use self::series::{Axis, Series};
+use self::servers::Servers;
 use self::waterfall::Waterfall;
 use super::text::{json_ms, json_us, number};
 use super::{environment, summary};
@@ -42,12 +45,30 @@ pub fn write(out: &mut impl Write, data: &RunData, merged: &Merged) -> io::Resul
 
 /// What the page draws: the summary as `summary.json` has it, the environment, and series over time.
 pub fn report_data(data: &RunData, merged: &Merged) -> Value {
+    told(data, merged, |take| {
+        each_joined(data, &merged.timeline, |joined| {
+            take(joined);
+            Ok(())
+        })
+    })
+}
+
+/// `each` hands over every request whose server side is known. Why it could not, if so, is among the run's troubles, which
+/// whoever writes the page asks for.
+fn told(
+    data: &RunData,
+    merged: &Merged,
+    each: impl FnOnce(&mut dyn FnMut(&Joined<'_>)) -> io::Result<()>,
+) -> Value {
     let axis = Axis::of(data);
-    let drawn = Drawn::of(data, merged, axis);
+    let mut drawn = Drawn::of(data, merged, axis);
+    drawn.waterfall.close();
+    let _in_the_run = each(&mut |joined| drawn.waterfall.join(joined));
     json!({
         "summary": summary::summary(merged),
         "environment": environment::environment(data),
         "simulated": simulated(data),
+        "parts": Part::ALL.map(|part| json!({ "part": part.as_str(), "words": part.words() })),
         "curves": merged.levels.iter().map(|level| curves::level(level, merged.levels.len())).collect::<Vec<_>>(),
         "timeline": {
             "start_s": number(Some(axis.start_s()), 9),
@@ -58,6 +79,7 @@ pub fn report_data(data: &RunData, merged: &Merged) -> Value {
             "series": drawn.series.json(),
             "gpus": drawn.gpus.json(data),
             "hosts": drawn.gpus.hosts_json(data),
+            "servers": drawn.servers.json(data),
             "levels": merged.levels.iter().map(|level| window(level, axis)).collect::<Vec<_>>(),
         },
         "heat": drawn.heat.json(axis),
@@ -81,6 +103,7 @@ struct Drawn {
     heat: Heat,
     waterfall: Waterfall,
     gpus: Gpus,
+    servers: Servers,
     unaligned: u64,
 }
 
@@ -91,6 +114,7 @@ impl Drawn {
             heat: Heat::new(axis),
             waterfall: Waterfall::new(merged.levels.len()),
             gpus: Gpus::new(axis),
+            servers: Servers::new(axis),
             unaligned: 0,
         };
         for (of, node) in tally::agents(data) {
@@ -102,12 +126,13 @@ impl Drawn {
                     };
                     drawn.series.add(&life, record);
                     drawn.heat.add(&life, record);
-                    drawn.waterfall.add(&life, record, &node.hello.name);
+                    drawn.waterfall.add(of, &life, record, &node.hello.name);
                 }
             }
         }
         for (of, node) in tally::of_kind(data, NodeKind::GpuProbe) {
             drawn.gpus.read(of, node, &merged.timeline);
+            drawn.servers.read(of, node, &merged.timeline);
         }
         drawn
     }

@@ -4,6 +4,7 @@ use tailcliff_proto::v1::{Outcome, Phase};
 use super::*;
 use crate::merge::merge;
 use crate::merge::testrun::{self, S};
+use crate::report::inside_sample;
 
 fn page(data: &RunData) -> String {
     let mut out = Vec::new();
@@ -189,4 +190,47 @@ fn absurd_stamps_stay_out_of_the_bins() {
 fn the_same_journal_gives_the_same_page() {
     let of = || page(&testrun::run(10, 2, &[1, 4]));
     assert!(of() == of());
+}
+
+/// As the page is made, but for who tells of joined requests.
+fn sample_of_the_inside() -> Value {
+    let data = inside_sample::run();
+    let merged = inside_sample::merged(&data);
+    told(&data, &merged, |take| {
+        inside_sample::each(&data, &merged.timeline, |joined| {
+            take(joined);
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn what_the_server_told_of_a_request_stands_beside_its_stamps() {
+    let told = sample_of_the_inside();
+    let rows = told["waterfall"].as_array().unwrap();
+    let (joined, others): (Vec<&Value>, Vec<&Value>) = rows.iter().partition(|row| !row["inside"].is_null());
+    assert!(joined.len() > 30 && !others.is_empty(), "{} {}", joined.len(), others.len());
+    assert!(joined.iter().all(|row| row["outcome"] == "completed"));
+    for row in joined {
+        let sum: f64 = numbers(&row["inside"]["parts_ms"]).iter().sum();
+        assert!((sum - row["stamps_ms"][8].as_f64().unwrap()).abs() < 0.01, "{row}");
+        let below = row["inside"]["parts_ms"].as_array().unwrap().iter().filter(|ms| ms.as_f64() < Some(0.0));
+        let below = below.filter(|ms| !ms.is_null()).count();
+        assert_eq!(below, row["inside"]["impossible"].as_array().unwrap().len(), "{row}");
+    }
+    let odd =
+        rows.iter().filter(|row| row["inside"]["impossible"].as_array().is_some_and(|all| !all.is_empty()));
+    assert!(odd.count() > 0);
+    assert_eq!(told["parts"].as_array().unwrap().len(), 12);
+}
+
+#[test]
+fn a_server_s_gauges_are_on_the_axis_of_the_gpus() {
+    let told = sample_of_the_inside();
+    let server = &told["timeline"]["servers"]["shown"][0];
+    assert_eq!((&server["probe"], &server["failed"]), (&"probe".into(), &1.into()));
+    let kv = numbers(&server["kv_pct"]["mean"]);
+    assert_eq!(kv.len(), inside_sample::SCRAPES - 1, "one failed");
+    assert_eq!((kv[0], *kv.last().unwrap()), (25.0, 68.0));
+    assert_eq!(numbers(&server["waiting"]["max"]).last(), Some(&2.0));
 }

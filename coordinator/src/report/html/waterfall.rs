@@ -1,13 +1,16 @@
 //! Requests shown one by one: of each level the slowest, some of the failed, and some at random (by a hash, so that the
-//! same journal shows the same ones).
+//! same journal shows the same ones). Where the server told of one, its parts stand beside the client's stamps.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use tailcliff_proto::v1::{Outcome, Phase, RequestRecord};
 
+use crate::inside::Joined;
 use crate::merge::record;
-use crate::report::text::number;
+use crate::report::text::{json_ms, json_us, number};
+use crate::report::waterfall::impossible_parts;
+use crate::stored::Incarnation;
 
 use super::life::Life;
 use super::series::Axis;
@@ -19,22 +22,31 @@ const OF_A_KIND: usize = 14;
 /// Longest text of an error that is shown, characters.
 const ERROR: usize = 200;
 
+/// Agent, level, stream, number and try: one request.
+type Key = (Incarnation, u32, u32, u64, u32);
+
+fn key(of: Incarnation, record: &RequestRecord) -> Key {
+    (of, record.level, record.stream, record.request, record.attempt)
+}
+
 /// Requests chosen so far.
 #[derive(Debug)]
 pub(super) struct Waterfall {
     each: usize,
     levels: BTreeMap<u32, [Chosen; 3]>,
+    /// What the server told of the chosen; null of those of which nothing came.
+    joined: BTreeMap<Key, Value>,
 }
 
 /// Those with the largest keys.
 #[derive(Debug, Default)]
 struct Chosen {
-    all: BTreeMap<(u64, u64), Value>,
+    all: BTreeMap<(u64, u64), (Key, Value)>,
 }
 
 impl Chosen {
     /// Makes the request's description only when it is to be kept.
-    fn offer(&mut self, key: (u64, u64), most: usize, describe: impl FnOnce() -> Value) {
+    fn offer(&mut self, key: (u64, u64), most: usize, describe: impl FnOnce() -> (Key, Value)) {
         if self.all.len() >= most && self.all.keys().next().is_none_or(|least| *least >= key) {
             return;
         }
@@ -47,10 +59,11 @@ impl Chosen {
 
 impl Waterfall {
     pub(super) fn new(levels: usize) -> Self {
-        Self { each: (MOST / 3 / levels.max(1)).clamp(1, OF_A_KIND), levels: BTreeMap::new() }
+        let each = (MOST / 3 / levels.max(1)).clamp(1, OF_A_KIND);
+        Self { each, levels: BTreeMap::new(), joined: BTreeMap::new() }
     }
 
-    pub(super) fn add(&mut self, life: &Life, record: &RequestRecord, agent: &str) {
+    pub(super) fn add(&mut self, of: Incarnation, life: &Life, record: &RequestRecord, agent: &str) {
         let each = self.each;
         let [slowest, failed, some] = self.levels.entry(record.level).or_default();
         let number = (u64::from(record.stream) << 40) ^ record.request;
@@ -58,7 +71,7 @@ impl Waterfall {
         let measured = u64::from(record.phase == Phase::Measured as i32) << 63;
         let lot =
             mixed(mixed(number) ^ agent.len() as u64 ^ record.intended_raw_ns.unsigned_abs()) >> 1 | measured;
-        let describe = |why: &'static str| move || one(life, record, agent, why);
+        let describe = |why: &'static str| move || (key(of, record), one(life, record, agent, why));
         let length = life.done_ns.saturating_sub(life.intended_ns).max(0).unsigned_abs() | measured;
         match record::outcome(record) {
             Outcome::Completed => {
@@ -69,21 +82,33 @@ impl Waterfall {
         }
     }
 
+    /// All were offered.
+    pub(super) fn close(&mut self) {
+        let chosen = self.levels.values().flatten().flat_map(|chosen| chosen.all.values());
+        self.joined = chosen.map(|(key, _)| (*key, Value::Null)).collect();
+    }
+
+    /// What the server told of a request, if that is one of the chosen.
+    pub(super) fn join(&mut self, of: &Joined<'_>) {
+        if let Some(place) = self.joined.get_mut(&key(of.of, of.record)) {
+            *place = inside(of);
+        }
+    }
+
     /// By level, in the order of time; one that is both slow and drawn is there once.
     pub(super) fn json(&self, axis: Axis) -> Value {
         let mut rows = Vec::new();
         for chosen in self.levels.values() {
-            let mut level: Vec<&Value> = Vec::new();
+            let mut level: Vec<&(Key, Value)> = Vec::new();
             for row in chosen.iter().flat_map(|chosen| chosen.all.values()) {
-                let is_same = |other: &&Value| other["key"] == row["key"];
-                if !level.iter().any(is_same) {
+                if !level.iter().any(|other| other.0 == row.0) {
                     level.push(row);
                 }
             }
             rows.extend(level);
         }
         rows.truncate(MOST);
-        rows.into_iter().map(|row| told(row, axis)).collect()
+        rows.into_iter().map(|(key, row)| told(row, self.joined.get(key), axis)).collect()
     }
 }
 
@@ -115,8 +140,20 @@ fn one(life: &Life, record: &RequestRecord, agent: &str, why: &str) -> Value {
     })
 }
 
+/// What the server told, its parts in their order.
+fn inside(of: &Joined<'_>) -> Value {
+    let ms = |ns: &Option<i64>| json_ms(ns.map(|ns| ns as f64));
+    json!({
+        "source": of.source.as_str(),
+        "server": of.server,
+        "bound_us": json_us(of.bound_ns),
+        "impossible": impossible_parts(of.impossible),
+        "parts_ms": of.parts.iter().map(ms).collect::<Vec<_>>(),
+    })
+}
+
 /// The same with seconds of the run, and ms since the intended send.
-fn told(row: &Value, axis: Axis) -> Value {
+fn told(row: &Value, inside: Option<&Value>, axis: Axis) -> Value {
     let stamps: Vec<Option<i64>> =
         row["stamps_ns"].as_array().into_iter().flatten().map(Value::as_i64).collect();
     let intended = stamps.first().copied().flatten().unwrap_or_default();
@@ -126,6 +163,7 @@ fn told(row: &Value, axis: Axis) -> Value {
         row.remove("stamps_ns");
         row.insert("t_s".to_owned(), number(Some(axis.run_s(intended)), 6));
         row.insert("stamps_ms".to_owned(), stamps.iter().map(ms).collect());
+        row.insert("inside".to_owned(), inside.cloned().unwrap_or_default());
     }
     row
 }

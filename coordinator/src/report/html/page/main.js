@@ -1,6 +1,6 @@
 // The order of the page; then the library, and one plot after the other, so that a long report opens at once.
 
-const PARTS = [drawHead, drawFound, drawBaseline, drawGrid, drawOverload, drawCurve, drawLatency, drawErrors, drawHeat, drawTimeline, drawWaterfall, drawKv, drawCost, drawCertificates, drawNodes, drawEnvironment, drawDoubt];
+const PARTS = [drawHead, drawFound, drawBaseline, drawGrid, drawOverload, drawCurve, drawLatency, drawErrors, drawInside, drawHeat, drawTimeline, drawWaterfall, drawKv, drawCost, drawCertificates, drawNodes, drawEnvironment, drawDoubt];
 
 page.replaceChildren();
 for (const part of PARTS) {

@@ -84,6 +84,7 @@ function timelineRows(style) {
   signal("power_w", "power");
   signal("util_pct", "use");
   signal("sm_clock_mhz", "SM clock");
+  rows.push(...serverRows(style, line));
   const hosts = list(LINE.hosts);
   if (hosts.length) rows.push({ title: "cores", traces: hosts.map((host, at) => ({ ...line(plain(`server's CPU by ${host.probe}`), null, style.series[at % 6]), ...kept(host.server_cores) })) });
   const bounds = [line("agents' clocks, ±µs", series.agent_bound_us, style.series[0]), line("probes' clocks, ±µs", LINE.gpus?.probe_bound_us || [], style.series[2], { dash: "dot" })];
@@ -92,13 +93,23 @@ function timelineRows(style) {
   return rows;
 }
 
+/** What the server's metrics said. */
+function serverRows(style, line) {
+  const servers = list(LINE.servers?.shown);
+  const name = (words, server) => plain(servers.length > 1 ? `server: ${words} (${server.endpoint} by ${server.probe})` : `server: ${words}`);
+  const of = (key, words, shade, dash) => servers.filter((server) => server[key]).map((server, at) => ({ ...line(name(words, server), null, style.series[(shade + at) % style.series.length], { dash }), mode: "lines+markers", marker: { size: 3 }, ...kept(server[key].mean) }));
+  const queue = [...of("running", "running", 0), ...of("waiting", "waiting", 1, "dot")];
+  const usage = of("kv_pct", "KV cache in use", 3);
+  return [...(queue.length ? [{ title: "requests", traces: queue }] : []), ...(usage.length ? [{ title: "KV %", traces: usage }] : [])];
+}
+
 function drawTimeline() {
   const same = !list(LINE.series.agent_bound_us).some(has);
   const here = section("timeline", "Timeline", `Bins of ${digits(LINE.bin_s)} s on the coordinator's clock. ${same ? "Every node reads the coordinator's own clock, so the clock bound is ±0." : "The lowest row is the clock bound: how far a stamp of that moment may be off."} Shaded: the measured windows; marks on top: stalls, by verdict.`);
   const rows = timelineRows(look()).length;
   figure(here, {
     id: "plot-timeline", title: "Everything on one axis", height: 150 * rows + 110,
-    label: "Requests in flight, tokens per second, ends per second, GPU power, use and clock, and clock bound over time, stalls marked",
+    label: "Requests in flight, tokens per second, ends per second, GPU power, use and clock, what the server had running and waiting, and clock bound over time, stalls marked",
     caption: `${look().narrow ? "" : "Drag to look closer, double-click to see all again. "}${STALLS.length ? `${STALLS.length} stalls are marked, the longest; the run has ${SUMMARY.stalls?.count ?? STALLS.length}.` : "No stall was found."}${LINE.outside ? ` ${LINE.outside} requests ended beyond the axis.` : ""}${LINE.unaligned ? ` ${LINE.unaligned} requests have no clock track and are left out.` : ""}`,
     empty: "nothing happened",
     draw: (_, style) => {
@@ -157,24 +168,37 @@ function drawWaterfall() {
   const here = section("waterfall", "Requests one by one", "A sample of each level: the slowest, some at random and some that did not complete; from the intended send.");
   const rows = list(DATA.waterfall);
   const levels = levelOptions().filter(([level]) => rows.some((row) => String(row.level) === level));
+  const isTold = rows.some((row) => row.inside);
+  const both = { name: "show", label: "show", options: [["parts", "with the server's parts"], ["stages", "the client's stages"]] };
+  const told = `${HOW_WORDS} Whiskers: the clock bound where two clocks meet. Parts below zero go back, are drawn over the others and counted, never cut off.`;
   figure(here, {
-    id: "plot-waterfall", title: "Waterfall", height: 560, label: "Stages of sampled requests as bars from the intended send",
-    caption: "Client, network, server: held and written are the client's; until headers is network, queue and prefill together, since a client cannot tell them apart.",
-    controls: [{ name: "level", label: "level", options: levels, value: levels.at(-1)?.[0] }],
+    id: "plot-waterfall", title: "Waterfall", height: isTold ? 900 : 560, label: "Stages of sampled requests as bars from the intended send",
+    caption: isTold ? told : "Client, network, server: held and written are the client's; until headers is network, queue and prefill together, since a client cannot tell them apart.",
+    controls: [{ name: "level", label: "level", options: levels, value: levels.at(-1)?.[0] }, ...(isTold ? [both] : [])],
     empty: "No request could be placed in time.",
-    draw: ({ level }, style) => {
+    draw: ({ level, show }, style) => {
       const those = rows.filter((row) => String(row.level) === level).sort((a, b) => b.why.localeCompare(a.why) || b.t_s - a.t_s).reverse();
       if (!those.length) return null;
-      const colours = [style.warn, style.series[5], style.quiet, style.series[1], style.series[2], style.series[4], style.series[3], style.bad];
-      const y = those.map((_, at) => at);
-      const traces = STAGES.map(([at, name, whose], nth) => {
-        const spans = those.map((row) => span(row.stamps_ms, at));
-        return { type: "bar", orientation: "h", name, y, base: spans.map((s) => s?.[0] ?? 0), x: spans.map((s) => (s ? s[1] - s[0] : null)), marker: { color: colours[nth] }, text: those.map((row, which) => `${plain(row.request_id || "request", 40)} (${row.why}${row.outcome === "completed" ? "" : `, ${row.outcome} ${plain(row.error)}`})<br>${name} (${whose}): ${milliseconds(spans[which] ? spans[which][1] - spans[which][0] : NaN)}`), hovertemplate: "%{text}<extra></extra>", textposition: "none" };
-      });
+      const traces = show === "parts" ? partTraces(those, style) : stageTraces(those, style);
       const labels = those.map((row) => `${row.outcome === "completed" ? row.why : row.outcome}, ${digits(row.t_s, 5)} s`);
-      return { traces, layout: { barmode: "overlay", bargap: 0.25, xaxis: axis(style, "ms since the intended send"), yaxis: axis(style, "", { tickvals: y, ticktext: labels, tickfont: { size: 10 } }), legend: { orientation: "h", y: -0.12, x: 0, yanchor: "top", font: { size: style.narrow ? 10 : 12 } } } };
+      return { traces, layout: { barmode: "overlay", bargap: 0.25, xaxis: axis(style, "ms since the intended send"), yaxis: axis(style, "", { range: [-0.7, those.length - 0.3], tickvals: those.map((_, at) => at), ticktext: labels, tickfont: { size: 10 } }), legend: { orientation: "h", y: -0.12, x: 0, yanchor: "top", font: { size: style.narrow ? 10 : 12 } } } };
     },
-    table: ({ level }) => [["at", "request", "why", "outcome", ...STAGES.map(([, name]) => name), "± clock"], rows.filter((row) => String(row.level) === level).map((row) => [`${digits(row.t_s, 6)} s`, row.request_id || "—", row.why, row.error ? `${row.outcome}: ${row.error}` : row.outcome, ...STAGES.map(([at]) => span(row.stamps_ms, at)).map((s) => milliseconds(s ? s[1] - s[0] : NaN)), `${digits(row.unc_us)} µs`])],
+    table: ({ level, show }) => {
+      const those = rows.filter((row) => String(row.level) === level);
+      const who = (row) => [`${digits(row.t_s, 6)} s`, row.request_id || "—", row.why, row.error ? `${row.outcome}: ${row.error}` : row.outcome];
+      if (show !== "parts") return [["at", "request", "why", "outcome", ...STAGES.map(([, name]) => name), "± clock"], those.map((row) => [...who(row), ...STAGES.map(([at]) => span(row.stamps_ms, at)).map((s) => milliseconds(s ? s[1] - s[0] : NaN)), `${digits(row.unc_us)} µs`])];
+      const parts = (row) => PARTS_OF.map((_, at) => millis(row.inside?.parts_ms[at]));
+      return [["at", "request", "why", "outcome", ...PARTS_OF.map(({ words }) => words), "all", "± clock", "by", "server", "impossible"], those.map((row) => [...who(row), ...parts(row), millis(row.stamps_ms[8]), micro(row.inside?.bound_us), row.inside?.source ?? "not joined", row.inside?.server || "—", list(row.inside?.impossible).map(wordsOf).join(", ") || "—"])];
+    },
+  });
+}
+
+function stageTraces(those, style) {
+  const colours = [style.warn, style.series[5], style.quiet, style.series[1], style.series[2], style.series[4], style.series[3], style.bad];
+  const y = those.map((_, at) => at);
+  return STAGES.map(([at, name, whose], nth) => {
+    const spans = those.map((row) => span(row.stamps_ms, at));
+    return { type: "bar", orientation: "h", name, y, base: spans.map((s) => s?.[0] ?? 0), x: spans.map((s) => (s ? s[1] - s[0] : null)), marker: { color: colours[nth] }, text: those.map((row, which) => `${plain(row.request_id || "request", 40)} (${row.why}${row.outcome === "completed" ? "" : `, ${row.outcome} ${plain(row.error)}`})<br>${name} (${whose}): ${milliseconds(spans[which] ? spans[which][1] - spans[which][0] : NaN)}`), hovertemplate: "%{text}<extra></extra>", textposition: "none" };
   });
 }
 

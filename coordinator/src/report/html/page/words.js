@@ -96,6 +96,7 @@ function drawDoubt() {
   const files = [
     "requests.csv has every request, its stamps and its error bar: percentiles can be computed again from it.",
     "histograms.hlog has the merged histograms that the percentiles come from; other HdrHistogram tools read it.",
+    "waterfall.csv has every request of which the server told, part by part with its clock bound, and server_trace.csv every scrape of its metrics.",
     "summary.json has every figure of this page; stalls.csv every stall with the evidence for its verdict.",
     "tailcliff merge RUN_DIR computes everything again from the journal's raw stamps; tailcliff calibrate measures what this client adds.",
   ];
