@@ -7,6 +7,8 @@ import sys
 
 from inside_run import ROUNDING_MS, Run, check, end, gauge, mean, name
 
+SCRAPES = 5
+
 run, seqs = Run(sys.argv[1]), int(sys.argv[2])
 run.check_joined()
 run.check_sums()
@@ -81,7 +83,9 @@ for level in crowded:
         queue > 10 * free and queue > 1,
         f"{name(level)}: mean queue {queue:.2f} ms, {free:.3f} ms at most where all fit in the batch",
     )
-    check(gauge(level, "waiting", "max") >= 1, f"{name(level)}: the server's own gauge saw them wait")
+    # A level that was over within a few scrapes may have had none while anyone waited.
+    scrapes, waiting = (level["server"] or {}).get("scrapes", 0), gauge(level, "waiting", "max")
+    check(waiting >= 1 or scrapes < SCRAPES, f"{name(level)}: {waiting:.0f} waiting at most by the server's gauge, {scrapes} scrapes")
 
 facts = run.facts()
 known = {key: facts.get(key) for key in ("stack", "version", "max_batch", "kv_tokens", "prefix_caching")}
