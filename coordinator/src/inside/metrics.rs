@@ -217,7 +217,11 @@ impl Telling<'_> {
         let (preemptions, cache_hit) =
             (grown(Counter::Preemptions), share(Counter::CacheHits, Counter::CacheQueries));
         let spec_accepted = share(Counter::Accepted, Counter::Drafted);
-        if let Some(ns) = counted.filter(|_| preemptions.or(cache_hit).or(spec_accepted).is_some()) {
+        // What is told anyhow needs words only where it is another time than the window's.
+        let is_other = |ns: &i64| *ns > (to - from).saturating_add((to - from) / 2);
+        if let Some(ns) =
+            counted.filter(is_other).filter(|_| preemptions.or(cache_hit).or(spec_accepted).is_some())
+        {
             notes.push(format!(
                 "totals are of the {:.1} s from scrape to scrape that its window of {:.1} s lies in",
                 ns as f64 / 1e9,

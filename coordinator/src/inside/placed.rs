@@ -29,7 +29,12 @@ pub struct Told {
 }
 
 /// What a server told of a record of agent `of`, if it told anything.
-pub(crate) fn told(index: &Index, timeline: &Timeline, of: Incarnation, record: &RequestRecord) -> Option<Told> {
+pub(crate) fn told(
+    index: &Index,
+    timeline: &Timeline,
+    of: Incarnation,
+    record: &RequestRecord,
+) -> Option<Told> {
     let join = join(index, timeline, of, record)?;
     // What a reply's durations leave over is no queue of the server's own word.
     let own = |part: Part| join.parts[part as usize].filter(|_| join.server.is_some() || part != Part::Queue);

@@ -208,6 +208,7 @@ fn inside(level: u32, all: &[(Parts, u32)], completed: u64) -> LevelInside {
         servers: if of_spans { vec![("probe: model-sim".to_owned(), joined)] } else { Vec::new() },
         parts: Part::ALL.into_iter().filter_map(figures).collect(),
         front_ns: of_spans.then_some(1.6e6),
+        front_p95_ns: of_spans.then_some(2_400_000),
         front_share: of_spans.then_some(0.034),
         impossible: all.iter().filter(|(_, bits)| *bits != 0).count() as u64,
         unplaced: u64::from(of_spans),
@@ -231,6 +232,7 @@ fn server() -> ServerLevel {
     ServerLevel {
         scrapes: 11,
         failed: 1,
+        counted_ns: Some(11_000 * MS),
         took_ns: Some(3 * MS),
         running: Some((2.0, 4.0)),
         waiting: Some((1.5, 3.0)),

@@ -9,6 +9,10 @@ use crate::stored::Incarnation;
 impl Run {
     /// A node gone for longer than the lease is not waited for, nor is one that said it goes.
     pub(super) fn drop_lost(&mut self, now: i64, out: &mut Vec<Command>) {
+        // Who was told that the run is over goes, and is not lost, however long a probe goes on waiting for last spans.
+        if self.is_ending() {
+            return;
+        }
         let over = |m: &super::Member| !m.connected && (m.leaving || now - m.gone_at > LEASE_NS);
         let lost: Vec<_> = self.members.iter().filter(|(_, m)| over(m)).map(|(&of, _)| of).collect();
         for of in lost {

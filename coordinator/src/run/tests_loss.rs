@@ -235,3 +235,19 @@ fn a_run_that_is_gone_on_with_does_not_wait_for_ever_for_those_it_had_lost() {
         "its batches were on disk: {out:?}"
     );
 }
+
+/// A probe goes on taking a server's last spans for seconds after the run: who left meanwhile is not lost.
+#[test]
+fn who_leaves_after_the_end_is_not_lost_however_long_another_stays() {
+    let mut run = run_of(2, &[2], None);
+    ready(&mut run, 2);
+    arm(&mut run, 0, &[1, 2]);
+    finish(&mut run, 8 * S, 0, 1, 0);
+    let out = finish(&mut run, 8 * S, 0, 2, 0);
+    assert!(out.iter().any(|c| matches!(c, Command::Send(1, Order::End(_)))), "{out:?}");
+    let mut out = run.step(8 * S, Event::Gone(1));
+    out.extend((9..20).flat_map(|s| run.step(s * S, Event::Tick)));
+    assert!(!out.iter().any(|c| matches!(c, Command::Lost(_) | Command::Finish(_))), "{out:?}");
+    let out = run.step(20 * S, Event::Gone(2));
+    assert!(out.iter().any(|c| matches!(c, Command::Finish(Ending::Complete))), "{out:?}");
+}

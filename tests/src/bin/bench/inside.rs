@@ -44,7 +44,8 @@ fn percent(bench: &Bench, inside: bool) -> anyhow::Result<(f64, u64)> {
     let dir = bench.dir.path().join("inside");
     let otlp = format!("127.0.0.1:{}", free_port()?);
     let endpoint = format!("grpc://{otlp}");
-    let mut args = vec!["--listen", "127.0.0.1:0", "--timing", "paced", "--paced-ttft-ms", "5", "--paced-itl-ms", "2"];
+    let mut args =
+        vec!["--listen", "127.0.0.1:0", "--timing", "paced", "--paced-ttft-ms", "5", "--paced-itl-ms", "2"];
     if inside {
         args.extend(["--otlp-endpoint", &endpoint, "--otlp-delay-ms", "1000"]);
     }
@@ -57,8 +58,26 @@ fn percent(bench: &Bench, inside: bool) -> anyhow::Result<(f64, u64)> {
         Command::new(&bench.binary),
         "tailcliff",
         &[
-            "coordinate", "--listen", "127.0.0.1:0", "--url", &address, "--model", "sim", "--ignore-eos", "--output-len", "5",
-            "--request-rate", &rate, "--duration", &length, "--agents", "1", "--probes", "1", "--output-dir", run_dir,
+            "coordinate",
+            "--listen",
+            "127.0.0.1:0",
+            "--url",
+            &address,
+            "--model",
+            "sim",
+            "--ignore-eos",
+            "--output-len",
+            "5",
+            "--request-rate",
+            &rate,
+            "--duration",
+            &length,
+            "--agents",
+            "1",
+            "--probes",
+            "1",
+            "--output-dir",
+            run_dir,
         ],
     )?;
     let listening = coordinator.announced("listening on ")?;
@@ -66,7 +85,14 @@ fn percent(bench: &Bench, inside: bool) -> anyhow::Result<(f64, u64)> {
     let metrics = format!("http://{address}/metrics");
     let mut args = vec!["--coordinator", to, "--name", "probe"];
     if inside {
-        args.extend(["--otlp-listen", &otlp, "--server-metrics", &metrics, "--server-metrics-interval", "100ms"]);
+        args.extend([
+            "--otlp-listen",
+            &otlp,
+            "--server-metrics",
+            &metrics,
+            "--server-metrics-interval",
+            "100ms",
+        ]);
     }
     let probe = Role::start(&bench.binary, "gpu-probe", &args)?;
     let agent = Role::start(&bench.binary, "agent", &["--coordinator", to, "--shards", "1"])?;
