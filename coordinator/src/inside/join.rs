@@ -94,7 +94,7 @@ impl Join {
 /// How a source's parts are known.
 pub(crate) fn how(source: Source, part: Part) -> How {
     match (source, part) {
-        (Source::Reply, Part::Queue | Part::NetworkDown) => How::Inferred,
+        (Source::Reply, Part::Queue | Part::NetworkDown) | (_, Part::FrontOut) => How::Inferred,
         (_, Part::NetworkUp | Part::NetworkDown) => How::BetweenClocks,
         _ => How::Measured,
     }
