@@ -77,7 +77,7 @@ fn fill(name: &str, out: &mut BufWriter<File>, data: &RunData, merged: &Merged) 
         "stalls.csv" => stalls::write(out, &merged.stalls, data),
         "host_trace.csv" => host::write(out, data, &merged.timeline),
         "server_trace.csv" => server_trace::write(out, data, &merged.timeline),
-        "waterfall.csv" => waterfall::write(out, data, &merged.timeline),
+        "waterfall.csv" => waterfall::write(out, data, merged),
         "histograms.hlog" => hlog::write(out, merged),
         "environment.json" => json(out, &environment::environment(data)),
         "levels.csv" => levels_csv::write(out, merged),

@@ -87,7 +87,7 @@ fn parquet_files(out: &Path, data: &RunData, merged: &Merged) -> Result<Vec<Stri
 /// When a file cannot be written or removed.
 #[cfg(feature = "parquet")]
 pub(crate) fn beside(dir: &Path, data: &RunData, merged: &Merged) -> Result<(), OutputError> {
-    parquet::write_all(dir, data, &merged.timeline)
+    parquet::write_all(dir, data, merged)
 }
 
 /// Writes the Parquet files of a run directory; a build without Parquet removes those of an earlier merge, which the new

@@ -16,7 +16,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::PARQUET_FILES;
-use crate::merge::timeline::Timeline;
+use crate::merge::Merged;
 use crate::outputs::{OutputError, write};
 use crate::report::requests::{REQUESTS, TRACE, each_event, each_request};
 use crate::report::table::{Cell, Column, Kind};
@@ -30,7 +30,8 @@ const GROUP_ROWS: usize = 1 << 15;
 ///
 /// # Errors
 /// When a file cannot be written, or the journal not be read again.
-pub(super) fn write_all(dir: &Path, data: &RunData, timeline: &Timeline) -> Result<(), OutputError> {
+pub(super) fn write_all(dir: &Path, data: &RunData, merged: &Merged) -> Result<(), OutputError> {
+    let timeline = &merged.timeline;
     let [requests, trace, server, joined] = PARQUET_FILES;
     write(dir, requests, |out| {
         rows(out, data, &REQUESTS, |table| each_request(data, timeline, |row| table.push(row)))
@@ -44,7 +45,7 @@ pub(super) fn write_all(dir: &Path, data: &RunData, timeline: &Timeline) -> Resu
         })
     })?;
     write(dir, joined, |out| {
-        rows(out, data, &waterfall::COLUMNS, |table| waterfall::each(data, timeline, |row| table.push(row)))
+        rows(out, data, &waterfall::COLUMNS, |table| waterfall::each(data, merged, |row| table.push(row)))
     })
 }
 

@@ -1,6 +1,6 @@
 //! What is told of a request's parts, of a level and of a run.
 
-use tailcliff_proto::v1::{ServerFacts, ServerLatency, SpanTally};
+use tailcliff_proto::v1::{ServerLatency, SpanTally};
 
 /// Parts of a request's time, in the order in which they pass; together they are its time from intended send to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -170,7 +170,7 @@ pub struct LevelInside {
     pub front_share: Option<f64>,
     /// Requests with any impossible part.
     pub impossible: u64,
-    /// Requests whose server stamps a step of its wall clock left without a place.
+    /// Requests of whose server stamps one has no place on the timeline: a step of a wall clock, or no reading of it near.
     pub unplaced: u64,
     /// Median bound of the parts between clocks, ns.
     pub bound_ns: Option<i64>,
@@ -235,7 +235,7 @@ pub struct ServerLevel {
 /// What is told of the run as a whole.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
-    /// Spans, and those that joined no request of this run: start-up, other clients, the preflight.
+    /// Spans and lines of stamps, and those of no request of this run: start-up, other clients, the preflight.
     pub spans: u64,
     /// See above.
     pub unmatched_spans: u64,
@@ -245,8 +245,6 @@ pub struct Summary {
     pub tallies: Vec<(String, SpanTally)>,
     /// Steps of a probe's wall clock: (probe, by how much, ns, when on the coordinator's clock, ns).
     pub wall_steps: Vec<(String, i64, i64)>,
-    /// By probe: the last that each endpoint said of itself.
-    pub facts: Vec<(String, ServerFacts)>,
     /// What a reader must know, in words.
     pub warnings: Vec<String>,
 }

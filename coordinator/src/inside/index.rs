@@ -13,20 +13,17 @@ use crate::merge::tally::of_kind;
 use crate::merge::timeline::Timeline;
 use crate::stored::{Incarnation, RunData};
 
-/// Names of servers that are kept apart; more are one.
-const MOST_SERVERS: usize = 256;
+/// Servers of one probe that are kept apart; more of it are one.
+const MOST_SERVERS: usize = 64;
 
-/// The index of a run. About 150 bytes for each request that a server told of.
+/// The index of a run. Some 300 bytes for each request that a server told of.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     told: HashMap<u128, Told>,
     servers: Vec<Server>,
     walls: BTreeMap<Incarnation, Wall>,
-    /// Spans that came, of whatever.
+    /// Spans and lines of stamps that came, of whatever, each once.
     pub(crate) spans: u64,
-    /// Requests that were told of, ours or not, and of these how often one was told of again.
-    pub(crate) tellings: u64,
-    pub(crate) told_twice: u64,
     /// Spans that came from another host than their probe's.
     pub(crate) from_elsewhere: u64,
 }
@@ -56,13 +53,15 @@ impl Index {
                 for stamps in &batch.server_stamps {
                     let server = index.server(probe, &node.hello.name, "");
                     let of_line = told::of_stamps(stamps, server);
-                    of_line.into_iter().for_each(|(key, told)| index.add(key, told));
+                    index.spans += 1;
+                    let is_new = of_line.is_none_or(|(key, told)| index.add(key, told));
+                    index.spans -= u64::from(!is_new);
                 }
             }
             index.walls.insert(probe, Wall::new(readings));
         }
         for (key, slices) in slices {
-            index.add(key, Slices::told(&slices));
+            index.add(key, slices.told());
         }
         index
     }
@@ -70,8 +69,10 @@ impl Index {
     fn server(&mut self, probe: Incarnation, name: &str, service: &str) -> usize {
         let known = self.servers.iter().position(|s| s.probe == probe && s.service == service);
         known.unwrap_or_else(|| {
-            if self.servers.len() >= MOST_SERVERS {
-                return MOST_SERVERS - 1;
+            let mut of_probe = self.servers.iter().enumerate().filter(|(_, s)| s.probe == probe);
+            // Whatever it is called, its stamps are of this probe's wall clock.
+            if let Some((last, _)) = of_probe.nth(MOST_SERVERS - 1) {
+                return last;
             }
             let whole = format!("{name} {service}");
             self.servers.push(Server { probe, name: whole.trim().to_owned(), service: service.to_owned() });
@@ -80,35 +81,24 @@ impl Index {
     }
 
     fn span(&mut self, span: &ServerSpan, server: usize, slices: &mut HashMap<u128, Slices>) {
-        self.spans += 1;
         self.from_elsewhere += u64::from(span.from_elsewhere);
-        if let Some(told) = told::of_span(span, server) {
-            // Under the request's own id too, where a proxy began a trace of its own.
-            let mut keys = told::keys_of_span(span);
-            keys.next().into_iter().for_each(|key| self.add(key, told));
-            for other in keys {
-                self.told.entry(other).or_insert(told);
-            }
-        } else {
-            told::add_slice(slices, span, server);
-        }
+        let Some(told) = told::of_span(span, server) else {
+            self.spans += 1;
+            return told::add_slice(slices, span, server);
+        };
+        // Under the request's own id too, where a proxy began a trace of its own.
+        let new = told::keys_of_span(span).map(|key| self.add(key, told)).fold(false, |any, new| any | new);
+        self.spans += u64::from(new);
     }
 
-    fn add(&mut self, key: u128, told: Told) {
+    /// False for what was known.
+    fn add(&mut self, key: u128, told: Told) -> bool {
         match self.told.get_mut(&key) {
-            None => {
-                self.tellings += 1;
-                self.told.insert(key, told);
-            }
-            Some(known) if told::is_repeat(known, &told) => {}
-            // Who ended last answered: a request that a proxy sent twice, or one of several answers.
-            Some(known) => {
-                self.told_twice += 1;
-                if told.end_unix_ns > known.end_unix_ns {
-                    *known = told;
-                }
-            }
+            None => drop(self.told.insert(key, told)),
+            Some(known) if told::is_repeat(known, &told) => return false,
+            Some(known) => *known = told::newer(known, &told),
         }
+        true
     }
 
     /// Nobody said anything.

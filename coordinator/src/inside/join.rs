@@ -13,7 +13,7 @@ use crate::merge::timeline::Timeline;
 use crate::stored::Incarnation;
 
 /// The server's durations are of a clock that may run this much, one part in so many, off the raw one.
-const RATE_PARTS: i64 = 10_000;
+const RATE_PARTS: i64 = 1_000;
 
 /// A place may lie this much outside of its request and still be its own, ns.
 const SLACK_NS: i64 = 1_000_000;
@@ -41,10 +41,8 @@ pub(crate) struct Join {
     pub(crate) delivery_ns: Option<i64>,
     /// How far the front end's length may be off: a wall clock's stamps less durations of a clock that runs at its rate, ns.
     front_bound_ns: i64,
-    /// Its server's stamps have no place on the timeline: the wall clock stepped, or nobody read it.
+    /// A way between two clocks is not known though both its ends were stamped: the server's stamp has no place on the timeline.
     pub(crate) unplaced: bool,
-    /// Of prompt and answer, as the server counts.
-    pub(crate) tokens: (Option<u64>, Option<u64>),
 }
 
 impl Join {
@@ -61,7 +59,6 @@ impl Join {
             delivery_ns: None,
             front_bound_ns: 0,
             unplaced: false,
-            tokens: (None, None),
         }
     }
 
@@ -71,23 +68,39 @@ impl Join {
         put(Part::Queue, told.queue_ns);
         put(Part::Prefill, told.prefill_ns);
         put(Part::Decode, told.decode_ns);
-        if told.queue_ns.or(told.prefill_ns).is_none() {
-            return;
-        }
-        let engine = told.queue_ns.unwrap_or(0) + told.prefill_ns.unwrap_or(0);
-        let decode = told.decode_ns.unwrap_or(0);
-        let rest = whole.map(|whole| whole.saturating_sub(engine).saturating_sub(decode));
-        let before = told.ttft_ns.map(|ttft| ttft - engine).or(rest);
+        // What was not told is not 0: without it nobody knows what the rest is.
+        let Some((queue, prefill)) = told.queue_ns.zip(told.prefill_ns) else { return };
+        let engine = queue.saturating_add(prefill);
+        let rest = whole
+            .zip(told.decode_ns)
+            .map(|(whole, decode)| whole.saturating_sub(engine).saturating_sub(decode));
+        let before = told.ttft_ns.map(|ttft| ttft.saturating_sub(engine)).or(rest);
         put(Part::FrontIn, before);
         put(Part::FrontOut, rest.zip(before).map(|(rest, before)| rest.saturating_sub(before)));
-        self.front_bound_ns = bound_ns + (engine + decode).max(0) / RATE_PARTS;
+        let own = engine.saturating_add(told.decode_ns.unwrap_or(0)).max(0);
+        self.front_bound_ns = bound_ns.saturating_add(own / RATE_PARTS);
+    }
+
+    /// The longer of both ways, ns. Of a wall clock that may be another's nothing is known but that the server had the request
+    /// between its sending and its answer: what one way has too much, the other has too little.
+    fn ways_ns(&self) -> i64 {
+        let ways = [Part::NetworkUp, Part::NetworkDown].map(|part| self.parts[part as usize]);
+        ways.into_iter().flatten().map(i64::saturating_abs).max().unwrap_or(0)
+    }
+
+    /// The same for its stamps on the coordinator's clock.
+    fn widen(&mut self) {
+        let by = self.ways_ns();
+        for at in [&mut self.arrival, &mut self.first_token, &mut self.end].into_iter().flatten() {
+            at.bound_ns = at.bound_ns.saturating_add(by);
+        }
     }
 
     /// Front end before and after the first token together, ns; the engine makes the second token while the front end still
     /// handles the first, so the second part alone may well be below 0.
     pub(crate) fn front_ns(&self) -> Option<i64> {
         let [before, after] = [Part::FrontIn, Part::FrontOut].map(|part| self.parts[part as usize]);
-        Some(before?.saturating_add(after.unwrap_or(0)))
+        Some(before?.saturating_add(after?))
     }
 }
 
@@ -159,28 +172,35 @@ fn first_wait(record: &RequestRecord) -> Option<i64> {
 fn by_stamps(index: &Index, timeline: &Timeline, of: Incarnation, client: &Client, told: &Told) -> Join {
     let clocks = Clocks::of(index, timeline, of, told.server);
     let (arrival, end) = places(index, clocks.as_ref(), client, told);
-    let mut join = Join {
-        server: Some(told.server),
-        unplaced: arrival.is_none() && told.arrival_unix_ns.is_some(),
-        tokens: told.tokens,
-        ..Join::new(told.source.unwrap_or(Source::Spans), client.parts)
-    };
+    let mut join =
+        Join { server: Some(told.server), ..Join::new(told.source.unwrap_or(Source::Spans), client.parts) };
     let here = |place: Option<Place>| clocks.as_ref()?.on_client(place?);
     let (from, to) = (here(arrival), here(end));
     let between = |from: Option<i64>, to: Option<i64>| to?.checked_sub(from?);
     let raw = |place: Option<Place>| place.map(|place| place.raw_ns);
-    // Without a place its length by the wall clock is still the best there is.
-    let whole = between(raw(from), raw(to)).or_else(|| between(told.arrival_unix_ns, told.end_unix_ns));
+    // Without places there is no length either: the wall clock may have stepped in between.
+    let whole = between(raw(from), raw(to));
     join.serve(told, whole, from.zip(to).map_or(0, |(from, to)| from.bound_ns.saturating_add(to.bound_ns)));
     join.parts[Part::NetworkUp as usize] = between(client.sent, raw(from));
     join.parts[Part::NetworkDown as usize] = between(raw(to), client.last);
+    let is_lost = |part: Part, told: Option<i64>, client: Option<i64>| {
+        told.is_some() && client.is_some() && join.parts[part as usize].is_none()
+    };
+    join.unplaced = is_lost(Part::NetworkUp, told.arrival_unix_ns, client.sent)
+        || is_lost(Part::NetworkDown, told.end_unix_ns, client.last);
     join.bound_ns = [from, to].into_iter().flatten().map(|place| place.bound_ns).max();
+    if told.is_from_elsewhere {
+        join.bound_ns = join.bound_ns.map(|bound| bound.saturating_add(join.ways_ns()));
+    }
     let first = from.zip(told.ttft_ns).and_then(|(from, ttft)| from.raw_ns.checked_add(ttft));
     join.delivery_ns = between(first, client.first);
     let first = arrival.zip(told.ttft_ns);
     let first = first.map(|(place, ttft)| Place { raw_ns: place.raw_ns.saturating_add(ttft), ..place });
     let placed = |place: Option<Place>| clocks.as_ref()?.placed(place?);
     (join.arrival, join.first_token, join.end) = (placed(arrival), placed(first), placed(end));
+    if told.is_from_elsewhere {
+        join.widen();
+    }
     join.impossible = impossible(&join);
     join
 }

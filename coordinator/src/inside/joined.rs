@@ -5,11 +5,9 @@ use std::io;
 use tailcliff_proto::v1::RequestRecord;
 
 use super::figures::{Parts, Source};
-use super::index::Index;
 use super::join::join;
 use crate::clock::Aligned;
-use crate::merge::tally;
-use crate::merge::timeline::Timeline;
+use crate::merge::{Merged, tally};
 use crate::stored::{Incarnation, RunData};
 
 /// A request whose server side is known.
@@ -37,8 +35,6 @@ pub struct Joined<'a> {
     pub first_token: Option<Aligned>,
     /// Its end.
     pub end: Option<Aligned>,
-    /// Tokens of prompt and answer, as the server counts.
-    pub tokens: (Option<u64>, Option<u64>),
 }
 
 /// Gives each to `write`, in the order of `requests.csv`.
@@ -47,14 +43,14 @@ pub struct Joined<'a> {
 /// The first of `write`.
 pub fn each_joined(
     data: &RunData,
-    timeline: &Timeline,
+    merged: &Merged,
     mut write: impl FnMut(&Joined<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let index = Index::of(data);
+    let (index, timeline) = (&merged.index, &merged.timeline);
     for (of, node) in tally::agents(data) {
         for batch in node.each_batch() {
             for record in &batch.records {
-                let Some(join) = join(&index, timeline, of, record) else { continue };
+                let Some(join) = join(index, timeline, of, record) else { continue };
                 write(&Joined {
                     of,
                     agent: &node.hello.name,
@@ -67,7 +63,6 @@ pub fn each_joined(
                     arrival: join.arrival,
                     first_token: join.first_token,
                     end: join.end,
-                    tokens: join.tokens,
                 })?;
             }
         }

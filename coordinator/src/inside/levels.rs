@@ -7,14 +7,15 @@ use tailcliff_proto::v1::RequestRecord;
 use super::figures::{How, LevelInside, Part, PartFigures, Source};
 use super::index::Index;
 use super::join::{Join, how, join};
+use super::told::Told;
 use crate::merge::timeline::Timeline;
 use crate::stored::Incarnation;
 
 /// Requests of one level, gathered one by one: about 140 bytes for each that is joined.
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
-    /// Requests of any phase and outcome that a server told of.
-    pub(crate) matched: u64,
+    /// Of requests of any phase and outcome: spans and lines that told of them, and words on one beyond the first.
+    pub(crate) matched: Matched,
     completed: u64,
     joined: u64,
     unplaced: u64,
@@ -27,6 +28,29 @@ pub(crate) struct Gather {
     delivery: (u64, f64),
     sources: BTreeMap<Source, u64>,
     servers: BTreeMap<usize, u64>,
+}
+
+/// What servers told of this run's own requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Matched {
+    pub(crate) spans: u64,
+    pub(crate) told_twice: u64,
+}
+
+impl Matched {
+    fn add(&mut self, told: &Told) {
+        self.spans += u64::from(told.spans);
+        self.told_twice += u64::from(told.times > 1);
+    }
+}
+
+impl std::iter::Sum for Matched {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            spans: a.spans + b.spans,
+            told_twice: a.told_twice + b.told_twice,
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -49,13 +73,12 @@ impl Gather {
         record: &RequestRecord,
         counts: bool,
     ) {
+        index.find(record).into_iter().for_each(|told| self.matched.add(told));
         if !counts {
-            self.matched += u64::from(index.find(record).is_some());
             return;
         }
         self.completed += 1;
         let Some(join) = join(index, timeline, of, record) else { return };
-        self.matched += u64::from(join.server.is_some());
         self.joined += 1;
         self.take(&join);
     }

@@ -1,33 +1,28 @@
 //! What is told of a run's servers as a whole.
 
-use std::collections::BTreeMap;
-
-use tailcliff_proto::v1::{NodeKind, SpanTally};
+use tailcliff_proto::v1::{Batch, NodeKind, SpanTally};
 
 use super::figures::Summary;
 use super::index::Index;
+use super::levels::Matched;
 use crate::knee::duration;
 use crate::merge::tally::of_kind;
 use crate::merge::timeline::Timeline;
 use crate::stored::RunData;
 
-/// Of a run, of whose requests `matched` were told of by a server.
-pub(crate) fn summary(data: &RunData, timeline: &Timeline, index: &Index, matched: u64) -> Summary {
+/// Of a run, of whose own requests so much was `matched`.
+pub(crate) fn summary(data: &RunData, timeline: &Timeline, index: &Index, matched: Matched) -> Summary {
     let mut summary = Summary {
         spans: index.spans,
-        unmatched_spans: index.tellings.saturating_sub(matched),
-        told_twice: index.told_twice,
+        unmatched_spans: index.spans.saturating_sub(matched.spans),
+        told_twice: matched.told_twice,
         ..Summary::default()
     };
     for (_, node) in of_kind(data, NodeKind::GpuProbe) {
         let name = &node.hello.name;
-        let (mut tally, mut facts) = (None, BTreeMap::new());
-        for batch in node.each_batch_with_server() {
-            tally = batch.span_tallies.last().copied().or(tally);
-            facts.extend(batch.server_facts.iter().map(|facts| (facts.endpoint.clone(), facts.clone())));
-        }
+        let last = |tally, batch: std::borrow::Cow<'_, _>| newest(tally, &batch);
+        let tally = node.each_batch_with_server().fold(None, last);
         summary.tallies.extend(tally.map(|tally| (name.clone(), tally)));
-        summary.facts.extend(facts.into_values().map(|facts| (name.clone(), facts)));
     }
     let name = |of| data.nodes.get(&of).map_or_else(String::new, |node| node.hello.name.clone());
     let steps = index.steps(timeline).into_iter();
@@ -36,16 +31,32 @@ pub(crate) fn summary(data: &RunData, timeline: &Timeline, index: &Index, matche
     summary
 }
 
+/// Totals: the last word holds.
+fn newest(known: Option<SpanTally>, batch: &Batch) -> Option<SpanTally> {
+    batch.span_tallies.last().copied().or(known)
+}
+
 fn warnings(data: &RunData, summary: &Summary, index: &Index) -> Vec<String> {
     let mut all = Vec::new();
     for (probe, tally) in &summary.tallies {
-        let SpanTally { over_rate, without_ids, without_room, malformed, turned_away, bad_lines, .. } =
-            *tally;
+        // Of each that is a loss there is a word.
+        let SpanTally {
+            received: _,
+            lines: _,
+            over_rate,
+            without_ids,
+            without_room,
+            malformed,
+            put_off,
+            turned_away,
+            bad_lines,
+        } = *tally;
         let parts = [
             (over_rate, "spans came faster than they are kept"),
             (without_ids, "spans had neither trace id nor request id"),
             (without_room, "spans had no room"),
             (malformed, "exports were no OTLP, or too large"),
+            (put_off, "exports were put off, for their exporter to send again"),
             (turned_away, "connections of exporters were turned away"),
             (bad_lines, "lines of the file of stamps could not be read"),
         ];
@@ -65,8 +76,8 @@ fn warnings(data: &RunData, summary: &Summary, index: &Index) -> Vec<String> {
     }
     if index.from_elsewhere > 0 {
         all.push(format!(
-            "{} spans came to a probe from another host: their stamps are that host's wall clock and are placed by the probe's, so \
-             the parts between clocks are off by what the two differ; run a probe on the server's node",
+            "{} spans came to a probe from another address than its host's: if the server is not on the probe's node, its wall clock is \
+             another's, so that of their requests each way is known only to within both together (bound_us)",
             index.from_elsewhere
         ));
     }

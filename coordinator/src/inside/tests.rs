@@ -3,9 +3,11 @@
 use tailcliff_proto::trace_context::TraceContext;
 use tailcliff_proto::v1::{self, NodeKind, Outcome, Phase};
 
-use super::figures::{Part, Source};
+use super::figures::{How, LevelInside, Part, Source};
 use super::index::Index;
 use super::join::{Join, join};
+use super::levels::{Gather, Matched};
+use super::summary::summary;
 use crate::clock::simulate::{PATHS, Path, Truth, exchanges};
 use crate::merge::timeline::Timeline;
 use crate::stored::{Incarnation, Node, RunData};
@@ -157,6 +159,17 @@ impl World {
         push(PROBE, v1::Batch { server_spans, ..Default::default() });
     }
 
+    /// As a level has it: what was matched, and its figures.
+    fn gathered(&self) -> (Matched, LevelInside) {
+        let (index, timeline) = (Index::of(&self.data), Timeline::of(&self.data));
+        let mut gather = Gather::default();
+        for record in self.data.nodes[&AGENT].batches.iter().flat_map(|batch| &batch.records) {
+            let counts = record.phase == Phase::Measured as i32;
+            gather.add(&index, &timeline, AGENT, record, counts);
+        }
+        (gather.matched, gather.figures(&index).unwrap())
+    }
+
     fn joined(&self) -> Vec<(&[i64; 12], Join)> {
         let (index, timeline) = (Index::of(&self.data), Timeline::of(&self.data));
         let records = self.data.nodes[&AGENT].batches.iter().flat_map(|batch| &batch.records);
@@ -290,15 +303,16 @@ fn spans_join_by_trace_or_by_request_and_repeats_are_one() {
         ..Default::default()
     });
     let index = Index::of(&world.data);
-    assert_eq!((index.spans, index.tellings, index.told_twice), (7, 5, 0));
+    assert_eq!(index.spans, 6, "the repeat is none");
     assert_eq!(world.joined().len(), 4);
+    assert_eq!(world.gathered().0, Matched { spans: 4, told_twice: 0 });
     // Two servers told of one request: the one that ended last answered.
     let node = world.data.nodes.get_mut(&PROBE).unwrap();
     let mut other = node.batches.last().unwrap().server_spans[2].clone();
     (other.service, other.end_unix_ns) = ("vllm 2".to_owned(), other.end_unix_ns + 1_000);
     node.batches.push(v1::Batch { server_spans: vec![other], ..Default::default() });
     let index = Index::of(&world.data);
-    assert_eq!(index.told_twice, 1);
+    assert_eq!(world.gathered().0, Matched { spans: 5, told_twice: 1 });
     let join = world.joined()[2].1;
     assert_eq!(index.server_name(join.server.unwrap()), "node-9 vllm 2");
 }
@@ -362,4 +376,144 @@ fn a_reply_with_durations_is_cut_by_them() {
         assert!((sum - whole).abs() <= whole / 2_000, "{sum} {whole}");
         assert_eq!(join.parts[Part::NetworkUp as usize], None, "absent is no 0");
     }
+}
+
+#[test]
+fn a_level_counts_what_is_joined_unmatched_and_impossible() {
+    let mut world = World::new(11, Path::Idle, WallFault::None);
+    world.serve(40);
+    let truths = world.truth.clone();
+    let node = world.data.nodes.get_mut(&PROBE).unwrap();
+    let spans = &mut node.batches.last_mut().unwrap().server_spans;
+    // Ten are told of by nobody; two came, by their stamps, before they were sent.
+    spans.truncate(30);
+    for span in &mut spans[..2] {
+        span.start_unix_ns -= 50_000_000;
+        span.end_unix_ns -= 50_000_000;
+    }
+    // A warm-up's request is matched, and in no figure.
+    world.data.nodes.get_mut(&AGENT).unwrap().batches[0].records[29].phase = Phase::Warmup as i32;
+    let (matched, level) = world.gathered();
+    assert_eq!(matched, Matched { spans: 30, told_twice: 0 });
+    assert_eq!((level.joined, level.unmatched, level.impossible, level.unplaced), (29, 10, 2, 0));
+    assert_eq!(
+        (level.sources.as_slice(), level.servers.as_slice()),
+        (&[(Source::Spans, 29)][..], &[("node-9 vllm 1".to_owned(), 29)][..])
+    );
+    let of = |part: Part| level.parts.iter().find(|figures| figures.part == part).unwrap();
+    let queue = of(Part::Queue);
+    let mut true_ns: Vec<i64> = truths[..29].iter().map(|(_, parts)| parts[5]).collect();
+    true_ns.sort_unstable();
+    let mean = true_ns.iter().sum::<i64>() as f64 / 29.0;
+    assert!((queue.mean_ns - mean).abs() < 1.0 && queue.p95_ns == true_ns[27], "{queue:?}");
+    assert_eq!((of(Part::NetworkUp).impossible, of(Part::NetworkUp).how), (2, How::BetweenClocks));
+    assert_eq!(
+        (of(Part::Decode).impossible, of(Part::Decode).how, of(Part::FrontOut).how),
+        (0, How::Measured, How::Inferred)
+    );
+    assert!(level.worst_bound_ns >= level.bound_ns && level.bound_ns > Some(0));
+    let share = level.front_share.unwrap();
+    assert!((0.0..0.1).contains(&share), "{share}");
+    let of_run = summary(&world.data, &Timeline::of(&world.data), &Index::of(&world.data), matched);
+    assert_eq!((of_run.spans, of_run.unmatched_spans), (30, 0));
+    let of_run =
+        summary(&world.data, &Timeline::of(&world.data), &Index::of(&world.data), Matched::default());
+    assert_eq!(of_run.unmatched_spans, 30);
+}
+
+#[test]
+fn what_a_server_does_not_tell_is_absent_and_no_other_part() {
+    let mut world = World::new(4, Path::Quick, WallFault::None);
+    world.serve(2);
+    let node = world.data.nodes.get_mut(&PROBE).unwrap();
+    let spans = &mut node.batches.last_mut().unwrap().server_spans;
+    (spans[0].ttft_ns, spans[0].prefill_ns) = (None, None);
+    spans[1].decode_ns = None;
+    let joined = world.joined();
+    let told = |n: usize, part: Part| joined[n].1.parts[part as usize];
+    assert!(told(0, Part::Queue).is_some() && told(0, Part::Decode).is_some());
+    assert_eq!((told(0, Part::FrontIn), told(0, Part::Prefill), told(0, Part::FrontOut)), (None, None, None));
+    assert!(told(1, Part::FrontIn).is_some());
+    assert_eq!((told(1, Part::Decode), told(1, Part::FrontOut), joined[1].1.front_ns()), (None, None, None));
+}
+
+/// An exporter that dials from another address may be on another host: each way is known only to within both.
+#[test]
+fn stamps_from_elsewhere_are_no_more_exact_than_their_request_allows() {
+    for off in [0, 5 * MS, -5 * MS] {
+        let mut world = World::new(6, Path::Idle, WallFault::None);
+        world.serve(30);
+        let spans =
+            world.data.nodes.get_mut(&PROBE).unwrap().batches.iter_mut().flat_map(|b| &mut b.server_spans);
+        for span in spans {
+            span.from_elsewhere = true;
+            span.start_unix_ns = span.start_unix_ns.wrapping_add_signed(off);
+            span.end_unix_ns = span.end_unix_ns.wrapping_add_signed(off);
+        }
+        for (truth, join) in world.joined() {
+            let up = join.parts[Part::NetworkUp as usize].unwrap();
+            assert!((up - truth[3]).abs() <= join.bound_ns.unwrap() + 10, "{off}: {up}, truly {}", truth[3]);
+            assert_eq!(join.impossible, 0, "{off}");
+            assert!(join.arrival.unwrap().bound_ns >= off.abs() - MS, "{off}: {join:?}");
+        }
+        assert_eq!(Index::of(&world.data).from_elsewhere, 30);
+    }
+}
+
+/// SGLang's names, as its source has them: a request is ten spans of one trace.
+#[test]
+fn slices_of_one_trace_are_one_request() {
+    let mut world = World::new(9, Path::Quick, WallFault::None);
+    world.serve(3);
+    let truths = world.truth.clone();
+    let node = world.data.nodes.get_mut(&PROBE).unwrap();
+    let spans = std::mem::take(&mut node.batches.last_mut().unwrap().server_spans);
+    let mut slices = Vec::new();
+    for (span, (_, parts)) in spans.iter().zip(&truths) {
+        let start = span.start_unix_ns as i64;
+        let mut slice = |name: &str, from: i64, to: i64| {
+            slices.push(v1::ServerSpan {
+                trace_id: span.trace_id.clone(),
+                span_id: (slices.len() as u64 + 1).to_be_bytes().to_vec(),
+                name: name.to_owned(),
+                start_unix_ns: (start + from) as u64,
+                end_unix_ns: (start + to) as u64,
+                ..Default::default()
+            });
+        };
+        let whole = span.end_unix_ns as i64 - start;
+        let [queue, prefill, decode] = [4, 5, 6].map(|i| parts[4..=i].iter().sum::<i64>());
+        slice("Bootstrap Room 0x0", 0, whole);
+        slice("tokenize", 0, parts[4]);
+        slice("prefill_waiting", queue, prefill);
+        slice("prefill_forward", prefill, decode);
+        slice("decode_loop", decode, decode + parts[7]);
+        // An exporter that tried again.
+        slice("prefill_waiting", queue, prefill);
+    }
+    node.batches.last_mut().unwrap().server_spans = slices;
+    for (truth, join) in world.joined() {
+        for part in [Part::FrontIn, Part::Queue, Part::Prefill, Part::Decode] {
+            let (told, truth) = (join.parts[part as usize].unwrap(), truth[part as usize]);
+            assert!((told - truth).abs() <= 10, "{part:?}: {told}, truly {truth}");
+        }
+        assert_eq!(join.impossible, 0, "{join:?}");
+    }
+    assert_eq!(world.gathered().0.spans, 18);
+}
+
+/// What a step left without a place is told as such; nothing is made of the difference of its stamps.
+#[test]
+fn a_request_that_a_step_left_without_a_place_has_no_length() {
+    let mut world = World::new(7, Path::Idle, WallFault::Step(15 * S + 33 * MS, 2 * S));
+    world.serve(10);
+    let node = world.data.nodes.get_mut(&PROBE).unwrap();
+    // What the wall clock never showed.
+    node.batches.last_mut().unwrap().server_spans[0].start_unix_ns = (EPOCH + 16 * S) as u64;
+    let join = world.joined()[0].1;
+    assert!(join.unplaced && join.impossible == 0, "{join:?}");
+    let absent = [Part::NetworkUp, Part::FrontOut, Part::NetworkDown].map(|part| join.parts[part as usize]);
+    assert_eq!(absent, [None; 3]);
+    assert!(join.parts[Part::FrontIn as usize].is_some() && join.parts[Part::Queue as usize].is_some());
+    assert_eq!(world.gathered().1.unplaced, 1);
 }

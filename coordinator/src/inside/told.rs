@@ -19,18 +19,28 @@ pub(crate) struct Told {
     pub(crate) queue_ns: Option<i64>,
     pub(crate) prefill_ns: Option<i64>,
     pub(crate) decode_ns: Option<i64>,
-    pub(crate) tokens: (Option<u64>, Option<u64>),
+    /// It came from another address than the probe's host: whose wall clock its stamps are of, nobody knows.
+    pub(crate) is_from_elsewhere: bool,
+    /// Spans or lines that told of this request, and servers' answers among them.
+    pub(crate) spans: u32,
+    pub(crate) times: u32,
     /// Of the span: an exporter that tries again sends it twice.
     span_id: u64,
 }
 
-/// SGLang's slices of one request, in seconds of its wall clock; a request has about ten.
-#[derive(Clone, Copy, Debug)]
+/// Pieces of a request's queueing that are told apart; more are left out.
+const MOST_PIECES: usize = 64;
+
+/// SGLang's slices of one request, ns of its wall clock; a request has about ten.
+#[derive(Clone, Debug)]
 pub(crate) struct Slices {
     server: usize,
+    is_from_elsewhere: bool,
+    spans: u32,
     from_ns: i64,
     to_ns: i64,
-    queue_ns: Option<i64>,
+    /// Each time that it waited, once.
+    queue: Vec<(i64, i64)>,
     /// (begin, end) of all prefill, and of all decoding.
     prefill: Option<(i64, i64)>,
     decode: Option<(i64, i64)>,
@@ -52,10 +62,9 @@ fn request_id(told: &str) -> Option<&str> {
 
 /// Both keys of a span: by the trace that we began, and by the request's id, where a proxy began another.
 pub(crate) fn keys_of_span(span: &ServerSpan) -> impl Iterator<Item = u128> {
-    let trace = <[u8; 16]>::try_from(span.trace_id.as_slice()).ok().map(u128::from_be_bytes);
+    let trace = trace(span);
     let by_id = request_id(&span.request_id).map(|id| TraceContext::of(id).trace_id);
-    let by_id = by_id.filter(|id| Some(*id) != trace);
-    trace.filter(|id| *id != 0).into_iter().chain(by_id)
+    trace.into_iter().chain(by_id.filter(|id| Some(*id) != trace))
 }
 
 /// Of a span that tells of a whole request, as vLLM's `llm_request`.
@@ -74,7 +83,9 @@ pub(crate) fn of_span(span: &ServerSpan, server: usize) -> Option<Told> {
         queue_ns: sane(span.queue_ns),
         prefill_ns: sane(span.prefill_ns),
         decode_ns: sane(span.decode_ns),
-        tokens: (span.prompt_tokens, span.output_tokens),
+        is_from_elsewhere: span.from_elsewhere,
+        spans: 1,
+        times: 1,
         span_id: span_id(span),
     })
 }
@@ -100,14 +111,27 @@ pub(crate) fn of_stamps(stamps: &ServerStamps, server: usize) -> Option<(u128, T
         queue_ns: between(enqueue, at(stamps.dequeue_unix_ns).or(began)),
         prefill_ns: between(began, first),
         decode_ns: between(first, at(stamps.last_token_unix_ns)),
+        spans: 1,
+        times: 1,
         ..Told::default()
     };
     Some((TraceContext::of(id).trace_id, told))
 }
 
-/// Is it the same span, sent twice?
+/// A span, or a line, that was sent twice says nothing new.
 pub(crate) fn is_repeat(a: &Told, b: &Told) -> bool {
-    a.server == b.server && a.span_id == b.span_id && a.arrival_unix_ns == b.arrival_unix_ns
+    let same = |told: &Told| Told { spans: 0, times: 0, ..*told };
+    if a.span_id != 0 { a.span_id == b.span_id && a.server == b.server } else { same(a) == same(b) }
+}
+
+/// Two words on one request: who ended last answered, be it one of several servers or of several answers. A line that goes on
+/// where another of its server left off is the same answer.
+pub(crate) fn newer(known: &Told, new: &Told) -> Told {
+    let goes_on = new.source == Some(Source::Stamps)
+        && (known.server, known.arrival_unix_ns) == (new.server, new.arrival_unix_ns);
+    let last = if new.end_unix_ns > known.end_unix_ns { new } else { known };
+    let times = if goes_on { known.times } else { known.times.saturating_add(new.times) };
+    Told { spans: known.spans.saturating_add(new.spans), times, ..*last }
 }
 
 fn sane(ns: Option<i64>) -> Option<i64> {
@@ -142,31 +166,40 @@ fn slice(name: &str) -> Option<Slice> {
     }
 }
 
-/// Adds a slice to what is known of its request.
-pub(crate) fn add_slice(all: &mut HashMap<u128, Slices>, span: &ServerSpan, server: usize) -> bool {
-    let (Some(kind), Some(from), Some(to)) =
-        (slice(&span.name), unix(span.start_unix_ns), unix(span.end_unix_ns))
+/// Adds a slice to what is known of its request: those name it by the trace alone, since only one of them has an id, cut short.
+pub(crate) fn add_slice(all: &mut HashMap<u128, Slices>, span: &ServerSpan, server: usize) {
+    let (Some(kind), Some(from), Some(to), Some(key)) =
+        (slice(&span.name), unix(span.start_unix_ns), unix(span.end_unix_ns), trace(span))
     else {
-        return false;
+        return;
     };
-    let Some(key) = key_of_slice(span) else { return false };
-    let fresh = Slices { server, from_ns: from, to_ns: to, queue_ns: None, prefill: None, decode: None };
-    let slices = all.entry(key).or_insert(fresh);
+    let slices = all.entry(key).or_insert_with(|| Slices {
+        server,
+        is_from_elsewhere: span.from_elsewhere,
+        spans: 0,
+        from_ns: from,
+        to_ns: to,
+        queue: Vec::new(),
+        prefill: None,
+        decode: None,
+    });
+    slices.spans = slices.spans.saturating_add(1);
     (slices.from_ns, slices.to_ns) = (slices.from_ns.min(from), slices.to_ns.max(to));
     let widen = |span: &mut Option<(i64, i64)>| {
         *span = Some(span.map_or((from, to), |(a, b)| (a.min(from), b.max(to))));
     };
     match kind {
-        Slice::Queue => slices.queue_ns = Some(slices.queue_ns.unwrap_or(0).saturating_add(to - from)),
+        // What an exporter sends again is no second wait.
+        Slice::Queue if slices.queue.len() >= MOST_PIECES || slices.queue.contains(&(from, to)) => {}
+        Slice::Queue => slices.queue.push((from, to)),
         Slice::Prefill => widen(&mut slices.prefill),
         Slice::Decode => widen(&mut slices.decode),
         Slice::Whole => {}
     }
-    true
 }
 
-/// Slices name their request by the trace alone: only one of them has an id, and that is cut short.
-fn key_of_slice(span: &ServerSpan) -> Option<u128> {
+/// The trace that a span belongs to.
+fn trace(span: &ServerSpan) -> Option<u128> {
     let id: [u8; 16] = span.trace_id.as_slice().try_into().ok()?;
     Some(u128::from_be_bytes(id)).filter(|id| *id != 0)
 }
@@ -176,13 +209,17 @@ impl Slices {
     pub(crate) fn told(&self) -> Told {
         let first = self.prefill.map(|(_, end)| end);
         let last = self.decode.map(|(_, end)| end).or(first);
+        let waited = || self.queue.iter().fold(0i64, |sum, (from, to)| sum.saturating_add(to - from));
         Told {
             source: Some(Source::Spans),
             server: self.server,
+            is_from_elsewhere: self.is_from_elsewhere,
+            spans: self.spans,
+            times: 1,
             arrival_unix_ns: Some(self.from_ns),
             end_unix_ns: Some(self.to_ns),
             ttft_ns: sane(first.map(|first| first - self.from_ns)),
-            queue_ns: sane(self.queue_ns),
+            queue_ns: sane((!self.queue.is_empty()).then(waited)),
             prefill_ns: sane(self.prefill.map(|(from, to)| to - from)),
             decode_ns: sane(first.zip(last).map(|(first, last)| last - first)),
             ..Told::default()

@@ -11,7 +11,7 @@ const SLEW: f64 = 1e-3;
 const NOISE_NS: i64 = 20_000;
 /// Beyond the readings the wall clock is believed for so long, ns, …
 const REACH_NS: i64 = 10_000_000_000;
-/// … getting worse by this much; also in the middle of readings farther apart than [`CLOSE_NS`].
+/// … getting worse by [`SLEW`]; in the middle of readings farther apart than [`CLOSE_NS`] by this much.
 const WANDER: f64 = 50e-6;
 /// Readings this close need no allowance for what the clock did between them but their own difference.
 const CLOSE_NS: i64 = 1_000_000_000;
@@ -92,7 +92,7 @@ impl Wall {
     pub(crate) fn steps(&self) -> impl Iterator<Item = (i64, i64)> {
         self.segments.windows(2).filter_map(|two| {
             let (before, after) = (two[0].pairs.last()?, two[1].pairs.first()?);
-            Some((after.raw_ns, after.offset_ns - before.offset_ns))
+            Some((after.raw_ns, after.offset_ns.saturating_sub(before.offset_ns)))
         })
     }
 
@@ -105,7 +105,8 @@ impl Wall {
 
 fn goes_on(a: Pair, b: Pair) -> bool {
     let noise = NOISE_NS + a.half_width_ns + b.half_width_ns;
-    (b.offset_ns - a.offset_ns).abs() <= noise + (SLEW * (b.raw_ns - a.raw_ns) as f64) as i64
+    let moved = b.offset_ns.saturating_sub(a.offset_ns).saturating_abs();
+    moved <= noise + (SLEW * (b.raw_ns - a.raw_ns) as f64) as i64
 }
 
 /// Each segment may reach up to its neighbours' readings, and beyond the first and last of all for a while.
@@ -148,7 +149,7 @@ fn between(a: Pair, b: Pair, unix_ns: i64) -> Place {
 fn beyond(pair: Pair, unix_ns: i64) -> Place {
     let raw_ns = unix_ns - pair.offset_ns;
     let away = raw_ns.saturating_sub(pair.raw_ns).saturating_abs();
-    Place { raw_ns, bound_ns: pair.half_width_ns + (WANDER * away as f64).ceil() as i64 + 1 }
+    Place { raw_ns, bound_ns: pair.half_width_ns + (SLEW * away as f64).ceil() as i64 + 1 }
 }
 
 #[cfg(test)]
@@ -210,9 +211,28 @@ mod tests {
     fn beyond_its_readings_it_is_believed_for_a_while() {
         let wall = Wall::new(readings(|_| EPOCH, 100 * S, 101 * S, 100 * MS));
         let far = wall.places(EPOCH + 105 * S).next().unwrap();
-        assert_eq!((far.raw_ns, far.bound_ns > 200_000), (105 * S, true));
+        assert_eq!((far.raw_ns, far.bound_ns > 2_000_000), (105 * S, true));
         assert_eq!(wall.places(EPOCH + 112 * S).count() + wall.places(EPOCH + 80 * S).count(), 0);
         assert_eq!(Wall::default().places(EPOCH).count(), 0);
+    }
+
+    /// A raw clock that is 150 ppm off, as crystals are: the bound holds beyond its readings too.
+    #[test]
+    fn beyond_its_readings_the_bound_holds_whatever_the_crystal() {
+        let offset = |raw: i64| EPOCH + raw * 15 / 100_000;
+        let wall = Wall::new(readings(offset, 0, 10 * S, 100 * MS));
+        for raw in [10 * S, 12 * S, 18 * S] {
+            let place = wall.places(raw + offset(raw)).next().unwrap();
+            assert!((place.raw_ns - raw).abs() <= place.bound_ns, "{raw}: {place:?}");
+        }
+    }
+
+    #[test]
+    fn readings_as_far_apart_as_numbers_go_are_a_step() {
+        let far = 1 << 61;
+        let reading = |raw_ns, unix_ns| WallClock { raw_ns, unix_ns, width_ns: 0 };
+        let wall = Wall::new([reading(-far, far), reading(far, -far)]);
+        assert_eq!(wall.steps().count(), 1);
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub struct Merged {
     pub stalls: Stalls,
     /// What servers told of themselves.
     pub inside: inside::Summary,
+    /// And of each request.
+    pub(crate) index: inside::Index,
     /// Every node's clock track.
     pub timeline: Timeline,
 }
@@ -131,7 +133,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
     };
     let merged = by_two(&logs.into_values().collect::<Vec<_>>(), &level);
     stray = merged.iter().fold(stray, |stray, (_, known, _)| stray.saturating_sub(*known));
-    let told = merged.iter().map(|(_, _, told)| told).sum();
+    let told = merged.iter().map(|(_, _, told)| *told).sum();
     let mut levels: Vec<Level> = merged.into_iter().map(|(level, ..)| level).collect();
     if data.header.plan.auto.is_some() {
         // They were driven in whatever order the search wanted.
@@ -173,6 +175,7 @@ pub fn merge_by(data: &RunData, rule_of_stalls: stall::Rule) -> Merged {
         calibrations: calibrations(data),
         untold: untold(data).into_iter().map(|(key, _)| key).collect(),
         inside: inside::summary(data, &timeline, &index, told),
+        index,
         timeline,
     };
     diagnose::diagnose(data, &mut merged);

@@ -116,7 +116,6 @@ fn joined<'a>(
         arrival: place(arrival),
         first_token: place(token),
         end: place(end),
-        tokens: (Some(16), Some(8)),
     }
 }
 
@@ -254,7 +253,6 @@ fn summary() -> Summary {
         told_twice: 1,
         tallies: vec![("probe".to_owned(), tally)],
         wall_steps: vec![("probe".to_owned(), -2 * S, ORIGIN + 20 * S)],
-        facts: Vec::new(),
         warnings: vec!["the wall clock of probe stepped by -2.00 s".to_owned()],
     }
 }

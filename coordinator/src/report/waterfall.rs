@@ -10,8 +10,8 @@ use tailcliff_proto::v1::Outcome;
 
 use crate::clock::Aligned;
 use crate::inside::{Joined, Part, each_joined};
-use crate::merge::record;
 use crate::merge::timeline::Timeline;
+use crate::merge::{Merged, record};
 use crate::stored::RunData;
 
 use super::requests::phase;
@@ -83,9 +83,9 @@ pub type Row<'a> = [Cell<'a>; WIDTH];
 ///
 /// # Errors
 /// What `out` says.
-pub fn write(out: &mut impl Write, data: &RunData, timeline: &Timeline) -> io::Result<()> {
+pub fn write(out: &mut impl Write, data: &RunData, merged: &Merged) -> io::Result<()> {
     csv_header(out, &COLUMNS)?;
-    each(data, timeline, |row| csv_row(out, &COLUMNS, row))
+    each(data, merged, |row| csv_row(out, &COLUMNS, row))
 }
 
 /// Every row.
@@ -94,10 +94,10 @@ pub fn write(out: &mut impl Write, data: &RunData, timeline: &Timeline) -> io::R
 /// The first of `write`.
 pub fn each(
     data: &RunData,
-    timeline: &Timeline,
+    merged: &Merged,
     mut write: impl FnMut(&Row<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    each_joined(data, timeline, |joined| write(&row(data, timeline, joined)))
+    each_joined(data, merged, |joined| write(&row(data, &merged.timeline, joined)))
 }
 
 /// The row of one request.

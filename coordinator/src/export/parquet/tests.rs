@@ -45,13 +45,14 @@ fn read(dir: &Path, name: &str) -> SerializedFileReader<File> {
 fn every_cell_is_the_csv_s() {
     let mut data = inside_sample::run();
     data.levels[2].load = crate::axis::Load::Rate(crate::axis::Rate(f64::INFINITY));
-    let timeline = merge(&data).timeline;
+    let merged = merge(&data);
+    let timeline = &merged.timeline;
     let dir = tempfile::tempdir().unwrap();
-    write_all(dir.path(), &data, &timeline).unwrap();
+    write_all(dir.path(), &data, &merged).unwrap();
     let (mut asked, mut events, mut scraped) = (Vec::new(), Vec::new(), Vec::new());
-    requests::write_requests(&mut asked, &data, &timeline).unwrap();
-    requests::write_trace(&mut events, &data, &timeline).unwrap();
-    server_trace::write(&mut scraped, &data, &timeline).unwrap();
+    requests::write_requests(&mut asked, &data, timeline).unwrap();
+    requests::write_trace(&mut events, &data, timeline).unwrap();
+    server_trace::write(&mut scraped, &data, timeline).unwrap();
     for (name, columns, csv) in [
         (PARQUET_FILES[0], &REQUESTS[..], asked),
         (PARQUET_FILES[1], &TRACE[..], events),
@@ -62,7 +63,7 @@ fn every_cell_is_the_csv_s() {
         assert!(csv.lines().count() > 40);
     }
     let mut joined = Vec::new();
-    waterfall::write(&mut joined, &data, &timeline).unwrap();
+    waterfall::write(&mut joined, &data, &merged).unwrap();
     let csv = String::from_utf8(joined).unwrap();
     assert_eq!(csv_of(&read(dir.path(), PARQUET_FILES[3]), &waterfall::COLUMNS), csv);
 }
@@ -104,7 +105,7 @@ fn rows_are_written_in_groups_and_a_count_that_no_one_can_have_is_null() {
 fn a_run_without_requests_is_a_table_without_rows() {
     let dir = tempfile::tempdir().unwrap();
     let data = RunData::default();
-    write_all(dir.path(), &data, &merge(&data).timeline).unwrap();
+    write_all(dir.path(), &data, &merge(&data)).unwrap();
     let reader = read(dir.path(), PARQUET_FILES[0]);
     assert_eq!(reader.metadata().file_metadata().num_rows(), 0);
     assert_eq!(reader.metadata().file_metadata().schema_descr().num_columns(), REQUESTS.len());

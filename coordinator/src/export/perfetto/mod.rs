@@ -62,7 +62,7 @@ impl Clock<'_> {
 /// What `out` says.
 pub(super) fn write(out: &mut impl Write, data: &RunData, merged: &Merged) -> io::Result<()> {
     write_most(out, data, merged, MOST, |take| {
-        each_joined(data, &merged.timeline, |joined| {
+        each_joined(data, merged, |joined| {
             take(joined);
             Ok(())
         })

@@ -46,7 +46,7 @@ pub fn write(out: &mut impl Write, data: &RunData, merged: &Merged) -> io::Resul
 /// What the page draws: the summary as `summary.json` has it, the environment, and series over time.
 pub fn report_data(data: &RunData, merged: &Merged) -> Value {
     told(data, merged, |take| {
-        each_joined(data, &merged.timeline, |joined| {
+        each_joined(data, merged, |joined| {
             take(joined);
             Ok(())
         })
