@@ -16,6 +16,9 @@ use crate::stored::{Incarnation, RunData};
 /// Servers of one probe that are kept apart; more of it are one.
 const MOST_SERVERS: usize = 64;
 
+/// Servers keep their stamps as seconds since the epoch in a double, whose steps are 2⁻²² s until 2038.
+const GRAIN_NS: i64 = 239;
+
 /// The index of a run. Some 300 bytes for each request that a server told of.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
@@ -127,7 +130,8 @@ impl Index {
     /// Where a server's stamp may lie on its probe's raw clock.
     pub(crate) fn places(&self, server: usize, unix_ns: i64) -> Vec<Place> {
         let wall = self.probe(server).and_then(|probe| self.walls.get(&probe));
-        wall.map(|wall| wall.places(unix_ns).collect()).unwrap_or_default()
+        let grained = |place: Place| Place { bound_ns: place.bound_ns.saturating_add(GRAIN_NS), ..place };
+        wall.map(|wall| wall.places(unix_ns).map(grained).collect()).unwrap_or_default()
     }
 
     /// Steps of the probes' wall clocks: (probe, by how much, ns, when on the coordinator's clock).
