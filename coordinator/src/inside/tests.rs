@@ -10,35 +10,35 @@ use crate::clock::simulate::{PATHS, Path, Truth, exchanges};
 use crate::merge::timeline::Timeline;
 use crate::stored::{Incarnation, Node, RunData};
 
-const US: i64 = 1_000;
-const MS: i64 = 1_000_000;
-const S: i64 = 1_000 * MS;
+pub(super) const US: i64 = 1_000;
+pub(super) const MS: i64 = 1_000_000;
+pub(super) const S: i64 = 1_000 * MS;
 const EPOCH: i64 = 1_790_000_000 * S;
-const AGENT: Incarnation = 1;
-const PROBE: Incarnation = 9;
+pub(super) const AGENT: Incarnation = 1;
+pub(super) const PROBE: Incarnation = 9;
 const SECONDS: i64 = 30;
 
 /// What the wall clock of the server's host does beside its raw clock: (from when by the coordinator's clock, by how much).
 #[derive(Clone, Copy, Debug)]
-enum WallFault {
+pub(super) enum WallFault {
     None,
     /// Slewed by so many ns a second.
     Slew(i64),
     Step(i64, i64),
 }
 
-struct World {
+pub(super) struct World {
     rng: fastrand::Rng,
-    agent: Truth,
-    probe: Truth,
+    pub(super) agent: Truth,
+    pub(super) probe: Truth,
     wall: WallFault,
-    data: RunData,
+    pub(super) data: RunData,
     /// True parts by request id.
     truth: Vec<(String, [i64; 12])>,
 }
 
 impl World {
-    fn new(seed: u64, path: Path, wall: WallFault) -> Self {
+    pub(super) fn new(seed: u64, path: Path, wall: WallFault) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let (agent, probe) = (Truth::random(&mut rng), Truth::random(&mut rng));
         let mut data = RunData::default();
@@ -144,7 +144,7 @@ impl World {
         (record, span)
     }
 
-    fn serve(&mut self, requests: usize) {
+    pub(super) fn serve(&mut self, requests: usize) {
         let pairs: Vec<_> = (0..requests)
             .map(|n| {
                 let at = 2 * S + n as i64 * (SECONDS - 3) * S / requests as i64;
@@ -157,7 +157,7 @@ impl World {
         push(PROBE, v1::Batch { server_spans, ..Default::default() });
     }
 
-    fn joined(&self) -> Vec<(&[i64; 12], Join)> {
+    pub(super) fn joined(&self) -> Vec<(&[i64; 12], Join)> {
         let (index, timeline) = (Index::of(&self.data), Timeline::of(&self.data));
         let records = self.data.nodes[&AGENT].batches.iter().flat_map(|batch| &batch.records);
         records
