@@ -22,6 +22,8 @@ mod wall;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_levels;
+#[cfg(test)]
 mod tests_metrics;
 
 pub use figures::{Cross, How, LevelInside, Part, PartFigures, Parts, ServerLevel, Source, Summary};

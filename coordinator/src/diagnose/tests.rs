@@ -164,6 +164,55 @@ fn a_servers_word_is_taken_from_three_scrapes_on_and_its_totals_as_of_the_window
 }
 
 #[test]
+fn a_full_cache_is_told_by_the_servers_own_figures_where_load_filled_it() {
+    let with = |below: ServerSeen, above: ServerSeen| {
+        let mut seen = queue();
+        // Nobody looked for pauses.
+        seen.iter_mut().for_each(|level| level.paused = None);
+        (seen[0].server, seen[2].server) = (Some(below), Some(above));
+        told(&seen)
+    };
+    // Of 200 answers each.
+    let out = |n: f64| ServerSeen { preemptions: Some(n), ..ServerSeen::default() };
+    let found = with(out(4.0), out(40.0));
+    assert_eq!((found.cause, found.confidence), (Cause::KvFull, 0.97));
+    assert_eq!(with(out(0.0), out(9.0)).cause, Cause::ServerQueue, "one in 22");
+    assert_eq!(
+        with(out(20.0), out(40.0)).cause,
+        Cause::ServerQueue,
+        "what is there without load comes of none"
+    );
+    let full = |used: f64, waiting: f64| ServerSeen {
+        kv_used: Some(used),
+        waiting: Some(waiting),
+        ..ServerSeen::default()
+    };
+    let found = with(full(0.1, 0.0), full(0.96, 4.0));
+    assert_eq!((found.cause, found.confidence), (Cause::KvFull, 0.9));
+    assert_eq!(with(full(0.1, 0.0), full(0.94, 4.0)).cause, Cause::ServerQueue);
+    assert_eq!(
+        with(full(0.1, 0.0), full(0.96, 0.9)).cause,
+        Cause::ServerQueue,
+        "nobody waits for room in it"
+    );
+}
+
+#[test]
+fn less_than_one_that_waits_is_no_queue() {
+    let with = |waiting: f64| {
+        let mut seen = queue();
+        seen[2..].iter_mut().for_each(|level| {
+            (level.at_once, level.most_at_once) = (Some(4.0), Some(8.0));
+            // So few are served that by Little's law even these explain the wait.
+            level.throughput = Some(0.5);
+        });
+        seen[2].server = Some(ServerSeen { waiting: Some(waiting), ..ServerSeen::default() });
+        told(&seen).cause
+    };
+    assert_eq!((with(1.1), with(0.9)), (Cause::ServerQueue, Cause::Unknown));
+}
+
+#[test]
 fn compute_needs_a_gpu_whose_clock_held() {
     assert_eq!(told(&compute(true)).cause, Cause::ComputeBound);
     let found = told(&compute(false));

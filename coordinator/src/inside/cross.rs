@@ -292,3 +292,49 @@ fn p95(server: &Server) -> Option<(f64, Option<f64>)> {
         None => (lower(upper_s.len()), None),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_at_an_edge_is_on_no_side_of_it() {
+        let edges = Edges { from: (100, 120), to: (500, 520) };
+        let side = |ns: i64, bound_ns: i64| edges.side(Aligned { ns, bound_ns });
+        for (ns, bound_ns, expected) in [
+            (90, 5, Side::Outside),
+            (90, 10, Side::Unsure),
+            (110, 0, Side::Unsure),
+            (125, 5, Side::Unsure),
+            (126, 5, Side::Within),
+            (494, 5, Side::Within),
+            (495, 5, Side::Unsure),
+            (510, 0, Side::Unsure),
+            (525, 5, Side::Unsure),
+            (526, 5, Side::Outside),
+            (300, 1_000, Side::Unsure),
+        ] {
+            assert_eq!(side(ns, bound_ns), expected, "{ns} ± {bound_ns}");
+        }
+    }
+
+    #[test]
+    fn a_difference_is_told_only_of_the_same_requests() {
+        let held = |(count, unsure): (u64, u64), endpoints: usize| {
+            let client = Sum { sum_ns: 1e9, count, unsure };
+            let server = Server { grown: Hist::default(), endpoints: 1, alike: true, restarted: false };
+            held(ServerLatency::Ttft, 1_000.0, client, &Seen::default(), &server, endpoints, 0)
+        };
+        for same in [(1_000, 0), (990, 10), (1_010, 0)] {
+            assert!(held(same, 1).0, "{same:?}");
+        }
+        let of = |what, endpoints, words: &str| {
+            let (agree, why) = held(what, endpoints);
+            assert!(!agree && why.contains(words), "{what:?}: {why}");
+        };
+        of((989, 0), 1, "the server counted 1000 and its clients 989; other clients");
+        of((1_011, 0), 1, "it does not count all that it answers");
+        of((1_000, 11), 1, "11 lie too near to a scrape");
+        of((1_000, 0), 2, "1 of 2 endpoints tell it");
+    }
+}

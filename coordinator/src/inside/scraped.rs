@@ -165,3 +165,29 @@ impl OfLevel {
         (a.moment.1 < b.moment.0).then(|| (a.clone(), b.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::series::Counting;
+    use super::*;
+
+    #[test]
+    fn histograms_are_of_a_whole_level_with_its_warm_up_and_its_last_answers() {
+        let span = Span { window: (10, 20), whole: (5, 25) };
+        let around = |scrapes: &[i64], bound: i64| {
+            let (mut level, mut counting) = (OfLevel::default(), Counting::default());
+            for at in scrapes {
+                let sample = v1::ServerSample::default();
+                let totals = counting.next(&sample, (at - bound, at + bound));
+                level.take(span, *at, &sample, Some(&totals));
+            }
+            level.around().map(|(a, b)| (a.at_ns(), b.at_ns()))
+        };
+        assert_eq!(around(&[2, 4, 7, 12, 18, 22, 26, 28], 0), Some((4, 26)));
+        assert_eq!(around(&[2, 4, 7, 12, 18, 22, 26, 28], 2), Some((2, 28)), "each may be so much off");
+        assert_eq!(around(&[2, 4, 7, 12, 18, 22], 0), Some((4, 18)), "the last within the window");
+        assert_eq!(around(&[7, 12, 26], 0), None);
+        assert_eq!(around(&[2, 12, 18], 3), Some((2, 18)));
+        assert_eq!(around(&[-5, 14], 10), None, "which of them came first is not known");
+    }
+}

@@ -3,44 +3,43 @@
 use tailcliff_proto::trace_context::TraceContext;
 use tailcliff_proto::v1::{self, NodeKind, Outcome, Phase};
 
-use super::figures::{How, LevelInside, Part, Source};
+use super::figures::{LevelInside, Part, Source};
 use super::index::Index;
 use super::join::{Join, join};
 use super::levels::{Gather, Matched};
-use super::summary::summary;
 use crate::clock::simulate::{PATHS, Path, Truth, exchanges};
 use crate::merge::timeline::Timeline;
 use crate::stored::{Incarnation, Node, RunData};
 
-const US: i64 = 1_000;
-const MS: i64 = 1_000_000;
-const S: i64 = 1_000 * MS;
+pub(super) const US: i64 = 1_000;
+pub(super) const MS: i64 = 1_000_000;
+pub(super) const S: i64 = 1_000 * MS;
 const EPOCH: i64 = 1_790_000_000 * S;
-const AGENT: Incarnation = 1;
-const PROBE: Incarnation = 9;
+pub(super) const AGENT: Incarnation = 1;
+pub(super) const PROBE: Incarnation = 9;
 const SECONDS: i64 = 30;
 
 /// What the wall clock of the server's host does beside its raw clock: (from when by the coordinator's clock, by how much).
 #[derive(Clone, Copy, Debug)]
-enum WallFault {
+pub(super) enum WallFault {
     None,
     /// Slewed by so many ns a second.
     Slew(i64),
     Step(i64, i64),
 }
 
-struct World {
+pub(super) struct World {
     rng: fastrand::Rng,
-    agent: Truth,
-    probe: Truth,
+    pub(super) agent: Truth,
+    pub(super) probe: Truth,
     wall: WallFault,
-    data: RunData,
+    pub(super) data: RunData,
     /// True parts by request id.
-    truth: Vec<(String, [i64; 12])>,
+    pub(super) truth: Vec<(String, [i64; 12])>,
 }
 
 impl World {
-    fn new(seed: u64, path: Path, wall: WallFault) -> Self {
+    pub(super) fn new(seed: u64, path: Path, wall: WallFault) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let (agent, probe) = (Truth::random(&mut rng), Truth::random(&mut rng));
         let mut data = RunData::default();
@@ -146,7 +145,7 @@ impl World {
         (record, span)
     }
 
-    fn serve(&mut self, requests: usize) {
+    pub(super) fn serve(&mut self, requests: usize) {
         let pairs: Vec<_> = (0..requests)
             .map(|n| {
                 let at = 2 * S + n as i64 * (SECONDS - 3) * S / requests as i64;
@@ -160,7 +159,7 @@ impl World {
     }
 
     /// As a level has it: what was matched, and its figures.
-    fn gathered(&self) -> (Matched, LevelInside) {
+    pub(super) fn gathered(&self) -> (Matched, LevelInside) {
         let (index, timeline) = (Index::of(&self.data), Timeline::of(&self.data));
         let mut gather = Gather::default();
         for record in self.data.nodes[&AGENT].batches.iter().flat_map(|batch| &batch.records) {
@@ -170,7 +169,7 @@ impl World {
         (gather.matched, gather.figures(&index).unwrap())
     }
 
-    fn joined(&self) -> Vec<(&[i64; 12], Join)> {
+    pub(super) fn joined(&self) -> Vec<(&[i64; 12], Join)> {
         let (index, timeline) = (Index::of(&self.data), Timeline::of(&self.data));
         let records = self.data.nodes[&AGENT].batches.iter().flat_map(|batch| &batch.records);
         records
@@ -379,49 +378,6 @@ fn a_reply_with_durations_is_cut_by_them() {
 }
 
 #[test]
-fn a_level_counts_what_is_joined_unmatched_and_impossible() {
-    let mut world = World::new(11, Path::Idle, WallFault::None);
-    world.serve(40);
-    let truths = world.truth.clone();
-    let node = world.data.nodes.get_mut(&PROBE).unwrap();
-    let spans = &mut node.batches.last_mut().unwrap().server_spans;
-    // Ten are told of by nobody; two came, by their stamps, before they were sent.
-    spans.truncate(30);
-    for span in &mut spans[..2] {
-        span.start_unix_ns -= 50_000_000;
-        span.end_unix_ns -= 50_000_000;
-    }
-    // A warm-up's request is matched, and in no figure.
-    world.data.nodes.get_mut(&AGENT).unwrap().batches[0].records[29].phase = Phase::Warmup as i32;
-    let (matched, level) = world.gathered();
-    assert_eq!(matched, Matched { spans: 30, told_twice: 0 });
-    assert_eq!((level.joined, level.unmatched, level.impossible, level.unplaced), (29, 10, 2, 0));
-    assert_eq!(
-        (level.sources.as_slice(), level.servers.as_slice()),
-        (&[(Source::Spans, 29)][..], &[("node-9 vllm 1".to_owned(), 29)][..])
-    );
-    let of = |part: Part| level.parts.iter().find(|figures| figures.part == part).unwrap();
-    let queue = of(Part::Queue);
-    let mut true_ns: Vec<i64> = truths[..29].iter().map(|(_, parts)| parts[5]).collect();
-    true_ns.sort_unstable();
-    let mean = true_ns.iter().sum::<i64>() as f64 / 29.0;
-    assert!((queue.mean_ns - mean).abs() < 1.0 && queue.p95_ns == true_ns[27], "{queue:?}");
-    assert_eq!((of(Part::NetworkUp).impossible, of(Part::NetworkUp).how), (2, How::BetweenClocks));
-    assert_eq!(
-        (of(Part::Decode).impossible, of(Part::Decode).how, of(Part::FrontOut).how),
-        (0, How::Measured, How::Inferred)
-    );
-    assert!(level.worst_bound_ns >= level.bound_ns && level.bound_ns > Some(0));
-    let share = level.front_share.unwrap();
-    assert!((0.0..0.1).contains(&share), "{share}");
-    let of_run = summary(&world.data, &Timeline::of(&world.data), &Index::of(&world.data), matched);
-    assert_eq!((of_run.spans, of_run.unmatched_spans), (30, 0));
-    let of_run =
-        summary(&world.data, &Timeline::of(&world.data), &Index::of(&world.data), Matched::default());
-    assert_eq!(of_run.unmatched_spans, 30);
-}
-
-#[test]
 fn what_a_server_does_not_tell_is_absent_and_no_other_part() {
     let mut world = World::new(4, Path::Quick, WallFault::None);
     world.serve(2);
@@ -458,48 +414,6 @@ fn stamps_from_elsewhere_are_no_more_exact_than_their_request_allows() {
         }
         assert_eq!(Index::of(&world.data).from_elsewhere, 30);
     }
-}
-
-/// SGLang's names, as its source has them: a request is ten spans of one trace.
-#[test]
-fn slices_of_one_trace_are_one_request() {
-    let mut world = World::new(9, Path::Quick, WallFault::None);
-    world.serve(3);
-    let truths = world.truth.clone();
-    let node = world.data.nodes.get_mut(&PROBE).unwrap();
-    let spans = std::mem::take(&mut node.batches.last_mut().unwrap().server_spans);
-    let mut slices = Vec::new();
-    for (span, (_, parts)) in spans.iter().zip(&truths) {
-        let start = span.start_unix_ns as i64;
-        let mut slice = |name: &str, from: i64, to: i64| {
-            slices.push(v1::ServerSpan {
-                trace_id: span.trace_id.clone(),
-                span_id: (slices.len() as u64 + 1).to_be_bytes().to_vec(),
-                name: name.to_owned(),
-                start_unix_ns: (start + from) as u64,
-                end_unix_ns: (start + to) as u64,
-                ..Default::default()
-            });
-        };
-        let whole = span.end_unix_ns as i64 - start;
-        let [queue, prefill, decode] = [4, 5, 6].map(|i| parts[4..=i].iter().sum::<i64>());
-        slice("Bootstrap Room 0x0", 0, whole);
-        slice("tokenize", 0, parts[4]);
-        slice("prefill_waiting", queue, prefill);
-        slice("prefill_forward", prefill, decode);
-        slice("decode_loop", decode, decode + parts[7]);
-        // An exporter that tried again.
-        slice("prefill_waiting", queue, prefill);
-    }
-    node.batches.last_mut().unwrap().server_spans = slices;
-    for (truth, join) in world.joined() {
-        for part in [Part::FrontIn, Part::Queue, Part::Prefill, Part::Decode] {
-            let (told, truth) = (join.parts[part as usize].unwrap(), truth[part as usize]);
-            assert!((told - truth).abs() <= 10, "{part:?}: {told}, truly {truth}");
-        }
-        assert_eq!(join.impossible, 0, "{join:?}");
-    }
-    assert_eq!(world.gathered().0.spans, 18);
 }
 
 /// What a step left without a place is told as such; nothing is made of the difference of its stamps.

@@ -190,6 +190,36 @@ fn what_no_server_can_say_is_not_said() {
     told(&data);
 }
 
+#[test]
+fn totals_of_a_much_longer_time_than_the_window_say_so() {
+    let each = |change: fn(i64, &mut ServerSample)| {
+        level_of(scrapes(99, HERE, (0..3).map(|i| i * 9 * S + S), change)).notes
+    };
+    // From 1 s to 19 s, around 10 s.
+    let words = |notes: &[String]| notes.iter().any(|n| n.contains("the 18.0 s from scrape to scrape"));
+    assert!(words(&each(|at, s| s.preemptions = Some(at as f64))));
+    assert!(!words(&each(|_, s| s.running = Some(1.0))), "of no total there is nothing to say");
+}
+
+#[test]
+fn of_two_probes_the_one_that_saw_more_counts_whichever_comes_first() {
+    let mut data = run(1, 1, &[1]);
+    let of = add_probe(&mut data);
+    let load = |n: f64| move |_: i64, s: &mut ServerSample| s.running = Some(n);
+    let name = "http://one:8000/metrics";
+    push(&mut data, of, scrapes(99, name, (4..9).map(|i| i * S), load(1.0)));
+    let mut other = crate::stored::Node { exchanges: data.nodes[&1].exchanges.clone(), ..Default::default() };
+    other.hello = v1::Hello { name: "other".to_owned(), ..data.nodes[&99].hello.clone() };
+    other.index = 7;
+    let mut batch = scrapes(1, name, each_second(20), load(2.0));
+    (batch.seq, batch.incarnation) = (1, 98);
+    other.batches.push(batch);
+    data.nodes.insert(98, other);
+    let told = first(&data);
+    assert_eq!((told.scrapes, told.running), (10, Some((2.0, 2.0))));
+    assert!(told.notes.iter().any(|n| n.contains("other counts")), "{:?}", told.notes);
+}
+
 /// Upper bounds of a server's buckets, s.
 const UPPER_S: [f64; 6] = [0.005, 0.01, 0.02, 0.04, 0.08, 0.16];
 /// What the server does not see of each latency: its way.

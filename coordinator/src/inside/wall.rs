@@ -182,6 +182,30 @@ mod tests {
     }
 
     #[test]
+    fn between_two_readings_a_slew_goes_along_the_chord() {
+        let offset = |raw: i64| EPOCH + raw / 2_000;
+        let wall = Wall::new(readings(offset, 0, S, 100 * MS));
+        for raw in (0..900 * MS).step_by(7_654_321) {
+            let place = wall.places(raw + offset(raw)).next().unwrap();
+            assert!((place.raw_ns - raw).abs() <= 2, "{raw}: {place:?}");
+        }
+    }
+
+    /// 1000 ppm of 100 ms, and the noise of two readings.
+    #[test]
+    fn more_than_any_slew_is_a_step_and_less_is_within_the_bound() {
+        for by in [140_000, -140_000, 100_000, -100_000] {
+            let offset = |raw: i64| EPOCH + if raw > 5 * S + MS { by } else { 0 };
+            let wall = Wall::new(readings(offset, 0, 10 * S, 100 * MS));
+            assert_eq!(wall.steps().count(), usize::from(by.abs() > 120_000), "{by}");
+            for raw in (0..10 * S - 100 * MS).step_by(7_654_321) {
+                let mut places = wall.places(raw + offset(raw));
+                assert!(places.any(|place| (place.raw_ns - raw).abs() <= place.bound_ns), "{by} {raw}");
+            }
+        }
+    }
+
+    #[test]
     fn a_step_forwards_leaves_stamps_without_a_place_and_one_back_gives_some_two() {
         let step = |by: i64| move |raw: i64| EPOCH + if raw >= 5 * S + 33 * MS { by } else { 0 };
         for by in [2 * S, -2 * S] {

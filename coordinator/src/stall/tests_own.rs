@@ -215,3 +215,120 @@ fn nothing_that_a_server_says_makes_it_fall_over() {
         judged(&scene, told);
     }
 }
+
+#[test]
+fn a_late_first_token_is_cut_where_the_stamps_are() {
+    let (gap, evidence) = cut(10, 20, 300, 400);
+    let own = evidence.own.unwrap();
+    assert_eq!(
+        (own.up, own.front_ns, own.down),
+        (Some((10 * MS, MS + MS)), Some(20 * MS), Some((270 * MS, 2 * MS)))
+    );
+    // What never came has no way back.
+    let told = Told { first_token: Some(at(gap.from_ns + 700 * MS)), ..Told::default() };
+    assert_eq!(Own::of(told.clone(), &Gap { unended: true, ..gap.clone() }, None, STILL).down, None);
+    assert_eq!(Own::of(told, &gap, None, STILL).down, Some((300 * MS, 2 * MS)));
+}
+
+#[test]
+fn the_end_of_a_span_is_as_late_as_its_bounds_allow() {
+    let from = a_gap().from_ns;
+    let gap = Gap { to_ns: from + S, to_raw_ns: a_gap().from_raw_ns + S, bound_ns: MS, ..a_gap() };
+    let emitted = |end: i64| {
+        let told = Told { end: Some(at(from + end)), ..Told::default() };
+        Own::of(told, &gap, None, STILL).emitted
+    };
+    assert_eq!((emitted(498 * MS), emitted(499 * MS)), (Some(true), None));
+}
+
+#[test]
+fn what_lies_before_the_send_is_the_clients_though_the_server_let_it_wait_too() {
+    let (gap, mut evidence) = cut(0, 0, 500, 0);
+    evidence.unsent_share = 0.5;
+    assert_eq!(judge::judge(&gap, &evidence).verdict, Verdict::Client);
+}
+
+/// The clocks' bars are in what the server's record says of it already.
+#[test]
+fn wide_bars_make_no_less_of_what_the_record_says() {
+    let (mut gap, evidence) = cut(10, 20, 800, 100);
+    gap.bound_ns = 200 * MS;
+    assert_eq!(judge::judge(&gap, &evidence).confidence, 0.95);
+    let gap = Gap { to_raw_ns: a_gap().from_raw_ns + S, bound_ns: 200 * MS, ..a_gap() };
+    let evidence = Evidence { server_emitted: Some(true), ..Evidence::default() };
+    let said = judge::judge(&gap, &evidence);
+    assert_eq!((said.verdict, said.confidence), (Verdict::Network, 0.95));
+}
+
+#[test]
+fn what_lay_in_the_socket_is_taken_off_the_way_back() {
+    let (gap, mut evidence) = cut(10, 10, 100, 100);
+    evidence.socket_wait_ns = Some(350 * MS);
+    assert_ne!(judge::judge(&gap, &evidence).verdict, Verdict::Network);
+    evidence.socket_wait_ns = Some(250 * MS);
+    assert_eq!(judge::judge(&gap, &evidence).verdict, Verdict::Network);
+}
+
+/// Between the scrapes around a stall of a second, by (endpoint, when, took, total), ms.
+fn put_out(clock_bound: bool, scrapes: &[(&str, i64, i64, f64)]) -> Option<(f64, i64)> {
+    use crate::merge::testrun::{add_probe, offset, push, run};
+    let mut data = run(1, 1, &[1]);
+    let of = add_probe(&mut data);
+    let sample = |&(endpoint, at, took, total): &(&str, i64, i64, f64)| v1::ServerSample {
+        raw_ns: ORIGIN + offset(of) + at * MS,
+        took_ns: took * MS,
+        endpoint: endpoint.to_owned(),
+        preemptions: Some(total),
+        ..Default::default()
+    };
+    push(
+        &mut data,
+        of,
+        v1::Batch { server_samples: scrapes.iter().map(sample).collect(), ..Default::default() },
+    );
+    if clock_bound {
+        // Each ping took 10 ms there, and 10 ms back.
+        let pings = &mut data.nodes.get_mut(&of).unwrap().exchanges;
+        pings.iter_mut().for_each(|e| (e.t0, e.t3) = (e.t0 - 10 * MS, e.t3 + 10 * MS));
+    }
+    let timeline = crate::merge::timeline::Timeline::of(&data);
+    let gap = Gap { bound_ns: 0, ..late() };
+    preempted::Rises::read(&data, &timeline).view(&gap).map(|found| (found.count, found.over_ns / MS))
+}
+
+#[test]
+fn rises_are_counted_from_the_scrape_before_a_stall_to_the_one_after() {
+    // It stood still from 6 s to 7 s.
+    let all = [
+        ("a", 5_000, 1, 1.0),
+        ("a", 5_500, 1, 2.0),
+        ("a", 5_900, 1, 2.0),
+        ("a", 6_300, 1, 5.0),
+        ("a", 6_700, 1, 5.0),
+        ("a", 7_100, 1, 6.0),
+        ("a", 7_500, 1, 9.0),
+    ];
+    let counted = put_out(false, &all).unwrap();
+    assert_eq!(counted, (4.0, 1_201));
+    // Another's total is another's, and who put out most is told.
+    let other: Vec<_> = all.iter().map(|&(_, at, took, n)| ("b", at + 10, took, 10.0 * n)).collect();
+    let both: Vec<_> = other.into_iter().chain(all).collect();
+    assert_eq!(put_out(false, &both).unwrap().0, 40.0);
+    // A total that falls is a server begun anew, and one that is no number nobody's.
+    let odd = [f64::NAN, -3.0, f64::INFINITY, 1e300, 2.0, 1.0];
+    for n in odd {
+        assert_eq!(put_out(false, &[("a", 5_900, 1, 4.0), ("a", 6_300, 1, n)]), None, "{n}");
+    }
+    // Where a total rose just before, the scrape that was still under way when it began may have seen it then.
+    let slow = [("a", 5_500, 1, 2.0), ("a", 5_900, 200, 5.0)];
+    assert_eq!(put_out(false, &slow), Some((3.0, 600)));
+    assert_eq!(put_out(false, &[("a", 5_500, 1, 2.0), ("a", 5_900, 1, 5.0)]), None);
+}
+
+#[test]
+fn a_scrape_is_as_early_as_its_clock_allows() {
+    // The one that saw the total as it was before may be of a moment before the stall's end.
+    let late = [("a", 7_005, 1, 2.0), ("a", 7_400, 1, 5.0)];
+    assert_eq!(put_out(false, &late), None);
+    assert_eq!(put_out(true, &late).map(|(n, _)| n), Some(3.0));
+}
