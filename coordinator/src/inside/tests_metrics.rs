@@ -167,8 +167,8 @@ fn stamps_that_cannot_be_mute_nothing_and_are_counted() {
     let whole = level_of(scrapes(99, HERE, each_second(20), load));
     let mut odd = scrapes(99, HERE, each_second(20), load);
     let stray = |raw_ns: i64| ServerSample { raw_ns, ..odd.server_samples[0].clone() };
-    // A day ahead, and where no clock is.
-    let strays = [stray(ORIGIN + offset(99) + 99_000 * S), stray(i64::MAX), stray(i64::MIN)];
+    // After all others, and where no clock is.
+    let strays = [stray(ORIGIN + offset(99) + 24 * S), stray(i64::MAX), stray(i64::MIN)];
     odd.server_samples.splice(3..3, strays);
     let mut told = level_of(odd);
     let notes = std::mem::take(&mut told.notes);
