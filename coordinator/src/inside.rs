@@ -5,6 +5,7 @@
 //! the server's in between. What lies between two clocks, the ways up and down, is known to within both conversions; a part
 //! that comes out below zero is shown so, and counted where no bound explains it.
 
+mod chosen;
 mod cross;
 pub mod figures;
 mod index;
@@ -12,9 +13,11 @@ mod join;
 mod joined;
 mod levels;
 pub(crate) mod metrics;
+mod order;
 mod placed;
 mod scraped;
 mod series;
+mod stream;
 mod summary;
 mod told;
 mod wall;
@@ -30,6 +33,8 @@ pub use figures::{Cross, How, LevelInside, Part, PartFigures, Parts, ServerLevel
 pub(crate) use index::Index;
 pub use joined::{Joined, each_joined};
 pub(crate) use levels::Gather;
+pub(crate) use order::rising;
 pub use placed::Told;
 pub(crate) use placed::told;
+pub(crate) use series::moment;
 pub(crate) use summary::summary;

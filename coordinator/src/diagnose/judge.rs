@@ -187,14 +187,14 @@ impl Bend<'_> {
     fn late_by_record(&self, growth: &Growth) -> Option<(bool, String)> {
         let told = |level: &Seen| {
             let server = level.server.as_ref()?;
-            Some((server.delivery_ns?, server.delivery_bound_ns.unwrap_or(0.0)))
+            Some((server.delivery_ns?, server.delivery_bound_ns?))
         };
         let ((before, one), (after, other)) = told(self.below).zip(told(self.above))?;
         let (share, bound) = ((after - before) / growth.whole_ns, (one + other) / growth.whole_ns);
-        let give_or_take = if bound > 0.0 { format!(" (± {:.0} %)", percent(bound)) } else { String::new() };
         let why = format!(
-            "by the server's own record tokens came {:.0} %{give_or_take} of the added time after they were sent",
-            percent(share)
+            "by the server's own record tokens came {:.0} % (± {:.0} %) of the added time after they were sent",
+            percent(share),
+            percent(bound)
         );
         if share - bound >= DELIVERY_SHARE {
             return Some((true, why));

@@ -4,7 +4,7 @@ use tailcliff_proto::v1::{self, NodeKind};
 
 use crate::axis::Load;
 use crate::certificate::Verdict;
-use crate::inside::{LevelInside, Part, ServerLevel};
+use crate::inside::{How, LevelInside, Part, PartFigures, ServerLevel};
 use crate::levels::Level;
 use crate::merge::tally::of_kind;
 use crate::merge::timeline::Timeline;
@@ -46,14 +46,15 @@ impl ServerSeen {
             .as_ref()
             .filter(|server| server.scrapes - server.failed.min(server.scrapes) >= SCRAPES_MIN);
         let inside = level.inside.as_ref();
-        let delivery_ns = inside.and_then(delivery_ns);
-        let bound = delivery_ns.and_then(|_| inside?.bound_ns);
+        // Without a bound nothing says how far apart the two clocks are.
+        let bound = inside.and_then(|inside| inside.bound_ns);
+        let delivery_ns = inside.filter(|_| bound.is_some()).and_then(delivery_ns);
         let seen = Self {
             kv_used: told.and_then(|server| server.kv_usage).map(|(mean, _)| mean),
             preemptions: told.and_then(|server| in_window(level, server)),
             waiting: told.and_then(|server| server.waiting).map(|(mean, _)| mean),
             delivery_ns,
-            delivery_bound_ns: bound.map(|ns| ns as f64),
+            delivery_bound_ns: bound.filter(|_| delivery_ns.is_some()).map(|ns| ns as f64),
         };
         (seen != Self::default()).then_some(seen)
     }
@@ -67,9 +68,10 @@ fn in_window(level: &Level, server: &ServerLevel) -> Option<f64> {
 }
 
 /// Of the first token, or of the last bytes, whichever took longer: a full link lets the first pass at times and holds up what
-/// follows.
+/// follows. What a reply's durations leave over is inferred from the client's own stamps, and no word of the server's.
 fn delivery_ns(inside: &LevelInside) -> Option<f64> {
-    let down = inside.parts.iter().find(|part| part.part == Part::NetworkDown).map(|part| part.mean_ns);
+    let is_told = |part: &&PartFigures| part.part == Part::NetworkDown && part.how == How::BetweenClocks;
+    let down = inside.parts.iter().find(is_told).map(|part| part.mean_ns);
     inside.delivery_ns.into_iter().chain(down).reduce(f64::max)
 }
 

@@ -161,6 +161,16 @@ fn a_servers_word_is_taken_from_three_scrapes_on_and_its_totals_as_of_the_window
     });
     let seen = ServerSeen::of(level).unwrap();
     assert_eq!((seen.delivery_ns, seen.delivery_bound_ns, seen.waiting), (Some(7e6), Some(1e5), None));
+    // What a reply's durations leave over is no word of the server's, and without a bound there is none.
+    let inside = level.inside.as_mut().unwrap();
+    inside.parts[0].how = How::Inferred;
+    let mut delivery = |bound_ns: Option<i64>, first: Option<f64>| {
+        let inside = level.inside.as_mut().unwrap();
+        (inside.bound_ns, inside.delivery_ns) = (bound_ns, first);
+        ServerSeen::of(level).and_then(|seen| seen.delivery_ns)
+    };
+    assert_eq!(delivery(Some(100_000), Some(2e6)), Some(2e6));
+    assert_eq!((delivery(Some(100_000), None), delivery(None, Some(2e6))), (None, None));
 }
 
 #[test]

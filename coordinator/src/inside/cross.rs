@@ -2,8 +2,6 @@
 //! the same requests, if nobody else asked the server; the means' difference is then what lies between its front end and our
 //! sockets: network and client.
 
-use std::rc::Rc;
-
 use tailcliff_proto::v1::{self, Outcome, ServerLatency};
 
 use crate::clock::Aligned;
@@ -13,7 +11,8 @@ use crate::merge::timeline::Timeline;
 use crate::stored::RunData;
 
 use super::figures::Cross;
-use super::series::{Hist, Totals};
+use super::scraped::Around;
+use super::series::Hist;
 
 /// Counts that differ by this share or less, or by one, are of the same requests.
 const APART: f64 = 0.01;
@@ -32,7 +31,7 @@ const ALL: [ServerLatency; 7] = [
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     /// Of each endpoint the scrapes before and after.
-    pub(super) pairs: Vec<(Rc<Totals>, Rc<Totals>)>,
+    pub(super) pairs: Vec<Around>,
     /// All of them, with such scrapes or without.
     pub(super) endpoints: usize,
 }
@@ -41,12 +40,32 @@ pub(super) struct Asked {
 #[derive(Debug, Default)]
 struct Seen {
     edges: Edges,
-    ttft: Sum,
-    itl: Sum,
-    tpot: Sum,
-    e2e: Sum,
+    sums: [Sum; KINDS],
     /// Requests that got a first token and did not end as they should.
     cut: u64,
+}
+
+/// What a request adds to, by place.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Ttft,
+    Itl,
+    Tpot,
+    E2e,
+    /// It completed without any content: the token that ended it was its first.
+    Silent,
+}
+
+const KINDS: usize = 5;
+
+/// What a request adds, and when; placed once, for all levels.
+#[derive(Debug, Default)]
+struct Adds {
+    all: [Option<(Aligned, (i64, u64))>; KINDS],
+    /// It was cut off after its first token.
+    is_cut: bool,
+    /// From the earliest to the latest of it.
+    span: Option<(i64, i64)>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,18 +92,23 @@ enum Side {
 }
 
 impl Edges {
-    fn of(pairs: &[(Rc<Totals>, Rc<Totals>)]) -> Option<Self> {
+    fn of(pairs: &[Around]) -> Option<Self> {
         let span = |a: (i64, i64), b: (i64, i64)| (a.0.min(b.0), a.1.max(b.1));
-        let from = pairs.iter().map(|(a, _)| a.moment).reduce(span)?;
-        let to = pairs.iter().map(|(_, b)| b.moment).reduce(span)?;
+        let from = pairs.iter().map(|pair| pair.before.moment).reduce(span)?;
+        let to = pairs.iter().map(|pair| pair.after.moment).reduce(span)?;
         Some(Self { from, to })
+    }
+
+    /// Something of this time may lie within.
+    fn touch(&self, (early, late): (i64, i64)) -> bool {
+        late >= self.from.0 && early <= self.to.1
     }
 
     fn side(&self, at: Aligned) -> Side {
         let (early, late) = (at.ns.saturating_sub(at.bound_ns), at.ns.saturating_add(at.bound_ns));
         if early > self.from.1 && late < self.to.0 {
             Side::Within
-        } else if late >= self.from.0 && early <= self.to.1 {
+        } else if self.touch((early, late)) {
             Side::Unsure
         } else {
             Side::Outside
@@ -113,7 +137,7 @@ impl Sum {
 /// the scrapes, as they do for the server.
 pub(super) fn of_levels(data: &RunData, timeline: &Timeline, asked: &[Asked]) -> Vec<Vec<Cross>> {
     let tells = |asked: &&Asked| {
-        asked.pairs.iter().any(|(a, b)| !a.histograms.is_empty() && !b.histograms.is_empty())
+        asked.pairs.iter().any(|pair| [&pair.before, &pair.after].iter().all(|s| !s.histograms.is_empty()))
     };
     let edges = asked.iter().map(|asked| Some(asked).filter(tells).and_then(|asked| Edges::of(&asked.pairs)));
     let mut seen: Vec<Option<Seen>> =
@@ -123,9 +147,10 @@ pub(super) fn of_levels(data: &RunData, timeline: &Timeline, asked: &[Asked]) ->
         for (of, node) in agents(data) {
             for batch in node.each_batch() {
                 for record in &batch.records {
-                    let placed = |raw: i64| timeline.place(of, raw);
-                    unplaced += u64::from(placed(record.done_raw_ns).is_none());
-                    seen.iter_mut().flatten().for_each(|seen| seen.record(record, &placed));
+                    let done = timeline.place(of, record.done_raw_ns);
+                    unplaced += u64::from(done.is_none());
+                    let adds = Adds::of(record, done, |raw| timeline.place(of, raw));
+                    seen.iter_mut().flatten().for_each(|seen| seen.add(&adds));
                 }
             }
         }
@@ -138,37 +163,54 @@ pub(super) fn of_levels(data: &RunData, timeline: &Timeline, asked: &[Asked]) ->
     asked.iter().zip(seen).map(told).collect()
 }
 
-impl Seen {
+impl Adds {
     /// From the send on: the server cannot see what was before. It counts a first token whatever becomes of its request, and
     /// of whole requests those that end as they should.
-    fn record(&mut self, record: &v1::RequestRecord, place: &impl Fn(i64) -> Option<Aligned>) {
-        let side = |edges: &Edges, raw: i64| place(raw).map_or(Side::Outside, |at| edges.side(at));
-        let Some(sent) = record.sent_raw_ns else { return };
+    fn of(record: &v1::RequestRecord, done: Option<Aligned>, place: impl Fn(i64) -> Option<Aligned>) -> Self {
+        let mut adds = Self::default();
+        let Some(sent) = record.sent_raw_ns else { return adds };
         let completed = record::outcome(record) == Outcome::Completed;
         let span = |from: i64, to: i64| to.checked_sub(from).filter(|ns| *ns >= 0);
-        if let Some(first) = record.first_token_raw_ns {
-            let at = side(&self.edges, first);
-            span(sent, first).into_iter().for_each(|ns| self.ttft.add(at, (ns, 1)));
-            self.cut += u64::from(!completed && at == Side::Within);
+        let mut put = |kind: Kind, at: Option<Aligned>, value: Option<(i64, u64)>| {
+            adds.all[kind as usize] = at.zip(value);
+        };
+        let first = record.first_token_raw_ns;
+        put(Kind::Ttft, first.and_then(&place), first.and_then(|first| span(sent, first)).map(|ns| (ns, 1)));
+        let gaps = record::gaps(record);
+        put(Kind::Itl, record.last_token_raw_ns.filter(|_| gaps.is_some()).and_then(place), gaps);
+        if completed {
+            let end = record.last_chunk_raw_ns.unwrap_or(record.done_raw_ns);
+            put(Kind::E2e, done, span(sent, end).map(|ns| (ns, 1)));
+            put(Kind::Tpot, done, record::tpot_ns(record).map(|ns| (ns, 1)));
+            let is_silent = first.is_none() && record.content_chunks == 0 && record.text_len == 0;
+            put(Kind::Silent, done, is_silent.then_some((0, 1)));
         }
-        if let (Some(last), Some(gaps)) = (record.last_token_raw_ns, record::gaps(record)) {
-            self.itl.add(side(&self.edges, last), gaps);
-        }
-        if !completed {
+        adds.is_cut = !completed;
+        let near = |at: Aligned| (at.ns.saturating_sub(at.bound_ns), at.ns.saturating_add(at.bound_ns));
+        let all = adds.all.iter().flatten().map(|(at, _)| near(*at));
+        adds.span = all.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        adds
+    }
+}
+
+impl Seen {
+    fn add(&mut self, adds: &Adds) {
+        if !adds.span.is_some_and(|span| self.edges.touch(span)) {
             return;
         }
-        let at = side(&self.edges, record.done_raw_ns);
-        let end = record.last_chunk_raw_ns.unwrap_or(record.done_raw_ns);
-        span(sent, end).into_iter().for_each(|ns| self.e2e.add(at, (ns, 1)));
-        record::tpot_ns(record).into_iter().for_each(|ns| self.tpot.add(at, (ns, 1)));
+        for (sum, (at, value)) in self.sums.iter_mut().zip(&adds.all).filter_map(|(s, a)| Some((s, (*a)?))) {
+            sum.add(self.edges.side(at), value);
+        }
+        let first = adds.all[Kind::Ttft as usize].filter(|_| adds.is_cut);
+        self.cut += u64::from(first.is_some_and(|(at, _)| self.edges.side(at) == Side::Within));
     }
 
     fn of(&self, of: ServerLatency) -> Option<Sum> {
         match of {
-            ServerLatency::Ttft => Some(self.ttft),
-            ServerLatency::Itl => Some(self.itl),
-            ServerLatency::Tpot => Some(self.tpot),
-            ServerLatency::E2e => Some(self.e2e),
+            ServerLatency::Ttft => Some(self.sums[Kind::Ttft as usize]),
+            ServerLatency::Itl => Some(self.sums[Kind::Itl as usize]),
+            ServerLatency::Tpot => Some(self.sums[Kind::Tpot as usize]),
+            ServerLatency::E2e => Some(self.sums[Kind::E2e as usize]),
             _ => None,
         }
     }
@@ -186,7 +228,7 @@ struct Server {
 
 fn server(of: ServerLatency, asked: &Asked) -> Option<Server> {
     let mut told: Option<Server> = None;
-    for (a, b) in &asked.pairs {
+    for Around { before: a, after: b, .. } in &asked.pairs {
         let grown = a.histograms.get(&(of as i32)).zip(b.histograms.get(&(of as i32)));
         let Some(grown) = grown.and_then(|(a, b)| b.since(a)) else { continue };
         let restarted = b.restarts > a.restarts;
@@ -213,7 +255,7 @@ fn cross(of: ServerLatency, asked: &Asked, seen: &Seen, unplaced: u64) -> Option
     let server_mean_ns = server.grown.sum_s / server.grown.count * 1e9;
     let (mean, words, agree) = match client {
         Some(client) => {
-            let (agree, words) = held(of, count, client, seen, &server, asked.endpoints, unplaced);
+            let (agree, words) = held(of, count, client, seen, &server, asked, unplaced);
             (client.mean_ns(), words, agree)
         }
         None => (None, "only the server knows".to_owned(), false),
@@ -237,15 +279,32 @@ fn held(
     client: Sum,
     seen: &Seen,
     server: &Server,
-    endpoints: usize,
+    asked: &Asked,
     unplaced: u64,
 ) -> (bool, String) {
     let apart = (APART * count).max(1.0);
-    let agree = (count - client.count as f64).abs() <= apart && client.unsure as f64 <= apart;
-    if agree && server.endpoints == endpoints {
-        return (true, "from the send on; the difference is network and client".to_owned());
+    let silent = if of == ServerLatency::Ttft { seen.sums[Kind::Silent as usize] } else { Sum::default() };
+    // Of the answers without content the server may count a first token or not.
+    let without = count - client.count as f64;
+    let is_same = without.abs() <= apart || (0.0..=silent.count as f64 + apart).contains(&without);
+    let agree = is_same && (client.unsure + silent.unsure) as f64 <= apart;
+    let endpoints = asked.endpoints;
+    let mut also = Vec::new();
+    if asked.pairs.iter().any(|pair| pair.is_within) {
+        also.push("no scrape came after the level had ended: up to the last one in its window".to_owned());
     }
-    let mut why = Vec::new();
+    if silent.count > 0 {
+        also.push(format!(
+            "{} completed requests had no content (the token that ended them was their first): that token is in the server's \
+             figures only",
+            silent.count
+        ));
+    }
+    if agree && server.endpoints == endpoints {
+        let words = "from the send on; the difference is network and client".to_owned();
+        return (true, [vec![words], also].concat().join("; "));
+    }
+    let mut why = also;
     if !agree {
         why.push(format!("the server counted {count:.0} and its clients {}", client.count));
         match of {
@@ -323,7 +382,8 @@ mod tests {
         let held = |(count, unsure): (u64, u64), endpoints: usize| {
             let client = Sum { sum_ns: 1e9, count, unsure };
             let server = Server { grown: Hist::default(), endpoints: 1, alike: true, restarted: false };
-            held(ServerLatency::Ttft, 1_000.0, client, &Seen::default(), &server, endpoints, 0)
+            let asked = Asked { pairs: Vec::new(), endpoints };
+            held(ServerLatency::Ttft, 1_000.0, client, &Seen::default(), &server, &asked, 0)
         };
         for same in [(1_000, 0), (990, 10), (1_010, 0)] {
             assert!(held(same, 1).0, "{same:?}");
@@ -336,5 +396,35 @@ mod tests {
         of((1_011, 0), 1, "it does not count all that it answers");
         of((1_000, 11), 1, "11 lie too near to a scrape");
         of((1_000, 0), 2, "1 of 2 endpoints tell it");
+    }
+
+    #[test]
+    fn a_record_is_placed_once_for_all_levels_and_far_ones_are_not_looked_at() {
+        let record = v1::RequestRecord {
+            sent_raw_ns: Some(100),
+            first_token_raw_ns: Some(200),
+            last_token_raw_ns: Some(300),
+            done_raw_ns: 400,
+            outcome: Outcome::Completed as i32,
+            content_chunks: 3,
+            output_tokens: Some(3),
+            ..Default::default()
+        };
+        let placed = std::cell::Cell::new(0);
+        let place = |ns: i64| {
+            placed.set(placed.get() + 1);
+            Some(Aligned { ns, bound_ns: 5 })
+        };
+        let adds = Adds::of(&record, place(record.done_raw_ns), place);
+        assert_eq!((placed.get(), adds.span), (3, Some((195, 405))));
+        let within = |from: i64, to: i64| {
+            let edges = Edges { from: (from, from), to: (to, to) };
+            let mut seen = Seen { edges, ..Seen::default() };
+            seen.add(&adds);
+            (seen.edges.touch((195, 405)), seen.sums.map(|sum| sum.count))
+        };
+        assert_eq!(within(0, 1_000), (true, [1, 2, 1, 1, 0]));
+        assert_eq!(within(250, 1_000), (true, [0, 2, 1, 1, 0]));
+        assert_eq!([within(0, 190), within(500, 600)], [(false, [0; KINDS]); 2]);
     }
 }

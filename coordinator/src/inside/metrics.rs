@@ -1,114 +1,39 @@
-//! What a server's metrics say of each level. One pass over the scrapes of all probes: of each only sums go on, and of each
-//! level a few whole scrapes at its edges, so that what is held grows with endpoints and levels; only how long each scrape
-//! within a window took is kept, 8 bytes of it.
+//! What a server's metrics say of each level. Of the scrapes of all probes only sums go on, and of each level a few whole ones
+//! at its edges, so that what is held grows with endpoints and levels; of each scrape only its moment is kept, and of those
+//! within a window how long it took.
 
 use std::rc::Rc;
 
-use tailcliff_proto::v1::{self, NodeKind};
-
-use crate::clock::Aligned;
 use crate::levels::Level;
-use crate::merge::tally::of_kind;
 use crate::merge::timeline::Timeline;
-use crate::stored::{Incarnation, RunData};
+use crate::stored::RunData;
 
+use super::chosen::{Chosen, choose, servers};
 use super::cross;
 use super::figures::ServerLevel;
 use super::scraped::{OfLevel, Span};
-use super::series::{Counter, Counting, Totals, moment};
+use super::series::{Counter, Totals};
+use super::stream::Streams;
 
-/// Endpoints of one probe that are looked at.
-const ENDPOINTS_MAX: usize = 64;
 /// Silence of an endpoint is told from so many of its usual intervals on, …
 const SILENT_INTERVALS: i64 = 4;
 /// … and from here on, ns.
 const SILENT_FROM_NS: i64 = 2_000_000_000;
 
-/// An endpoint as one probe scrapes it.
-struct Stream {
-    of: Incarnation,
-    probe: String,
-    endpoint: String,
-    /// Equal for what is the same endpoint, whoever asks it.
-    identity: (Option<usize>, String),
-    counting: Counting,
-    /// Scrapes, the first and the last of them.
-    scrapes: i64,
-    first_ns: i64,
-    last_ns: i64,
-    levels: Vec<OfLevel>,
-}
-
-impl Stream {
-    fn new(
-        of: Incarnation,
-        probe: &str,
-        sample: &v1::ServerSample,
-        timeline: &Timeline,
-        levels: usize,
-    ) -> Self {
-        Self {
-            of,
-            probe: probe.to_owned(),
-            endpoint: sample.endpoint.clone(),
-            identity: identity(timeline.domain(of), &sample.endpoint),
-            counting: Counting::default(),
-            scrapes: 0,
-            first_ns: 0,
-            last_ns: i64::MIN,
-            levels: (0..levels).map(|_| OfLevel::default()).collect(),
-        }
-    }
-
-    /// Takes in a scrape; those that do not follow the one before are no series.
-    fn take(&mut self, sample: &v1::ServerSample, at: Aligned, spans: &[Option<Span>]) {
-        let moment = moment(at, sample.took_ns);
-        let middle = moment.0 + (moment.1 - moment.0) / 2;
-        if middle <= self.last_ns {
-            return;
-        }
-        if self.scrapes == 0 {
-            self.first_ns = middle;
-        }
-        self.scrapes += 1;
-        self.last_ns = middle;
-        let totals = sample.failed.is_empty().then(|| self.counting.next(sample, moment));
-        for (level, span) in self.levels.iter_mut().zip(spans) {
-            let Some(span) = span else { continue };
-            level.take(*span, middle, sample, totals.as_ref());
-        }
-    }
-
-    fn usual_ns(&self) -> i64 {
-        (self.last_ns - self.first_ns) / (self.scrapes - 1).max(1)
-    }
-}
-
-/// What leads to this very host is another endpoint on every host.
-fn identity(domain: Option<usize>, endpoint: &str) -> (Option<usize>, String) {
-    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
-    let loopback = ["localhost", "127.0.0.1", "[::1]"].iter().find_map(|host| rest.strip_prefix(host));
-    match loopback.filter(|rest| rest.is_empty() || rest.starts_with([':', '/'])) {
-        Some(rest) => (domain, rest.to_owned()),
-        None => (None, rest.to_owned()),
-    }
-}
-
 /// What the metrics say of each level; `None` where no endpoint was scraped while it ran.
 pub(crate) fn of_levels(data: &RunData, timeline: &Timeline, levels: &[Level]) -> Vec<Option<ServerLevel>> {
     let spans: Vec<Option<Span>> = levels.iter().map(span).collect();
-    let (streams, over) = read(data, timeline, &spans);
-    let chosen: Vec<Vec<Chosen<'_>>> = (0..levels.len()).map(|level| choose(&streams, level)).collect();
+    let streams = Streams::read(data, timeline, &spans);
+    let servers = servers(&streams.all);
+    let chosen: Vec<Vec<Chosen<'_>>> =
+        (0..levels.len()).map(|level| choose(&streams.all, &servers, level)).collect();
     let asked: Vec<cross::Asked> = chosen.iter().map(|all| asked(all)).collect();
     let cross = cross::of_levels(data, timeline, &asked);
     let all = chosen.iter().zip(&spans).zip(cross);
     all.map(|((chosen, span), cross)| {
         let telling = Telling { span: (*span)?, chosen, origin_ns: data.header.started_ref_ns };
         let mut told = telling.level()?;
-        if over > 0 {
-            told.notes
-                .push(format!("{over} scrapes of endpoints beyond {ENDPOINTS_MAX} a probe were left out"));
-        }
+        told.notes.extend(streams.left_out());
         told.cross = cross;
         Some(told)
     })
@@ -120,63 +45,6 @@ fn span(level: &Level) -> Option<Span> {
     let whole = (level.start_ref_ns, ended_ns);
     let window = level.throughput.map_or(whole, |t| (t.window.start_ns, t.window.end_ns));
     (whole.0 < whole.1 && window.0 < window.1).then_some(Span { window, whole })
-}
-
-/// All series, and the scrapes of endpoints that found no room.
-fn read(data: &RunData, timeline: &Timeline, spans: &[Option<Span>]) -> (Vec<Stream>, u64) {
-    let (mut streams, mut over) = (Vec::<Stream>::new(), 0);
-    for (of, node) in of_kind(data, NodeKind::GpuProbe) {
-        for batch in node.each_batch_with_server() {
-            for sample in &batch.server_samples {
-                let Some(at) = timeline.place(of, sample.raw_ns).filter(|at| is_near(*at)) else { continue };
-                let mine = |stream: &&mut Stream| stream.of == of;
-                let known = streams.iter_mut().filter(mine).find(|s| s.endpoint == sample.endpoint);
-                if let Some(stream) = known {
-                    stream.take(sample, at, spans);
-                } else if streams.iter().filter(|s| s.of == of).count() < ENDPOINTS_MAX {
-                    let mut new = Stream::new(of, &node.hello.name, sample, timeline, spans.len());
-                    new.take(sample, at, spans);
-                    streams.push(new);
-                } else {
-                    over += 1;
-                }
-            }
-        }
-    }
-    (streams, over)
-}
-
-/// A stamp that can be reckoned with.
-fn is_near(at: Aligned) -> bool {
-    const FAR: i64 = 1 << 59;
-    (-FAR..=FAR).contains(&at.ns) && (0..=FAR).contains(&at.bound_ns)
-}
-
-/// An endpoint in one level, by the probe that saw most of it.
-struct Chosen<'a> {
-    stream: &'a Stream,
-    level: &'a OfLevel,
-    /// Other probes that scraped the same.
-    again: Vec<&'a str>,
-}
-
-fn choose(streams: &[Stream], level: usize) -> Vec<Chosen<'_>> {
-    let mut all: Vec<Chosen<'_>> = Vec::new();
-    for stream in streams {
-        let of = &stream.levels[level];
-        if of.is_empty() {
-            continue;
-        }
-        match all.iter_mut().find(|chosen| chosen.stream.identity == stream.identity) {
-            Some(chosen) if of.answered() > chosen.level.answered() => {
-                chosen.again.push(&chosen.stream.probe);
-                (chosen.stream, chosen.level) = (stream, of);
-            }
-            Some(chosen) => chosen.again.push(&stream.probe),
-            None => all.push(Chosen { stream, level: of, again: Vec::new() }),
-        }
-    }
-    all
 }
 
 fn asked(chosen: &[Chosen<'_>]) -> cross::Asked {
@@ -289,20 +157,19 @@ impl Telling<'_> {
         if self.chosen.len() > 1 {
             let all: Vec<&str> = self.chosen.iter().map(|c| c.stream.endpoint.as_str()).collect();
             notes.push(format!(
-                "{} endpoints: requests and totals are added up (their maxima too, which may lie apart), KV usage is of the \
-                 fullest: {}",
+                "{} endpoints: requests and totals are added up (their maxima too, which may lie apart; if two of them are one \
+                 server, its figures are doubled), KV usage is of the fullest: {}",
                 all.len(),
                 all.join(", ")
             ));
         }
         for chosen in self.chosen {
             let endpoint = &chosen.stream.endpoint;
-            if !chosen.again.is_empty() {
+            notes.extend(chosen.again());
+            let astray = chosen.stream.astray();
+            if astray > 0 {
                 notes.push(format!(
-                    "{endpoint} was scraped by {} and {}: {} counts",
-                    chosen.stream.probe,
-                    chosen.again.join(" and "),
-                    chosen.stream.probe
+                    "{astray} scrapes of {endpoint} in the run have stamps that do not follow those before them, and are left out"
                 ));
             }
             notes.extend(self.silence(chosen));

@@ -40,6 +40,15 @@ impl Gauge {
     }
 }
 
+/// Two scrapes of an endpoint with a level between them.
+#[derive(Debug)]
+pub(super) struct Around {
+    pub(super) before: Rc<Totals>,
+    pub(super) after: Rc<Totals>,
+    /// None came after the level: the later one is of its window, and what came after it is in neither.
+    pub(super) is_within: bool,
+}
+
 /// One endpoint in one level.
 #[derive(Debug, Default)]
 pub(super) struct OfLevel {
@@ -160,9 +169,18 @@ impl OfLevel {
     }
 
     /// The scrapes before and after all of the level; where the one after is missing, the last within its window.
-    pub(super) fn around(&self) -> Option<(Rc<Totals>, Rc<Totals>)> {
+    pub(super) fn around(&self) -> Option<Around> {
         let (a, b) = (self.from.as_ref()?, self.to.as_ref().or(self.last.as_ref())?);
-        (a.moment.1 < b.moment.0).then(|| (a.clone(), b.clone()))
+        (a.moment.1 < b.moment.0).then(|| Around {
+            before: a.clone(),
+            after: b.clone(),
+            is_within: self.to.is_none(),
+        })
+    }
+
+    /// The scrapes while nothing of the level was under way: before it, and after it.
+    pub(super) fn edges(&self) -> [Option<&Totals>; 2] {
+        [self.from.as_deref(), self.to.as_deref()]
     }
 }
 
@@ -181,7 +199,7 @@ mod tests {
                 let totals = counting.next(&sample, (at - bound, at + bound));
                 level.take(span, *at, &sample, Some(&totals));
             }
-            level.around().map(|(a, b)| (a.at_ns(), b.at_ns()))
+            level.around().map(|around| (around.before.at_ns(), around.after.at_ns()))
         };
         assert_eq!(around(&[2, 4, 7, 12, 18, 22, 26, 28], 0), Some((4, 26)));
         assert_eq!(around(&[2, 4, 7, 12, 18, 22, 26, 28], 2), Some((2, 28)), "each may be so much off");

@@ -100,6 +100,17 @@ impl Totals {
         self.counters[of as usize]
     }
 
+    /// Every figure is the same.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        self.counters == other.counters && self.histograms == other.histograms
+    }
+
+    /// A sum of times is longer than it was.
+    pub(super) fn has_grown_since(&self, then: &Self) -> bool {
+        let sum = |hist: (&i32, &Hist)| then.histograms.get(hist.0).is_some_and(|a| hist.1.sum_s > a.sum_s);
+        self.histograms.iter().any(sum)
+    }
+
     /// The middle of its moment, ns.
     pub(super) fn at_ns(&self) -> i64 {
         self.moment.0 + (self.moment.1 - self.moment.0) / 2
@@ -107,7 +118,7 @@ impl Totals {
 }
 
 /// When a scrape's values were so: between the asking and the answer, give or take the clock's bound.
-pub(super) fn moment(at: Aligned, took_ns: i64) -> (i64, i64) {
+pub(crate) fn moment(at: Aligned, took_ns: i64) -> (i64, i64) {
     let took = took_ns.clamp(0, TOOK_MAX_NS);
     (at.ns.saturating_sub(at.bound_ns), at.ns.saturating_add(took).saturating_add(at.bound_ns))
 }

@@ -122,6 +122,64 @@ fn two_endpoints_add_up_and_one_that_two_probes_scrape_counts_once() {
     assert_eq!(first(&data).running, Some((4.0, 4.0)));
 }
 
+/// Two names, by one probe, of servers whose requests take so long, s.
+fn two_names(takes: [f64; 2]) -> ServerLevel {
+    let mut data = run(1, 1, &[1]);
+    let of = add_probe(&mut data);
+    let names = ["http://127.0.0.1:8000/metrics", "http://10.0.0.5:8000/metrics"];
+    // The second is scraped a little later.
+    for ((name, takes), later) in names.into_iter().zip(takes).zip([0, 40 * MS]) {
+        let load = |at: i64, s: &mut ServerSample| {
+            // At rest before 1 s and after 12 s of the run.
+            let requests = ((at - S).clamp(0, 11 * S) / (10 * MS)) as f64;
+            (s.running, s.preemptions) = (Some(2.0), Some((requests / 100.0).floor()));
+            let sum_s = 3.5 + takes * requests;
+            let of = ServerLatency::E2e as i32;
+            s.histograms = vec![ServerHistogram { of, sum_s, count: 7.0 + requests, ..Default::default() }];
+        };
+        push(&mut data, of, scrapes(99, name, each_second(20).map(|at| at + later), load));
+    }
+    first(&data)
+}
+
+#[test]
+fn one_server_under_two_names_counts_once() {
+    let one = two_names([0.25, 0.25]);
+    assert_eq!((one.running, one.preemptions, one.scrapes), (Some((2.0, 2.0)), Some(11.0), 10));
+    let said = |told: &ServerLevel, words: &str| told.notes.iter().any(|note| note.contains(words));
+    assert!(
+        said(&one, "10.0.0.5:8000/metrics tell the very same totals") && !said(&one, "doubled"),
+        "{one:?}"
+    );
+    let e2e = &one.cross[0];
+    assert!(!e2e.words.contains("endpoints"), "{e2e:?}");
+    // Two that share a load evenly count the same, and do not take the same time.
+    let two = two_names([0.25, 0.250_000_1]);
+    assert_eq!((two.running, two.scrapes), (Some((4.0, 4.0)), 20));
+    assert!(said(&two, "if two of them are one server, its figures are doubled"), "{:?}", two.notes);
+}
+
+#[test]
+fn stamps_that_cannot_be_mute_nothing_and_are_counted() {
+    let load = |at: i64, s: &mut ServerSample| {
+        (s.running, s.preemptions) = (Some(2.0), Some((at / S) as f64));
+    };
+    let whole = level_of(scrapes(99, HERE, each_second(20), load));
+    let mut odd = scrapes(99, HERE, each_second(20), load);
+    let stray = |raw_ns: i64| ServerSample { raw_ns, ..odd.server_samples[0].clone() };
+    // After all others, and where no clock is.
+    let strays = [stray(ORIGIN + offset(99) + 24 * S), stray(i64::MAX), stray(i64::MIN)];
+    odd.server_samples.splice(3..3, strays);
+    let mut told = level_of(odd);
+    let notes = std::mem::take(&mut told.notes);
+    assert_eq!(told, whole);
+    assert!(
+        notes.iter().any(|note| note.contains("1 scrapes of http") && note.contains("do not follow")),
+        "{notes:?}"
+    );
+    assert!(notes.iter().any(|note| note.contains("2 scrapes of the run have no place")), "{notes:?}");
+}
+
 #[test]
 fn an_endpoint_that_is_gone_is_said_to_be_and_failures_are_counted() {
     let gone = level_of(scrapes(99, HERE, each_second(20), |at, s| {
@@ -297,6 +355,45 @@ fn the_difference_to_the_servers_own_histogram_is_the_way() {
         let (low, high) = of(ServerLatency::Ttft).server_p95_ns.unwrap();
         assert_eq!((low, high), (20.0 * MS as f64, Some(40.0 * MS as f64)));
     }
+}
+
+#[test]
+fn without_a_scrape_after_the_level_the_words_say_so() {
+    let until = |seconds: i64| {
+        let mut data = run(5, 2, &[1, 2]);
+        let truth = truth(&data);
+        let of = add_probe(&mut data);
+        let batch = scrapes(99, HERE, each_second(seconds), |at, s| {
+            s.histograms = truth.iter().map(|(of, all)| histogram(*of, all, at + MS)).collect();
+        });
+        push(&mut data, of, batch);
+        let cross = first(&data).cross.swap_remove(0);
+        (cross.difference_ns.is_some(), cross.words.contains("no scrape came after the level had ended"))
+    };
+    assert_eq!((until(14), until(11)), ((true, false), (true, true)));
+}
+
+#[test]
+fn answers_that_end_before_any_content_are_no_disagreement() {
+    let mut data = run(5, 2, &[1, 2]);
+    let truth = truth(&data);
+    let of = add_probe(&mut data);
+    let mut silent = 0;
+    for record in data.nodes.values_mut().flat_map(|n| &mut n.batches).flat_map(|b| &mut b.records) {
+        if record.request % 4 == 1 && record::outcome(record) == Outcome::Completed {
+            (record.first_token_raw_ns, record.last_token_raw_ns) = (None, None);
+            (record.content_chunks, record.text_len) = (0, 0);
+            silent += 1;
+        }
+    }
+    assert!(silent > 20);
+    let batch = scrapes(99, HERE, each_second(40), |at, s| {
+        s.histograms = truth.iter().map(|(of, all)| histogram(*of, all, at + MS)).collect();
+    });
+    push(&mut data, of, batch);
+    let ttft = first(&data).cross.swap_remove(0);
+    assert!(ttft.server_count > ttft.client_count + 10 && ttft.difference_ns.is_some(), "{ttft:?}");
+    assert!(ttft.words.contains("completed requests had no content"), "{}", ttft.words);
 }
 
 #[test]

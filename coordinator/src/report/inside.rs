@@ -126,6 +126,7 @@ fn tally(probe: &str, of: &SpanTally) -> Value {
         "turned_away": of.turned_away,
         "lines": of.lines,
         "bad_lines": of.bad_lines,
+        "put_off": of.put_off,
     })
 }
 
@@ -199,7 +200,8 @@ mod tests {
             told["inside"]["wall_steps"][0],
             json!({ "probe": "probe", "by_ms": -2000.0, "t_s": 20.0 })
         );
-        assert_eq!(told["inside"]["tallies"][0]["malformed"], 2);
+        let tally = &told["inside"]["tallies"][0];
+        assert_eq!((&tally["malformed"], &tally["put_off"]), (&json!(2), &json!(3)));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::inside_text::UNPLACED;
 use super::summary_md::{cells, escaped, name};
 
 /// Levels shown; the summary has all.
@@ -111,7 +112,7 @@ fn doubts(levels: &[&Value]) -> String {
             said.push(format!("{} requests unmatched", count("unmatched")));
         }
         if count("unplaced") > 0.0 {
-            said.push(format!("{} without a place: the server's wall clock stepped", count("unplaced")));
+            said.push(format!("{} {UNPLACED}", count("unplaced")));
         }
         if !said.is_empty() {
             let _fits = writeln!(out, "- **at {}:** {}", name(level), said.join("; "));
@@ -253,6 +254,7 @@ mod tests {
         );
         assert_eq!((column(rows[3], "network up").as_str(), column(rows[3], "± clock").as_str()), ("–", "–"));
         assert!(text.contains("below zero by more than the clocks explain (network up "), "{text}");
+        assert!(text.contains("without a place on the timeline (a step of a wall clock, or no"), "{text}");
         assert!(
             text.contains("| 1 | 2.0 / 4.0 | 1.5 / 3.0 | 31.2 / 50.0 % | 2 | 25.0 % | – | 11, 1 failed |"),
             "{text}"

@@ -246,7 +246,7 @@ fn server() -> ServerLevel {
 }
 
 fn summary() -> Summary {
-    let tally = v1::SpanTally { received: 500, malformed: 2, ..v1::SpanTally::default() };
+    let tally = v1::SpanTally { received: 500, malformed: 2, put_off: 3, ..v1::SpanTally::default() };
     Summary {
         spans: 500,
         unmatched_spans: 7,

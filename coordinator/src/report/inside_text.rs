@@ -17,6 +17,10 @@ use super::text::printable;
 pub(super) const CLIENT: [Part; 5] =
     [Part::SendLag, Part::Connect, Part::Write, Part::SocketWait, Part::Read];
 
+/// What is said of requests whose server stamps have no place.
+pub(super) const UNPLACED: &str = "requests have server stamps without a place on the timeline (a step of a wall clock, or no clock \
+                                   reading near)";
+
 struct Column<'a> {
     title: &'static str,
     /// The higher, the longer it stays.
@@ -151,7 +155,7 @@ fn doubts(level: &Level, width: usize, out: &mut String) {
         ));
     }
     if of.unplaced > 0 {
-        said.push(format!("{} without a place: the server's wall clock stepped", of.unplaced));
+        said.push(format!("{} {UNPLACED}", of.unplaced));
     }
     if !said.is_empty() {
         *out += &wrap(&format!("at {}: ", level.name()), &said.join("; "), width);
@@ -258,7 +262,7 @@ mod tests {
             "inferred, not measured: front in, queue, front out",
             "below zero by more than the clocks explain: network up ",
             "unmatched: the server told nothing of them",
-            "without a place",
+            "requests have server stamps without a place on the timeline (a step of a wall clock, or no clock reading near)",
             "1 of 11 scrapes failed: connection refused",
             "warning: the wall clock of probe stepped",
             "2.0/4",

@@ -1,11 +1,14 @@
 //! Where a stream paused: gaps between its chunks that are long for this very stream, and first tokens that are late for
 //! their level.
 
+use std::collections::BTreeSet;
+
 use tailcliff_proto::arrivals;
 use tailcliff_proto::v1::{self, Outcome};
 
 use crate::levels::Level;
 use crate::merge::record;
+use crate::merge::tally::of_kind;
 use crate::merge::timeline::Timeline;
 use crate::stored::{Incarnation, RunData};
 
@@ -140,11 +143,14 @@ pub(super) fn find(
         }
     };
     let medians: Vec<Medians> = levels.iter().map(median).collect();
+    let probes = of_kind(data, v1::NodeKind::GpuProbe).into_iter();
+    let hosts: BTreeSet<usize> = probes.filter_map(|(of, _)| timeline.domain(of)).collect();
     let mut found = Found::default();
     let mut stream = Stream::default();
     each_record(data, |of, record| {
         let medians = medians.iter().find(|m| m.level == record.level).copied().unwrap_or_default();
-        look(&mut found, &mut stream, Look { of, record, timeline, medians, rule, told });
+        let one_host = timeline.domain(of).is_some_and(|host| hosts.contains(&host));
+        look(&mut found, &mut stream, Look { of, record, timeline, medians, rule, told, one_host });
     });
     found
 }
@@ -156,6 +162,8 @@ struct Look<'a> {
     medians: Medians,
     rule: Rule,
     told: Asking<'a>,
+    /// A probe, and so perhaps the server, is on the agent's host.
+    one_host: bool,
 }
 
 /// The arrivals of one request.
@@ -332,6 +340,6 @@ impl Look<'_> {
             gaps: &stream.gaps,
             completed: record::outcome(self.record) == Outcome::Completed,
         };
-        Some(Own::of(told, gap, handed, pace))
+        Some(Own::of(told, gap, handed, pace, self.one_host))
     }
 }

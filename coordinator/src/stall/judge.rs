@@ -13,6 +13,10 @@ use super::gpu::{GpuView, State};
 /// A verdict with at least this confidence is meant to be relied on.
 pub const CONFIDENT: f64 = 0.8;
 
+/// Of a network by the server's stamps alone: between them and the wire lies its own HTTP, which took up to 92 ms on a busy
+/// vLLM.
+const WAY_CONFIDENCE: f64 = 0.6;
+
 /// What a stall was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
@@ -146,13 +150,24 @@ fn own(gap: &Gap, e: &Evidence) -> Option<Told> {
     // What the client did not read had come already.
     let unread = if e.unread_to_the_end { (e.unread_share * length as f64) as i64 } else { 0 };
     let unread = unread.max(e.socket_wait_ns.unwrap_or(0));
-    let ways = [("the way to the server", own.up, 0), ("the way back", own.down, unread)];
-    for (what, way, less) in ways {
+    let ways = [
+        ("the way to the server's first stamp", "before it stamps", own.up, 0),
+        ("the way back from its stamp of the first token", "after it", own.down, unread),
+    ];
+    for (what, side, way, less) in ways {
         if let Some((ns, bound)) =
             way.filter(|(ns, bound)| is_most(ns.saturating_sub(*bound).saturating_sub(less)))
         {
             let why = format!("{}, give or take {}", of_it(what, ns), time(bound));
-            return Some((Verdict::Network, 0.95, why));
+            // A busy server reads a request late and writes its answer late, and stamps neither.
+            return Some(if own.one_host {
+                let why =
+                    format!("{why}: on one host that is hardly a network, but the server's HTTP {side}");
+                (Verdict::CantTell, 0.0, why)
+            } else {
+                let why = format!("{why}: the network, a proxy, or the server's HTTP {side}");
+                (Verdict::Network, WAY_CONFIDENCE, why)
+            });
         }
     }
     if let Some(ns) = own.prefill_ns.filter(|ns| is_most(*ns)) {

@@ -20,20 +20,24 @@ pub struct Own {
     pub queue_ns: Option<i64>,
     /// Its prompt was processed.
     pub prefill_ns: Option<i64>,
-    /// From its first to its last token in the engine.
+    /// From its first to its last token in the engine; of a pause in mid-stream to the end of its span where that is later:
+    /// a token leaves only when the front end hands it out.
     pub decode_ns: Option<i64>,
     /// When the server was done with it, on the coordinator's clock.
     pub end: Option<Aligned>,
-    /// Of a late first token: from our hands to the server's stamp of its arrival, and how far that may be off.
+    /// Of a late first token: from our hands to the server's stamp of its arrival, and how far that may be off. The server's
+    /// HTTP before that stamp is in it.
     pub up: Option<(i64, i64)>,
     /// From there to the first token, beyond queue and prefill: one clock's.
     pub front_ns: Option<i64>,
-    /// From the server's first token to its arrival here, and how far that may be off.
+    /// From the server's first token to its arrival here, and how far that may be off. Its HTTP after the stamp is in it.
     pub down: Option<(i64, i64)>,
     /// Its record shows that it had made what came after the gap before half of the gap was over. Never `Some(false)`: totals
     /// and a span's end do not say when each token was sent, and tokens that were held back and then caught up leave both as
     /// they are.
     pub emitted: Option<bool>,
+    /// A probe shares a clock, and so a host, with this agent: what lies between them is hardly a network.
+    pub one_host: bool,
 }
 
 /// How the stalled stream came otherwise, by its agent's own clock.
@@ -50,7 +54,7 @@ pub(super) struct Pace<'a> {
 
 impl Own {
     /// `handed` is when our own part ended, on the coordinator's clock.
-    pub(super) fn of(told: Told, gap: &Gap, handed: Option<Aligned>, pace: Pace<'_>) -> Self {
+    pub(super) fn of(told: Told, gap: &Gap, handed: Option<Aligned>, pace: Pace<'_>, one_host: bool) -> Self {
         let sane = |ns: Option<i64>| ns.filter(|ns| is_sane(*ns));
         let placed =
             |at: Option<Aligned>| at.filter(|at| is_sane(at.ns) && (0..=1 << 59).contains(&at.bound_ns));
@@ -61,9 +65,12 @@ impl Own {
             prefill_ns: sane(told.prefill_ns),
             decode_ns: sane(told.decode_ns),
             end: placed(told.end),
+            one_host,
             ..Self::default()
         };
         if gap.kind == Kind::Gap {
+            let out = first.zip(own.end).map(|(first, end)| end.ns - first.ns);
+            own.decode_ns = own.decode_ns.map(|ns| ns.max(out.unwrap_or(ns)));
             own.emitted = own.had_emitted(gap, pace).then_some(true);
             return own;
         }

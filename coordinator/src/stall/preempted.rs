@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tailcliff_proto::v1::NodeKind;
 
+use crate::inside::{moment, rising};
 use crate::merge::tally::of_kind;
 use crate::merge::timeline::Timeline;
 use crate::stored::RunData;
@@ -31,12 +32,13 @@ struct Rise {
     count: f64,
 }
 
-/// One endpoint by one probe.
-#[derive(Default)]
-struct Series {
-    /// The last scrape: when it was asked for at the earliest, and its total.
-    last: Option<(i64, f64)>,
-    rises: Vec<Rise>,
+/// What one scrape said.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    at_ns: i64,
+    /// Its values are of a moment within.
+    moment: (i64, i64),
+    total: f64,
 }
 
 /// Of each endpoint by each probe the scrapes that saw its total rise, in the order of time.
@@ -46,27 +48,16 @@ impl Rises {
     pub(super) fn read(data: &RunData, timeline: &Timeline) -> Self {
         let mut all = Vec::new();
         for (of, node) in of_kind(data, NodeKind::GpuProbe) {
-            let mut series: BTreeMap<String, Series> = BTreeMap::new();
+            let mut series: BTreeMap<String, Vec<Said>> = BTreeMap::new();
             for batch in node.each_batch_with_server() {
                 for sample in &batch.server_samples {
                     let total = sample.preemptions.filter(|n| (0.0..=1e18).contains(n));
                     let Some((total, at)) = total.zip(place(timeline, of, sample.raw_ns)) else { continue };
-                    let Series { last, rises } = series.entry(sample.endpoint.clone()).or_default();
-                    // A scrape's values are of a moment after its beginning, and before its end.
-                    let to_ns = at.ns.saturating_add(sample.took_ns.max(0)).saturating_add(at.bound_ns);
-                    if let Some((from_ns, before)) = *last
-                        && total > before
-                        && from_ns < to_ns
-                        && rises.len() < RISES_MAX
-                    {
-                        rises.push(Rise { from_ns, to_ns, count: total - before });
-                    }
-                    if last.is_none_or(|(from_ns, _)| from_ns < at.ns) {
-                        *last = Some((at.ns.saturating_sub(at.bound_ns), total));
-                    }
+                    let said = Said { at_ns: at.ns, moment: moment(at, sample.took_ns), total };
+                    keep(series.entry(sample.endpoint.clone()).or_default(), said);
                 }
             }
-            all.extend(series.into_values().map(|series| series.rises).filter(|rises| !rises.is_empty()));
+            all.extend(series.into_values().map(|said| rises(&said)).filter(|rises| !rises.is_empty()));
         }
         Self(all)
     }
@@ -82,4 +73,34 @@ impl Rises {
         };
         self.0.iter().filter_map(of).max_by(|a, b| a.count.total_cmp(&b.count))
     }
+}
+
+/// Of scrapes with one total only the first and the last are kept.
+fn keep(series: &mut Vec<Said>, said: Said) {
+    match series.as_mut_slice() {
+        [.., first, last] if first.total == said.total && last.total == said.total => *last = said,
+        _ => series.push(said),
+    }
+}
+
+/// Between scrapes that follow one another.
+fn rises(series: &[Said]) -> Vec<Rise> {
+    let moments: Vec<i64> = series.iter().map(|said| said.at_ns).collect();
+    let in_order = series.iter().zip(rising(&moments)).filter(|(_, kept)| *kept).map(|(said, _)| said);
+    let mut last: Option<&Said> = None;
+    let mut rises = Vec::new();
+    for said in in_order {
+        let rise = last.replace(said).map(|before| Rise {
+            from_ns: before.moment.0,
+            to_ns: said.moment.1,
+            count: said.total - before.total,
+        });
+        rises.extend(rise.filter(|rise| rise.count > 0.0 && rise.from_ns < rise.to_ns));
+        if rises.len() >= RISES_MAX {
+            break;
+        }
+    }
+    // How long a scrape took is another machine's word as well.
+    rises.sort_by_key(|rise| rise.to_ns);
+    rises
 }

@@ -52,7 +52,7 @@ fn cut(up: i64, front: i64, queue: i64, prefill: i64) -> (Gap, Evidence) {
         server: "vllm".to_owned(),
         ..Told::default()
     };
-    let own = Own::of(told, &gap, Some(at(gap.from_ns)), STILL);
+    let own = Own::of(told, &gap, Some(at(gap.from_ns)), STILL, false);
     gap.own = Some(own.clone());
     (gap, Evidence { own: Some(own), ..Evidence::default() })
 }
@@ -65,8 +65,8 @@ fn said((gap, evidence): &(Gap, Evidence)) -> Judgement {
 fn a_late_first_token_is_told_by_the_part_that_is_most_of_it() {
     let cases = [
         (cut(10, 20, 800, 100), Verdict::Waiting, "waiting for a place"),
-        (cut(700, 10, 100, 100), Verdict::Network, "the way to the server"),
-        (cut(10, 10, 100, 100), Verdict::Network, "the way back"),
+        (cut(700, 10, 100, 100), Verdict::Network, "the way to the server's first stamp took 700 ms of it"),
+        (cut(10, 10, 100, 100), Verdict::Network, "the way back from its stamp"),
         (cut(10, 20, 100, 800), Verdict::ExtraCompute, "prefill took 800 ms of it"),
         (cut(10, 800, 50, 100), Verdict::Waiting, "front end"),
     ];
@@ -74,6 +74,8 @@ fn a_late_first_token_is_told_by_the_part_that_is_most_of_it() {
         let said = said(&case);
         assert_eq!(said.verdict, verdict, "{said:?}");
         assert!(said.why.contains(words), "{said:?}");
+        // The server's HTTP lies outside of its stamps.
+        assert!(verdict != Verdict::Network || (0.3..CONFIDENT).contains(&said.confidence), "{said:?}");
         for part in ["(vllm)", "way up", "front end", "queue", "prefill", "way down"] {
             assert!(said.why.contains(part), "{part}: {}", said.why);
         }
@@ -93,6 +95,31 @@ fn a_way_within_its_bounds_is_no_network() {
         gap.own = evidence.own.clone();
         let verdict = judge::judge(&gap, &evidence).verdict;
         assert_eq!(verdict == Verdict::Network, wide == 150 * MS, "{verdict:?}");
+    }
+}
+
+#[test]
+fn on_one_host_a_long_way_is_no_network() {
+    for (up, side) in [(700, "before it stamps"), (10, "after it")] {
+        let (mut gap, mut evidence) = cut(up, 10, 100, 100);
+        evidence.own.as_mut().unwrap().one_host = true;
+        gap.own = evidence.own.clone();
+        let said = judge::judge(&gap, &evidence);
+        assert_eq!(said.verdict, Verdict::CantTell);
+        assert!(said.why.contains(&format!("the server's HTTP {side}")), "{said:?}");
+    }
+    // Known by the clock that agent and probe share.
+    for is_one in [true, false] {
+        let scene = Scene::new(Cause::IdlePause, 12);
+        let mut data = scene.draw();
+        let probe = data.nodes.get_mut(&PROBE).unwrap();
+        let elsewhere = probe.snapshots.iter_mut().filter(|_| !is_one);
+        elsewhere.for_each(|snapshot| snapshot.boot_id = "elsewhere".to_owned());
+        let merged = merge(&data);
+        let told = |_: u64, _: &v1::RequestRecord| Some(Told::default());
+        let stalls = stalls(&data, &merged.timeline, &merged.levels, Rule::default(), &told);
+        assert!(!stalls.all.is_empty());
+        assert!(stalls.all.iter().all(|s| s.evidence.own.as_ref().unwrap().one_host == is_one), "{is_one}");
     }
 }
 
@@ -151,7 +178,7 @@ fn a_decode_that_was_shorter_than_its_arrival_was_held_up_on_its_way() {
         let told = Told { decode_ns: Some(decode), ..Told::default() };
         let median_ns = Some(gaps[gaps.len() / 2]);
         let pace = Pace { span_ns: gaps.iter().sum(), median_ns, gaps, completed };
-        Own::of(told, gap, None, pace).emitted
+        Own::of(told, gap, None, pace, false).emitted
     };
     assert_eq!(emitted(&gap, 2_050 * MS, &gaps, true), Some(true));
     assert_eq!(emitted(&gap, 2_900 * MS, &gaps, true), None, "the engine paused as well");
@@ -167,6 +194,68 @@ fn a_decode_that_was_shorter_than_its_arrival_was_held_up_on_its_way() {
     slow.push(S);
     assert_eq!(emitted(&gap, 3_000 * MS, &slow, true), None);
     assert_eq!(emitted(&gap, 400 * MS, &slow, true), Some(true), "all of it in less than half of the gap");
+}
+
+#[test]
+fn tokens_that_the_front_end_had_not_handed_out_were_not_sent() {
+    let first = ORIGIN + 5 * S;
+    // The engine took 10 s, and from its 9th to its 11th the front end stood still.
+    let mut gaps = vec![10 * MS; 900];
+    gaps.push(2 * S);
+    let gap = {
+        let mut gap = Gap { unended: false, ..a_gap() };
+        (gap.from_ns, gap.to_ns) = (first + 9 * S, first + 11 * S);
+        (gap.from_raw_ns, gap.to_raw_ns, gap.bound_ns) = (gap.from_ns, gap.to_ns, MS);
+        gap
+    };
+    let emitted = |end: Option<i64>| {
+        let told = Told {
+            first_token: Some(at(first)),
+            end: end.map(|end| at(first + end)),
+            decode_ns: Some(10 * S),
+            ..Told::default()
+        };
+        let pace = Pace { span_ns: 11 * S, median_ns: Some(10 * MS), gaps: &gaps, completed: true };
+        Own::of(told, &gap, None, pace, false).emitted
+    };
+    assert_eq!(emitted(Some(11 * S)), None);
+    assert_eq!(emitted(None), Some(true), "nothing says that it was still at it");
+    assert_eq!(emitted(Some(10 * S)), Some(true), "held on its way");
+}
+
+#[test]
+fn odd_stamps_of_scrapes_take_no_preemptions_away() {
+    let scene = Scene::new(Cause::Preempt, 11);
+    let found = |odd: fn(i64, &mut v1::ServerSample)| {
+        let mut data = scene.draw();
+        let scrape = |i: i64| {
+            let total = if i * 200 * MS > scene.at + 100 * MS { 7.0 } else { 4.0 };
+            let mut sample = v1::ServerSample {
+                raw_ns: ORIGIN + i * 200 * MS,
+                took_ns: MS,
+                endpoint: "http://one/metrics".to_owned(),
+                preemptions: Some(total),
+                ..Default::default()
+            };
+            odd(i, &mut sample);
+            sample
+        };
+        let batch = &mut data.nodes.get_mut(&PROBE).unwrap().batches[0];
+        batch.server_samples = (0..90).map(scrape).collect();
+        let merged = merge(&data);
+        of_cause(&merged.stalls, &scene).evidence.preempted
+    };
+    let whole = found(|_, _| {}).unwrap();
+    let future = |i: i64, s: &mut v1::ServerSample| {
+        if i == 2 {
+            (s.raw_ns, s.preemptions) = (ORIGIN + 99_000 * S, Some(5.0));
+        }
+    };
+    assert_eq!(found(future), Some(whole));
+    found(|i, s| s.took_ns = if i % 2 == 0 { i64::MAX } else { i64::MIN });
+    found(|i, s| {
+        (s.raw_ns, s.took_ns) = ([i64::MAX, i64::MIN, 1 << 59, -(1 << 59)][i as usize % 4], i64::MAX)
+    });
 }
 
 #[test]
@@ -226,8 +315,8 @@ fn a_late_first_token_is_cut_where_the_stamps_are() {
     );
     // What never came has no way back.
     let told = Told { first_token: Some(at(gap.from_ns + 700 * MS)), ..Told::default() };
-    assert_eq!(Own::of(told.clone(), &Gap { unended: true, ..gap.clone() }, None, STILL).down, None);
-    assert_eq!(Own::of(told, &gap, None, STILL).down, Some((300 * MS, 2 * MS)));
+    assert_eq!(Own::of(told.clone(), &Gap { unended: true, ..gap.clone() }, None, STILL, false).down, None);
+    assert_eq!(Own::of(told, &gap, None, STILL, false).down, Some((300 * MS, 2 * MS)));
 }
 
 #[test]
@@ -236,7 +325,7 @@ fn the_end_of_a_span_is_as_late_as_its_bounds_allow() {
     let gap = Gap { to_ns: from + S, to_raw_ns: a_gap().from_raw_ns + S, bound_ns: MS, ..a_gap() };
     let emitted = |end: i64| {
         let told = Told { end: Some(at(from + end)), ..Told::default() };
-        Own::of(told, &gap, None, STILL).emitted
+        Own::of(told, &gap, None, STILL, false).emitted
     };
     assert_eq!((emitted(498 * MS), emitted(499 * MS)), (Some(true), None));
 }

@@ -30,7 +30,7 @@ function drawInside() {
   const steps = list(inside.wall_steps).map((step) => `the wall clock of ${step.probe} stepped by ${milliseconds(step.by_ms)} at ${digits(step.t_s, 6)} s`);
   const words = [`${inside.spans} spans came, ${inside.unmatched_spans} of them of no request of this run (start-up, other clients, the preflight)`, ...(inside.told_twice ? [`${inside.told_twice} requests were told of twice`] : []), ...steps];
   here.append(el("p", { class: "quiet" }, `${words.join("; ")}.`));
-  const tally = ["received", "over_rate", "without_ids", "without_room", "malformed", "turned_away", "lines", "bad_lines"];
+  const tally = ["received", "over_rate", "without_ids", "without_room", "malformed", "turned_away", "lines", "bad_lines", "put_off"];
   if (list(inside.tallies).length) here.append(folded("What came to each probe", () => table(["probe", ...tally.map((key) => key.replaceAll("_", " "))], inside.tallies.map((of) => [of.probe, ...tally.map((key) => of[key])]), "Spans by probe")));
 }
 
