@@ -1,6 +1,6 @@
 //! Follows the file to which a server without tracing writes a line of JSON for each request.
 //!
-//! Times in it are seconds since the epoch, or, above 1e14, whole nanoseconds. A second's fraction is as fine as a double can
+//! Times in it are seconds since the epoch, or, above 1e17, whole nanoseconds. A second's fraction is as fine as a double can
 //! hold it: a quarter of a microsecond today, which is also what the server's own language has when it asks for the time as
 //! a double. A server that needs it finer writes nanoseconds.
 
