@@ -28,6 +28,8 @@ const LAST_ACKS: Duration = Duration::from_secs(5);
 /// never comes back.
 const LAST_ROUND: Duration = Duration::from_secs(6);
 const LAST_LOOK: Duration = Duration::from_secs(3);
+/// How long the coordinator may take to hear the last that is said.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// For the last lines of a file, once the run is over: a server writes them at once, where an exporter gathers spans.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -139,8 +141,9 @@ impl Session {
             }
             if let Some(link) = self.converse(link).await {
                 // Held until the last batch is acked: the coordinator takes a closed stream for the end of what comes.
-                self.finish(&link).await;
-                drop(link);
+                if self.finish(&link).await {
+                    say_out(link).await;
+                }
                 break;
             }
         }
@@ -148,7 +151,9 @@ impl Session {
         Ok(())
     }
 
-    async fn finish(&mut self, link: &ControlLink) {
+    /// Ends what there is to end; true when a person is to be told something of it.
+    async fn finish(&mut self, link: &ControlLink) -> bool {
+        let mut told = false;
         self.sampling.cancel();
         self.looking_inside.cancel();
         // They hand on their last samples.
@@ -164,17 +169,20 @@ impl Session {
                 );
                 (self.config.tell)(&text);
                 notice(link, text);
+                told = true;
             }
         }
         while let Ok(trouble) = self.troubles.try_recv() {
             (self.config.tell)(&trouble);
             notice(link, trouble);
+            told = true;
         }
         // What is not acked by then stays unsaid: the coordinator is gone, or as good as.
         tokio::select! {
             () = self.outbox.drained() => {}
             () = self.outbox.stalled(LAST_ACKS) => {}
         }
+        told
     }
 
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
@@ -323,6 +331,14 @@ async fn ended(thread: &JoinHandle<()>, most: Duration) -> bool {
     thread.is_finished()
 }
 
+/// Closes our side, so that what was said last is heard, and waits a moment for the other's end.
+async fn say_out(link: ControlLink) {
+    let ControlLink { out, mut inbound, .. } = link;
+    drop(out);
+    let heard = async { while let Ok(Some(_)) = inbound.message().await {} };
+    let _late = tokio::time::timeout(LAST_WORDS, heard).await;
+}
+
 fn notice(link: &ControlLink, text: String) {
     say(link, Say::Notice(v1::NodeNotice { text }));
 }
@@ -330,4 +346,18 @@ fn notice(link: &ControlLink, text: String) {
 fn say(link: &ControlLink, kind: Say) {
     // A full channel is a stream that does not move, which the lease will tell.
     let _full = link.out.try_send(v1::NodeMessage { kind: Some(kind) });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_never_ends_is_waited_for_no_longer_than_it_may_take() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || held.recv().unwrap_or_default());
+        assert!(!ended(&thread, Duration::from_millis(50)).await);
+        drop(release);
+        assert!(ended(&thread, Duration::from_secs(30)).await);
+    }
 }

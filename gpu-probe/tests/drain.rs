@@ -91,6 +91,12 @@ struct Scene {
 
 impl Scene {
     async fn start(drain: Duration) -> Self {
+        let otlp = free_address();
+        let inside = Inside { otlp: Some(otlp.clone()), drain, every: drain, ..Inside::default() };
+        Self::of(inside, otlp).await
+    }
+
+    async fn of(inside: Inside, otlp: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (say, said) = mpsc::unbounded_channel();
@@ -99,8 +105,6 @@ impl Scene {
             .add_service(ControlServer::new(coordinator.clone()))
             .add_service(BulkServer::new(coordinator.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        let otlp = free_address();
-        let inside = Inside { otlp: Some(otlp.clone()), drain, every: drain, ..Inside::default() };
         let config = Config { inside, ..Config::new(address) };
         let shutdown = CancellationToken::new();
         let probe = tokio::spawn(tailcliff_gpu_probe::run(config, shutdown.clone()));
@@ -208,4 +212,16 @@ async fn a_probe_that_is_turned_away_or_saw_nothing_driven_waits_for_nothing() {
         scene.end(end).await;
         scene.ended().await;
     }
+}
+
+#[tokio::test]
+async fn lines_of_a_file_are_not_waited_for_as_spans_are_and_one_that_never_came_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let stamps = Some(dir.path().join("stamps.jsonl"));
+    let inside = Inside { stamps, drain: LONG, every: LONG, ..Inside::default() };
+    let mut scene = Scene::of(inside, String::new()).await;
+    scene.begin_to_drain().await;
+    let told = |said: &Said| matches!(said, Said::Notice(notice) if notice.text.contains("never was a file"));
+    scene.hear(told).await;
+    scene.ended().await;
 }
