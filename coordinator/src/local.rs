@@ -133,7 +133,10 @@ fn thread(
     let name = if kind == NodeKind::Agent { "agent" } else { "gpu-probe" };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        if let Err(error) = runtime.block_on(node) {
+        let ended = runtime.block_on(node);
+        // A driver that hangs, or a name's address that never comes, is not waited for.
+        runtime.shutdown_background();
+        if let Err(error) = ended {
             let _over = failures.blocking_send((kind, format!("the embedded {name} ended: {error}")));
         }
     })

@@ -135,7 +135,9 @@ impl InsideArgs {
 
     /// As meant, for a server that is known to listen at `base_url`, if so.
     pub fn inside(self, base_url: Option<&str>) -> Inside {
-        let usual = || base_url.map(|base| format!("{}/metrics", base.trim_end_matches('/')));
+        // Of a server behind TLS the metrics are seldom there, and could not be asked for.
+        let plain = base_url.filter(|base| !base.starts_with("https://"));
+        let usual = || plain.map(|base| format!("{}/metrics", base.trim_end_matches('/')));
         Inside {
             metrics: self.server_metrics.or_else(usual).filter(|url| url != NONE),
             every: self.server_metrics_interval,
@@ -242,7 +244,12 @@ fn metrics_url(text: &str) -> Result<String, String> {
     }
     let has_port = text.split('/').next().is_some_and(|authority| authority.contains(':'));
     let text = if has_port && !text.contains("://") { format!("http://{text}") } else { text.to_owned() };
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(wrong)?;
+    if text.starts_with("https://") {
+        return Err("https is not spoken to a server's metrics: try its http port, such as http://127.0.0.1:8000/metrics, \
+                    or none"
+            .to_owned());
+    }
+    let rest = text.strip_prefix("http://").ok_or_else(wrong)?;
     let usual = if rest.contains(['/', '?', '#']) { "" } else { "/metrics" };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
@@ -264,6 +271,9 @@ fn otlp_address(text: &str) -> Result<String, String> {
     if !is_whole || port.parse::<u16>().is_err() || host.chars().any(|c| !c.is_ascii_graphic()) {
         return Err("not HOST:PORT: try 127.0.0.1:4317, or 0.0.0.0:4317 where the server is on another host"
             .to_owned());
+    }
+    if port.parse() == Ok(0_u16) {
+        return Err("port 0 is any port, which the server would not know: try 127.0.0.1:4317".to_owned());
     }
     Ok(if host.is_empty() { format!("127.0.0.1:{port}") } else { text.to_owned() })
 }
@@ -300,7 +310,7 @@ mod tests {
     #[test]
     fn what_cannot_be_scraped_or_listened_on_is_refused() {
         for good in
-            ["none", "http://h/metrics", "https://h:1/x/metrics?a=b", "http://[::1]:9/m", "http://[::1]/m"]
+            ["none", "http://h/metrics", "http://h:1/x/metrics?a=b", "http://[::1]:9/m", "http://[::1]/m"]
         {
             assert_eq!(metrics_url(good), Ok(good.to_owned()));
         }
@@ -325,6 +335,10 @@ mod tests {
             assert!(metrics_url(bad).unwrap_err().contains("http://127.0.0.1:8000/metrics"), "{bad}");
         }
         assert!(metrics_url("http://me:hush@h").is_err_and(|why| !why.contains("hush")));
+        assert!(metrics_url("https://me:hush@h").is_err_and(|why| !why.contains("hush")));
+        assert!(metrics_url("https://h/metrics").unwrap_err().starts_with("https is not spoken"));
+        assert!(otlp_address("127.0.0.1:0").unwrap_err().contains("port 0"));
+        assert!(otlp_address("0").unwrap_err().contains("port 0"));
         for (typed, meant) in [
             ("0.0.0.0:4317", "0.0.0.0:4317"),
             ("[::1]:4317", "[::1]:4317"),
@@ -348,6 +362,8 @@ mod tests {
         let base = Some("http://127.0.0.1:8000/llm/");
         assert_eq!(url(InsideArgs::default(), base).unwrap(), "http://127.0.0.1:8000/llm/metrics");
         assert_eq!(url(InsideArgs::default(), None), None);
+        assert_eq!(url(InsideArgs::default(), Some("https://h:8443")), None);
+        assert_eq!(url(typed("http://h:9/m"), Some("https://h:8443")).unwrap(), "http://h:9/m");
         assert_eq!(url(typed("http://h/m"), base).unwrap(), "http://h/m");
         assert_eq!(url(typed("none"), base), None);
         assert!(typed("http://h/m").is_asked() && !typed("none").is_asked());

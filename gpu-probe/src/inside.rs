@@ -77,6 +77,13 @@ impl Sink {
         self.switch.on.load(Relaxed)
     }
 
+    /// An export came while there is none: counted where there had been one.
+    fn unheard(&self) {
+        if self.switch.lapsed.load(Relaxed) {
+            self.switch.unheard_exports.fetch_add(1, Relaxed);
+        }
+    }
+
     /// What there is no room for is counted; how many readings those were is given back.
     fn push(&self, batch: v1::Batch) -> u64 {
         let Err(batch) = self.outbox.push(batch) else { return 0 };
@@ -132,5 +139,9 @@ pub(crate) fn start(
         );
     };
     let thread = std::thread::Builder::new().name("inside".to_owned());
-    Ok(Some(thread.spawn(move || runtime.block_on(look))?))
+    Ok(Some(thread.spawn(move || {
+        runtime.block_on(look);
+        // What it waits for on threads of its own, such as a name's address, may never come.
+        runtime.shutdown_background();
+    })?))
 }

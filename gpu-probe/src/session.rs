@@ -24,6 +24,14 @@ use crate::sampler::{self, Inputs, Switch};
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// At the end, how long the next ack is waited for while batches are not on the coordinator's disk.
 const LAST_ACKS: Duration = Duration::from_secs(5);
+/// How long a thread may take to end. The sampler's own waits for drivers are shorter; what reads a file on a mount that is dead
+/// never comes back.
+const LAST_ROUND: Duration = Duration::from_secs(6);
+const LAST_LOOK: Duration = Duration::from_secs(3);
+/// How long the coordinator may take to hear the last that is said.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// For the last lines of a file, once the run is over: a server writes them at once, where an exporter gathers spans.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 pub(crate) struct Session {
     config: Config,
@@ -58,6 +66,8 @@ impl Session {
         let outbox = Outbox::new(incarnation, OUTBOX_BYTES);
         let switch = Arc::new(Switch::default());
         let (sampling, looking_inside) = (shutdown.child_token(), shutdown.child_token());
+        // Before there are threads: should one of them not begin, the others end.
+        let stop = [sampling.clone().drop_guard(), looking_inside.clone().drop_guard()];
         let (say, troubles) = mpsc::channel(64);
         let spooled = config.spool.clone().map_or(Ok(()), |spool| outbox.spool(spool, say.clone()));
         if let Err(error) = spooled {
@@ -96,7 +106,7 @@ impl Session {
             lapse: None,
             beats: Beats::default(),
             shutdown,
-            _stop: [sampling.clone().drop_guard(), looking_inside.clone().drop_guard()],
+            _stop: stop,
             sampling,
             looking_inside,
             sampler: Some(sampler),
@@ -131,8 +141,9 @@ impl Session {
             }
             if let Some(link) = self.converse(link).await {
                 // Held until the last batch is acked: the coordinator takes a closed stream for the end of what comes.
-                self.finish().await;
-                drop(link);
+                if self.finish(&link).await {
+                    say_out(link).await;
+                }
                 break;
             }
         }
@@ -140,18 +151,38 @@ impl Session {
         Ok(())
     }
 
-    async fn finish(&mut self) {
+    /// Ends what there is to end; true when a person is to be told something of it.
+    async fn finish(&mut self, link: &ControlLink) -> bool {
+        let mut told = false;
         self.sampling.cancel();
         self.looking_inside.cancel();
-        for thread in self.sampler.take().into_iter().chain(self.inside.take()) {
-            // They hand on their last samples, and wait for no driver.
-            let _ended = tokio::task::spawn_blocking(move || thread.join()).await;
+        // They hand on their last samples.
+        let threads = [
+            (self.sampler.take(), LAST_ROUND, "the sampler"),
+            (self.inside.take(), LAST_LOOK, "the look at what the server tells of itself"),
+        ];
+        for (thread, most, name) in threads {
+            let Some(thread) = thread else { continue };
+            if !ended(&thread, most).await {
+                let text = format!(
+                    "{name} does not end; its thread is left behind, and what it had not handed on is lost"
+                );
+                (self.config.tell)(&text);
+                notice(link, text);
+                told = true;
+            }
+        }
+        while let Ok(trouble) = self.troubles.try_recv() {
+            (self.config.tell)(&trouble);
+            notice(link, trouble);
+            told = true;
         }
         // What is not acked by then stays unsaid: the coordinator is gone, or as good as.
         tokio::select! {
             () = self.outbox.drained() => {}
             () = self.outbox.stalled(LAST_ACKS) => {}
         }
+        told
     }
 
     async fn connect(&mut self) -> Result<Option<ControlLink>, LinkError> {
@@ -163,6 +194,7 @@ impl Session {
                 link = attempt => link,
                 () = tokio::time::sleep_until(lapse.unwrap_or(never)), if lapse.is_some() => {
                     self.switch.on.store(false, Relaxed);
+                    self.switch.lapsed.store(true, Relaxed);
                     self.lapse = None;
                     continue;
                 }
@@ -182,6 +214,7 @@ impl Session {
     /// Talks over one connection; gives it back when the run is over.
     async fn converse(&mut self, mut link: ControlLink) -> Option<ControlLink> {
         self.switch.on.store(true, Relaxed);
+        self.switch.lapsed.store(false, Relaxed);
         self.lapse = None;
         let lease =
             Duration::from_nanos(link.welcome.lease_ns.unsigned_abs()).max(Duration::from_millis(100));
@@ -220,15 +253,16 @@ impl Session {
         if drained.is_some() {
             return Some(link);
         }
-        self.lapse = Some(heard + lease);
+        // Agents that lost the coordinator too end by then, and the last spans of their requests come later.
+        self.lapse = Some(heard + lease + self.last_spans());
         None
     }
 
     /// The run is over: until when its last spans may come, which exporters send in batches. Only the server's inside view goes
     /// on until then.
     fn drain(&self, link: &ControlLink, end: &v1::RunEnd) -> Option<Instant> {
-        let drain = self.config.inside.drain;
-        if end.turned_away || end.nothing_driven || drain.is_zero() || !self.config.inside.drains() {
+        let drain = self.last_spans();
+        if end.turned_away || end.nothing_driven || drain.is_zero() {
             return None;
         }
         self.sampling.cancel();
@@ -238,7 +272,26 @@ impl Session {
         Some(Instant::now() + drain)
     }
 
+    /// How long after requests their last spans, or stamps, may come.
+    fn last_spans(&self) -> Duration {
+        let inside = &self.config.inside;
+        match (&inside.otlp, &inside.stamps) {
+            (Some(_), _) => inside.drain,
+            (None, Some(_)) => inside.drain.min(LAST_LINES),
+            (None, None) => Duration::ZERO,
+        }
+    }
+
     fn beat(&mut self, link: &ControlLink) {
+        let unheard = self.switch.unheard_exports.swap(0, Relaxed);
+        if unheard > 0 {
+            notice(
+                link,
+                format!(
+                    "{unheard} exports of spans came while the coordinator was away for too long, and were left out"
+                ),
+            );
+        }
         say(link, Say::Heartbeat(self.beats.beat()));
         let dropped = self.switch.dropped_samples.load(Relaxed);
         if dropped != std::mem::replace(&mut self.told, dropped) {
@@ -269,6 +322,23 @@ impl Drop for Session {
     }
 }
 
+/// Whether it ended in time.
+async fn ended(thread: &JoinHandle<()>, most: Duration) -> bool {
+    let until = Instant::now() + most;
+    while !thread.is_finished() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    thread.is_finished()
+}
+
+/// Closes our side, so that what was said last is heard, and waits a moment for the other's end.
+async fn say_out(link: ControlLink) {
+    let ControlLink { out, mut inbound, .. } = link;
+    drop(out);
+    let heard = async { while let Ok(Some(_)) = inbound.message().await {} };
+    let _late = tokio::time::timeout(LAST_WORDS, heard).await;
+}
+
 fn notice(link: &ControlLink, text: String) {
     say(link, Say::Notice(v1::NodeNotice { text }));
 }
@@ -276,4 +346,18 @@ fn notice(link: &ControlLink, text: String) {
 fn say(link: &ControlLink, kind: Say) {
     // A full channel is a stream that does not move, which the lease will tell.
     let _full = link.out.try_send(v1::NodeMessage { kind: Some(kind) });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_never_ends_is_waited_for_no_longer_than_it_may_take() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || held.recv().unwrap_or_default());
+        assert!(!ended(&thread, Duration::from_millis(50)).await);
+        drop(release);
+        assert!(ended(&thread, Duration::from_secs(30)).await);
+    }
 }

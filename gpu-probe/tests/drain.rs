@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ type ToNode = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
 struct Coordinator {
     node: Arc<Mutex<Option<ToNode>>>,
     batches: Arc<Mutex<Vec<v1::Batch>>>,
+    /// It answers nobody.
+    is_away: Arc<AtomicBool>,
+    /// How long a probe goes on without hearing of it.
+    lease: Duration,
     said: mpsc::UnboundedSender<Said>,
 }
 
@@ -47,8 +52,11 @@ impl Control for Coordinator {
         request: Request<Streaming<v1::NodeMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (mut messages, this) = (request.into_inner(), self.clone());
+        if self.is_away.load(Relaxed) {
+            return Err(Status::unavailable("away"));
+        }
         let (out, answers) = mpsc::channel(64);
-        let welcome = v1::Welcome { lease_ns: LONG.as_nanos() as i64, run_id: 7, ..Default::default() };
+        let welcome = v1::Welcome { lease_ns: this.lease.as_nanos() as i64, run_id: 7, ..Default::default() };
         out.send(Ok(v1::CoordinatorMessage { kind: Some(Order::Welcome(welcome)) })).await.unwrap();
         *self.node.lock().unwrap() = Some(out);
         tokio::spawn(async move {
@@ -91,16 +99,30 @@ struct Scene {
 
 impl Scene {
     async fn start(drain: Duration) -> Self {
+        let otlp = free_address();
+        let inside = Inside { otlp: Some(otlp.clone()), drain, every: drain, ..Inside::default() };
+        Self::of(inside, otlp).await
+    }
+
+    async fn of(inside: Inside, otlp: String) -> Self {
+        Self::leased(LONG, inside, otlp).await
+    }
+
+    async fn leased(lease: Duration, inside: Inside, otlp: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (say, said) = mpsc::unbounded_channel();
-        let coordinator = Coordinator { node: Arc::default(), batches: Arc::default(), said: say };
+        let coordinator = Coordinator {
+            node: Arc::default(),
+            batches: Arc::default(),
+            is_away: Arc::default(),
+            lease,
+            said: say,
+        };
         let server = tonic::transport::Server::builder()
             .add_service(ControlServer::new(coordinator.clone()))
             .add_service(BulkServer::new(coordinator.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        let otlp = free_address();
-        let inside = Inside { otlp: Some(otlp.clone()), drain, every: drain, ..Inside::default() };
         let config = Config { inside, ..Config::new(address) };
         let shutdown = CancellationToken::new();
         let probe = tokio::spawn(tailcliff_gpu_probe::run(config, shutdown.clone()));
@@ -208,4 +230,37 @@ async fn a_probe_that_is_turned_away_or_saw_nothing_driven_waits_for_nothing() {
         scene.end(end).await;
         scene.ended().await;
     }
+}
+
+#[tokio::test]
+async fn lines_of_a_file_are_not_waited_for_as_spans_are_and_one_that_never_came_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let stamps = Some(dir.path().join("stamps.jsonl"));
+    let inside = Inside { stamps, drain: LONG, every: LONG, ..Inside::default() };
+    let mut scene = Scene::of(inside, String::new()).await;
+    scene.begin_to_drain().await;
+    let told = |said: &Said| matches!(said, Said::Notice(notice) if notice.text.contains("never was a file"));
+    scene.hear(told).await;
+    scene.ended().await;
+}
+
+/// A run may go on while only this probe has lost it.
+#[tokio::test]
+async fn spans_are_taken_a_while_after_the_coordinator_is_lost_and_counted_after_that() {
+    let (lease, drain) = (Duration::from_secs(2), Duration::from_secs(2));
+    let otlp = free_address();
+    let inside = Inside { otlp: Some(otlp.clone()), drain, every: drain, ..Inside::default() };
+    let mut scene = Scene::leased(lease, inside, otlp).await;
+    scene.coordinator.is_away.store(true, Relaxed);
+    drop(scene.coordinator.node.lock().unwrap().take());
+    tokio::time::sleep(lease + drain / 4).await;
+    scene.export(1).await;
+    tokio::time::sleep(2 * drain).await;
+    scene.export(2).await;
+    scene.coordinator.is_away.store(false, Relaxed);
+    let told =
+        |said: &Said| matches!(said, Said::Notice(notice) if notice.text.starts_with("1 exports of spans"));
+    scene.hear(told).await;
+    scene.shutdown.cancel();
+    assert_eq!(traces(&scene.ended().await), [1]);
 }

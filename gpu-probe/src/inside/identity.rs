@@ -46,6 +46,7 @@ pub(super) async fn look(
         Ok(endpoint) => (endpoint, None),
         Err(why) => (None, Some(why)),
     };
+    let mut waits = false;
     let look = async {
         let mut sent = None;
         loop {
@@ -58,12 +59,14 @@ pub(super) async fn look(
             // What a server said while it was there stands when it is gone.
             let is_news = sent.as_ref() != Some(&facts) && (is_whole || sent.is_none());
             if is_news {
-                sent = Some(facts.clone());
-                let facts = v1::ServerFacts { raw_ns, ..facts };
-                sink.push(v1::Batch { server_facts: vec![facts], ..Default::default() });
+                let server_facts = vec![v1::ServerFacts { raw_ns, ..facts.clone() }];
+                waits = !sink.takes(v1::Batch { server_facts, ..Default::default() });
+                if !waits {
+                    sent = Some(facts);
+                }
             }
             tokio::select! {
-                () = tokio::time::sleep(if is_whole { AGAIN } else { SOON }) => {}
+                () = tokio::time::sleep(if is_whole && !waits { AGAIN } else { SOON }) => {}
                 () = again.notified() => tokio::time::sleep(SETTLES).await,
             }
         }
@@ -71,6 +74,11 @@ pub(super) async fn look(
     tokio::select! {
         () = look => {}
         () = shutdown.cancelled() => {}
+    }
+    if waits {
+        sink.tell(
+            "what is known of the server found no room to be kept: environment.json lacks it".to_owned(),
+        );
     }
 }
 

@@ -18,8 +18,7 @@ mod tests;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::Request;
@@ -27,10 +26,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tailcliff_proto::clock::HostClock;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Sink;
@@ -49,6 +47,8 @@ const CONNECTION_WINDOW: u32 = 256 << 10;
 /// A connection without an export for so long is closed, so that none is held for nothing; exporters dial again. A request's
 /// head may take no longer.
 const IDLE: Duration = Duration::from_secs(60);
+/// The same until its first one begins: whoever dials and says nothing soon leaves the place to others.
+const FIRST: Duration = Duration::from_secs(5);
 /// For a peer to answer a ping.
 const PONG: Duration = Duration::from_secs(10);
 /// For replies that are under way when a connection is closed.
@@ -101,9 +101,11 @@ pub(super) async fn serve(listener: Option<TcpListener>, sink: Sink, shutdown: C
 
 async fn converse(stream: TcpStream, peer: SocketAddr, receiver: Arc<Receiver>, shutdown: CancellationToken) {
     let from_elsewhere = is_elsewhere(peer, stream.local_addr().ok());
-    let heard_ns = Arc::new(AtomicI64::new(HostClock.now()));
+    let mut ends = Instant::now() + FIRST;
+    // When it was heard last.
+    let heard = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
-        heard_ns.store(HostClock.now(), Relaxed);
+        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let receiver = receiver.clone();
         async move { Ok::<_, Infallible>(receiver.answer(request, from_elsewhere).await) }
     });
@@ -119,9 +121,10 @@ async fn converse(stream: TcpStream, peer: SocketAddr, receiver: Arc<Receiver>, 
                 }
                 return;
             }
-            () = sleep(IDLE / 4) => {
-                let silent_ns = HostClock.now() - heard_ns.load(Relaxed);
-                if silent_ns > IDLE.as_nanos() as i64 {
+            () = sleep_until(ends) => {
+                let heard = *heard.lock().unwrap_or_else(PoisonError::into_inner);
+                ends = heard.map_or(ends, |heard| heard + IDLE);
+                if ends <= Instant::now() {
                     break;
                 }
             }

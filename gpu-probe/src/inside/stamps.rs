@@ -1,6 +1,6 @@
 //! Follows the file to which a server without tracing writes a line of JSON for each request.
 //!
-//! Times in it are seconds since the epoch, or, above 1e14, whole nanoseconds. A second's fraction is as fine as a double can
+//! Times in it are seconds since the epoch, or, above 1e17, whole nanoseconds. A second's fraction is as fine as a double can
 //! hold it: a quarter of a microsecond today, which is also what the server's own language has when it asks for the time as
 //! a double. A server that needs it finer writes nanoseconds.
 
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::v1;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Inside, Sink};
@@ -23,8 +24,9 @@ use follow::{Follower, Taken};
 const EVERY: Duration = Duration::from_millis(200);
 /// What is read of it at one look, bytes: 5 MiB a second, some 25,000 lines. What is more waits in the file, where it is safe.
 const AT_ONCE: usize = 1 << 20;
-/// The same for the last look.
-const AT_LAST: usize = 64 << 20;
+/// Such pieces that are read at the end, when nothing is read later, and for how long at most.
+const LAST_PIECES: u32 = 64;
+const LAST_READING: Duration = Duration::from_secs(2);
 /// Stamps in a batch at most.
 const TOGETHER: usize = 1_000;
 
@@ -36,8 +38,7 @@ pub(super) async fn tail(inside: &Inside, sink: Sink, shutdown: CancellationToke
     while shutdown.run_until_cancelled(beat.tick()).await.is_some() {
         tail.look(AT_ONCE);
     }
-    tail.look(AT_LAST);
-    tail.end();
+    tail.finish().await;
 }
 
 struct Tail<'a> {
@@ -71,11 +72,42 @@ impl<'a> Tail<'a> {
         }
     }
 
+    /// What has come by now, in pieces between which others have their turn.
+    async fn finish(&mut self) {
+        let until = Instant::now() + LAST_READING;
+        for _ in 0..LAST_PIECES {
+            self.look(AT_ONCE);
+            if self.follower.left() == 0 || Instant::now() > until {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        self.end();
+        if let Some(text) = self.lacks().filter(|_| self.sink.is_on()) {
+            self.sink.tell(text);
+        }
+    }
+
     /// A line that was begun and will not be finished.
     fn end(&mut self) {
         let mut lines = Vec::new();
-        self.follower.end(&mut |taken| lines.push(owned(taken)));
+        if self.follower.left() == 0 {
+            self.follower.end(&mut |taken| lines.push(owned(taken)));
+        }
         self.take(lines);
+    }
+
+    /// What a person should know of the file at the end.
+    fn lacks(&self) -> Option<String> {
+        let path = self.path.display();
+        let left = self.follower.left();
+        if left > 0 {
+            return Some(format!("{left} bytes of stamps of the server in {path} came too fast to be read"));
+        }
+        let hint = "see that --server-stamps names the file that the server writes, and that the probe sees its folder";
+        // What could not be read was told already.
+        let never = !self.follower.was_there() && self.told.is_empty();
+        never.then(|| format!("there never was a file of stamps at {path}: {hint}"))
     }
 
     /// While there is no run, lines are read past and not counted: they are of requests of no run.

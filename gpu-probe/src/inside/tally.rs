@@ -32,6 +32,15 @@ pub(super) async fn told_beside(others: impl Future<Output = ()>, sink: &Sink) {
         }
     }
     tell(sink, &mut told);
+    let totals = *sink.tally.totals();
+    if totals != told {
+        let lost = totals.without_room - told.without_room;
+        sink.tell(format!(
+            "the last counts of spans and stamps found no room to be kept, nor did {lost} of these since the ones before: \
+             in all {} spans received, {} lines of stamps, {} without room",
+            totals.received, totals.lines, totals.without_room
+        ));
+    }
 }
 
 /// One that finds no room is told a second later.

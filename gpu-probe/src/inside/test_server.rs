@@ -167,7 +167,12 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn new() -> (Sink, Self) {
-        let (outbox, switch) = (Outbox::new(1, 4 << 20), Arc::new(Switch::default()));
+        Self::within(4 << 20)
+    }
+
+    /// With room for so many bytes.
+    pub(super) fn within(bytes: usize) -> (Sink, Self) {
+        let (outbox, switch) = (Outbox::new(1, bytes), Arc::new(Switch::default()));
         switch.on.store(true, Relaxed);
         let (say, troubles) = mpsc::channel(64);
         let sink = Sink::new(outbox.clone(), switch.clone(), say);

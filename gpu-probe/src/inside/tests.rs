@@ -70,6 +70,19 @@ pub(super) fn inside_of(change: impl FnOnce(&mut Inside)) -> Inside {
 }
 
 #[tokio::test]
+async fn last_totals_without_room_are_told_in_words() {
+    let mut heard = Heard::new(0);
+    heard.sink.tally.totals().without_room = 7;
+    super::tally::told_beside(async {}, &heard.sink).await;
+    let told = heard.told.try_recv().unwrap();
+    assert!(told.contains("found no room") && told.contains("7 without room"), "{told}");
+    let mut heard = Heard::new(1 << 20);
+    heard.sink.tally.totals().without_room = 7;
+    super::tally::told_beside(async {}, &heard.sink).await;
+    assert!(heard.told.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn totals_are_told_when_they_change_and_last_of_all() {
     let heard = Heard::new(1 << 20);
     let (tally, sink) = (heard.sink.tally.clone(), heard.sink.clone());

@@ -42,6 +42,10 @@ pub(crate) struct Switch {
     pub(crate) fast: Meter,
     pub(crate) slow: Meter,
     pub(crate) dropped_samples: AtomicU64,
+    /// It was on, and nobody was heard of for so long that it is not any more.
+    pub(crate) lapsed: AtomicBool,
+    /// Exports of spans that came meanwhile, of which nothing was kept.
+    pub(crate) unheard_exports: AtomicU64,
 }
 
 /// What a thread did since it began.

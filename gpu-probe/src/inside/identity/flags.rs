@@ -16,7 +16,8 @@ pub(super) fn tell(command: &[String], facts: &mut Facts) {
     facts.told_max_model_len(length, &from);
     // All of it, over the slots.
     let (tokens, from) = line.number(&["max-total-tokens", short("ctx-size"), short("-c")]);
-    facts.told_kv_tokens(tokens, &from);
+    // 0 asks llama.cpp for as many as the model has been trained with.
+    facts.told_kv_tokens(tokens.filter(|tokens| *tokens > 0), &from);
     prefix_caching(&line, facts);
     spec_decoding(&line, facts);
     for name in OTHERS {

@@ -148,6 +148,8 @@ fn launch_flags_are_read() {
     let facts = of_command("/opt/llama-server -m x.gguf -np 4 -c 8192 -md d.gguf");
     assert_eq!((facts.stack.as_str(), facts.max_batch, facts.kv_tokens), ("llama.cpp", Some(4), Some(8192)));
     assert_eq!(facts.spec_decoding, "draft_model");
+    // The model's own length, which nobody has told.
+    assert_eq!(of_command("llama-server -m x.gguf -c 0").kv_tokens, None);
     let facts = of_command("/opt/vllm-env/bin/python server.py -c x -np");
     assert_eq!((facts.stack.as_str(), facts.max_batch, facts.kv_tokens), ("", None, None));
 }
@@ -242,6 +244,28 @@ fn facts_are_sent_once_and_again_when_they_have_changed() {
     let versions: Vec<&str> = all.iter().map(|facts| facts.version.as_str()).collect();
     assert_eq!(versions, ["1", "2"]);
     assert!(all[0].raw_ns > 0 && all[1].raw_ns > all[0].raw_ns);
+}
+
+#[test]
+fn facts_that_find_no_room_are_tried_again_and_their_loss_is_told() {
+    let server = TestServer::new(|path| if path == "/metrics" { ok(VLLM) } else { missing() });
+    let inside = Inside { metrics: Some(server.metrics()), ..Inside::default() };
+    let ((sink, mut found), again, shutdown) = (Found::within(0), Notify::new(), CancellationToken::new());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let script = async {
+        let twice = async {
+            while server.asked("/v1/models") < 2 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let sooner = tokio::time::timeout(AGAIN / 2, twice).await;
+        shutdown.cancel();
+        sooner
+    };
+    let both = async { tokio::join!(look(&inside, &again, None, sink, shutdown.clone()), script).1 };
+    assert!(runtime.block_on(both).is_ok(), "sooner than what is known is looked at again");
+    let told = found.told();
+    assert!(told.len() == 1 && told[0].contains("found no room"), "{told:?}");
 }
 
 #[test]

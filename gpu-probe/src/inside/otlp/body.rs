@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -95,10 +95,24 @@ impl Coding {
     pub(super) fn decode(self, sent: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
         match self {
             Self::None => Ok(Cow::Borrowed(sent)),
-            Self::Gzip => inflate(MultiGzDecoder::new(sent)).map(Cow::Owned),
-            Self::Deflate => inflate(ZlibDecoder::new(sent)).map(Cow::Owned),
+            // Of one member: millions of empty ones would fit in an export, and each takes a decoder's set-up.
+            Self::Gzip => {
+                let mut from = GzDecoder::new(sent);
+                let bytes = inflate(&mut from)?;
+                ended(from.get_ref()).map(|()| Cow::Owned(bytes))
+            }
+            Self::Deflate => {
+                let mut from = ZlibDecoder::new(sent);
+                let bytes = inflate(&mut from)?;
+                ended(from.get_ref()).map(|()| Cow::Owned(bytes))
+            }
         }
     }
+}
+
+/// Nothing may follow what was compressed.
+fn ended(rest: &[u8]) -> Result<(), Refusal> {
+    if rest.is_empty() { Ok(()) } else { Err(Refusal::Malformed("something follows what is compressed")) }
 }
 
 fn inflate(from: impl Read) -> Result<Vec<u8>, Refusal> {
@@ -107,4 +121,33 @@ fn inflate(from: impl Read) -> Result<Vec<u8>, Refusal> {
     let read = from.take(MOST_BYTES as u64 + 1).read_to_end(&mut to);
     read.map_err(|_| Refusal::Malformed("it is not compressed as it says"))?;
     if to.len() > MOST_BYTES { Err(Refusal::TooLarge) } else { Ok(to) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{GzEncoder, ZlibEncoder};
+
+    use super::*;
+
+    #[test]
+    fn one_whole_is_decompressed_and_nothing_may_follow_it() {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(b"spans").unwrap();
+        let gzip = gzip.finish().unwrap();
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+        zlib.write_all(b"spans").unwrap();
+        let zlib = zlib.finish().unwrap();
+        let empty = GzEncoder::new(Vec::new(), Compression::fast()).finish().unwrap();
+        assert_eq!(Coding::Gzip.decode(&empty).unwrap().as_ref(), b"");
+        for (coding, whole) in [(Coding::Gzip, gzip), (Coding::Deflate, zlib)] {
+            assert_eq!(coding.decode(&whole).unwrap().as_ref(), b"spans");
+            for more in [&empty[..], &[0], &whole[..]] {
+                let followed = coding.decode(&[&whole, more].concat()).map(Cow::into_owned);
+                assert!(matches!(followed, Err(Refusal::Malformed(_))), "{coding:?} {more:?}");
+            }
+        }
+    }
 }

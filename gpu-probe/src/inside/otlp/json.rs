@@ -13,8 +13,8 @@ use serde::de::{Deserializer, Error, Visitor};
 
 use super::span::{Found, Seen, Service, Value};
 
-/// Objects in an export at most. Each may ask for up to two hundred bytes of memory in the types below, where it takes two
-/// in the text; a real span has some thirty objects in two kilobytes.
+/// Objects and lists in an export at most; a list of values will do for an object. Each may ask for up to two hundred bytes of
+/// memory in the types below, where it takes two in the text; a real span has some thirty in two kilobytes.
 const MOST_OBJECTS: usize = 150_000;
 
 const ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
@@ -29,7 +29,7 @@ pub(super) enum JsonError {
     #[error("no OTLP in JSON")]
     Malformed(#[source] serde_json::Error),
     /// It would take too much memory.
-    #[error("more than {MOST_OBJECTS} objects in one export")]
+    #[error("more than {MOST_OBJECTS} objects and lists in one export")]
     TooMany,
 }
 
@@ -207,7 +207,7 @@ impl<'de> Deserialize<'de> for Number {
 
 /// An `ExportTraceServiceRequest`.
 pub(super) fn export(text: &[u8], found: &mut Found) -> Result<(), JsonError> {
-    if text.iter().filter(|&&byte| byte == b'{').count() > MOST_OBJECTS {
+    if text.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() > MOST_OBJECTS {
         return Err(JsonError::TooMany);
     }
     let export: Export<'_> = serde_json::from_slice(text).map_err(JsonError::Malformed)?;
@@ -360,7 +360,12 @@ mod tests {
         assert!(found("{\"resourceSpans\":null}").unwrap().spans.is_empty());
         let many = format!("{{\"resourceSpans\":[{}{{}}]}}", "{},".repeat(MOST_OBJECTS));
         assert!(matches!(found(&many), Err(JsonError::TooMany)));
-        let deep = format!("{{\"x\":{}", "[".repeat(1 << 20));
+        let lists = format!(
+            r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{}[]]}}]}}]}}"#,
+            "[],".repeat(MOST_OBJECTS)
+        );
+        assert!(matches!(found(&lists), Err(JsonError::TooMany)));
+        let deep = format!("{{\"x\":{}", "[".repeat(MOST_OBJECTS / 2));
         assert!(matches!(found(&deep), Err(JsonError::Malformed(_))));
     }
 
@@ -371,13 +376,20 @@ mod tests {
             end in any::<prop::sample::Index>(),
             changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         ) {
-            let mut bytes = RECORDED.lines().nth(line).unwrap().as_bytes().to_vec();
+            let whole = RECORDED.lines().nth(line).unwrap().as_bytes();
+            let mut bytes = whole.to_vec();
             for (at, byte) in changes {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
             }
-            bytes.truncate(end.index(bytes.len()));
-            prop_assert!(export(&bytes, &mut Found::new(Came::default(), 1_000)).is_err());
+            bytes.truncate(end.index(bytes.len() + 1));
+            let mut found = Found::new(Came::default(), 1_000);
+            match export(&bytes, &mut found) {
+                // Only what lacks its end has none.
+                Ok(()) => prop_assert_eq!(bytes.len(), whole.len()),
+                Err(_) => prop_assert!(bytes != whole && found.spans.is_empty()),
+            }
+            prop_assert!(export(whole, &mut found).is_ok() && !found.spans.is_empty());
         }
     }
 }

@@ -62,6 +62,11 @@ impl Keep {
         self.sink.is_on()
     }
 
+    /// An export came that nobody asks for. Should a run go on without us, it may be one of its.
+    pub(super) fn unheard(&self) {
+        self.sink.unheard();
+    }
+
     /// Whether another export is to be read. What it takes is known only then, and may be owed.
     pub(super) fn reads(&mut self, now_ns: i64) -> bool {
         self.bytes.left(now_ns) > 0

@@ -71,6 +71,7 @@ impl Receiver {
         let came = Came { raw_ns: HostClock.now(), from_elsewhere };
         let mut keep = self.keep();
         if !keep.is_on() {
+            keep.unheard();
             return Ok(0);
         }
         if !keep.reads(came.raw_ns) {

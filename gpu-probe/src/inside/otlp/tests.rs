@@ -8,6 +8,7 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use http_body_util::{BodyExt, Full};
 use prost::Message;
+use tailcliff_proto::clock::HostClock;
 use tailcliff_proto::otlp::any_value::Value as Any;
 use tailcliff_proto::otlp::trace_service_client::TraceServiceClient;
 use tailcliff_proto::otlp::{
@@ -338,6 +339,11 @@ async fn while_there_is_no_run_spans_are_taken_dropped_and_not_counted() {
     let reply = client.export(request(vec![span(1)])).await.unwrap().into_inner();
     assert_eq!(reply, ExportTraceServiceResponse::default());
     assert_eq!(scene.post("/v1/traces", PROTOBUF, b"\x0a\xff").await.0, 200, "nobody looks into it");
+    assert_eq!(scene.heard.switch.unheard_exports.load(Relaxed), 0);
+    // There had been a run, and its coordinator is away.
+    scene.heard.switch.lapsed.store(true, Relaxed);
+    client.export(request(vec![span(1)])).await.unwrap();
+    assert_eq!(scene.heard.switch.unheard_exports.load(Relaxed), 1);
     scene.heard.switch.on.store(true, Relaxed);
     client.export(request(vec![span(2)])).await.unwrap();
     assert_eq!(scene.totals(), v1::SpanTally { received: 1, ..Default::default() });
@@ -377,6 +383,23 @@ async fn connections_beyond_what_is_held_are_closed_and_counted() {
     };
     timeout(PATIENCE, wait).await.unwrap();
     assert_eq!(scene.end().await.server_spans.len(), 1);
+}
+
+#[tokio::test]
+async fn who_says_nothing_leaves_its_place_sooner_than_who_has_exported() {
+    let scene = Scene::start(1 << 20);
+    let begun = Instant::now();
+    let mut exporter = TcpStream::connect(scene.address).await.unwrap();
+    let request = format!("POST /v1/traces HTTP/1.1\r\nhost: x\r\n{JSON}content-length: 2\r\n\r\n{{}}");
+    exporter.write_all(request.as_bytes()).await.unwrap();
+    assert!(exporter.read(&mut [0; 1000]).await.unwrap() > 0, "a reply");
+    let mut silent = TcpStream::connect(scene.address).await.unwrap();
+    let end = timeout(IDLE / 2, silent.read(&mut [0])).await.expect("it is closed");
+    assert!(end.unwrap_or(0) == 0 && begun.elapsed() >= FIRST, "{:?}", begun.elapsed());
+    // Its own first while has been over for long.
+    exporter.write_all(request.as_bytes()).await.unwrap();
+    assert!(exporter.read(&mut [0; 1000]).await.unwrap() > 0, "another");
+    scene.end().await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tailcliff_proto::v1;
 
 use super::prometheus::{Line, lines};
-use super::vocabulary::{Figure, Meaning, TABLE, row, stack, tells_again};
+use super::vocabulary::{Figure, Meaning, Ranks, TABLE, row, stack};
 
 /// Series of one name that are kept, …
 const MOST_SERIES: usize = 64;
@@ -46,6 +46,7 @@ pub(super) fn read(text: &str, named: &[String]) -> Reading {
     let mut values: Vec<Option<f64>> = vec![None; TABLE.len()];
     let mut histograms: BTreeMap<usize, Histogram> = BTreeMap::new();
     let mut seen: BTreeMap<&str, usize> = named.iter().map(|name| (name.as_str(), 0)).collect();
+    let ranks = Ranks::of(text);
     for line in lines(text) {
         let Some(line) = line else {
             reading.bad += 1;
@@ -59,14 +60,14 @@ pub(super) fn read(text: &str, named: &[String]) -> Reading {
         if let Some(seen) = seen.get_mut(line.name) {
             *seen += 1;
             reading.keep(&line, *seen);
-        } else if matches!(meaning, Some((_, Meaning::Kept))) && !tells_again(&line) {
+        } else if matches!(meaning, Some((_, Meaning::Kept))) && !ranks.tells_again(&line) {
             reading.keep(&line, 1);
         }
         match meaning {
-            Some((row, Meaning::Tells(figures))) if !tells_again(&line) => {
+            Some((row, Meaning::Tells(figures))) if !ranks.tells_again(&line) => {
                 values[row] = joined(figures, values[row], line.value);
             }
-            None => part(&line, &mut histograms),
+            None if !ranks.tells_again(&line) => part(&line, &mut histograms),
             _ => {}
         }
     }
@@ -104,7 +105,7 @@ fn joined(figures: &[Figure], before: Option<f64>, value: f64) -> Option<f64> {
 fn part(line: &Line<'_>, histograms: &mut BTreeMap<usize, Histogram>) {
     let Some((base, what)) = line.name.rsplit_once('_') else { return };
     let Some(row) = row(base).filter(|row| matches!(TABLE[*row].2, Meaning::Times(_))) else { return };
-    if !line.value.is_finite() || line.value < 0.0 || tells_again(line) {
+    if !line.value.is_finite() || line.value < 0.0 {
         return;
     }
     let histogram = histograms.entry(row).or_default();

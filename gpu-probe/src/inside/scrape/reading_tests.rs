@@ -124,6 +124,30 @@ fn older_names_count_only_where_the_newer_ones_are_missing() {
 }
 
 #[test]
+fn each_of_sglangs_data_parallel_ranks_counts_once() {
+    let of = |dp: u32, tp: u32, pp: u32| {
+        format!(
+            "sglang:num_running_reqs{{tp_rank=\"{tp}\",pp_rank=\"{pp}\",dp_rank=\"{dp}\"}} 3\n\
+             sglang:queue_time_seconds_sum{{tp_rank=\"{tp}\",pp_rank=\"{pp}\",dp_rank=\"{dp}\"}} 1\n\
+             sglang:queue_time_seconds_count{{tp_rank=\"{tp}\",pp_rank=\"{pp}\",dp_rank=\"{dp}\"}} 2\n"
+        )
+    };
+    // Attention by data over eight ranks, then over two of four each, then two engines of two ranks.
+    let layouts: [(Vec<(u32, u32)>, f64); 3] = [
+        ((0..8).map(|rank| (rank, rank)).collect(), 8.0),
+        ((0..8).map(|rank| (rank / 4, rank)).collect(), 2.0),
+        ((0..4).map(|rank| (rank / 2, rank % 2)).collect(), 2.0),
+    ];
+    for (layout, ranks) in layouts {
+        // Another stage of the pipeline tells the same again.
+        let text: String = layout.iter().map(|&(dp, tp)| of(dp, tp, 0) + &of(dp, tp, 1)).collect();
+        let read = sample(&text);
+        assert_eq!(read.running, Some(3.0 * ranks), "{layout:?}");
+        assert_eq!(histogram(&read, ServerLatency::Queue).map(|of| of.count), Some(2.0 * ranks));
+    }
+}
+
+#[test]
 fn sglang_and_tgi_are_read() {
     let text = r#"sglang:num_running_reqs{tp_rank="0",pp_rank="0"} 7
 sglang:num_running_reqs{tp_rank="1",pp_rank="0"} 7

@@ -1,7 +1,7 @@
 //! Against a server that is slow, gone, huge, or says something else.
 
 use std::future::Future;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::*;
 use crate::inside::test_server::{Found, Reply, TestServer, ok};
@@ -159,6 +159,25 @@ fn a_slow_endpoint_is_not_waited_for_longer_than_it_may_take() {
     assert!(scene.samples[1].raw_ns - scene.samples[0].raw_ns >= 1_000_000_000);
     // A third may just have begun.
     assert!(server.asked("/metrics") <= 3);
+}
+
+#[test]
+fn deadlines_that_a_slow_answer_missed_are_not_made_up_for() {
+    let nth = AtomicUsize::new(0);
+    let server = TestServer::new(move |_| match nth.fetch_add(1, Relaxed) {
+        1 => Reply::Slow(Duration::from_millis(600), VLLM.to_owned()),
+        _ => ok(VLLM),
+    });
+    let scene = scraping(server.metrics(), &[], async |mut scene: Scene| {
+        scene.until(|scene| scene.samples.len() >= 12).await;
+        scene
+    });
+    let slow = &scene.samples[1];
+    let from = slow.raw_ns + slow.took_ns;
+    assert!(slow.took_ns >= 550_000_000, "{}", slow.took_ns);
+    let soon = scene.samples[2..].iter().filter(|sample| sample.raw_ns - from < 350_000_000).count();
+    // The deadlines of that time, and one that was late; five more were missed before.
+    assert!(soon <= 5, "{soon}");
 }
 
 #[test]

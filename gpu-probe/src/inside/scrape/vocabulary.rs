@@ -1,9 +1,11 @@
 //! What metrics of known servers mean, in one vocabulary. Several engines behind one endpoint are added together, but for
 //! the use of the KV cache, of which the fullest counts.
 
+use std::collections::BTreeMap;
+
 use tailcliff_proto::v1::ServerLatency::{self, Decode, E2e, Itl, Prefill, Queue, Tpot, Ttft};
 
-use super::prometheus::Line;
+use super::prometheus::{Line, lines};
 
 /// One figure of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,11 +106,42 @@ pub(super) fn row(name: &str) -> Option<usize> {
     TABLE.iter().position(|(_, of, _)| *of == name)
 }
 
-/// A process that only helps another with the same requests: SGLang's ranks of tensor and pipeline parallelism each tell the
-/// same, where all of them are asked to.
-pub(super) fn tells_again(line: &Line<'_>) -> bool {
-    let is_other = |name| line.label(name).is_some_and(|rank| rank != "0");
-    line.name.starts_with("sglang:") && (is_other("tp_rank") || is_other("pp_rank"))
+/// Processes that only help others with the same requests: SGLang's ranks of tensor and pipeline parallelism each tell the
+/// same, where all of them are asked to. Ranks of data parallelism have requests of their own; where attention is parallel by
+/// data, each of them begins with another rank of tensor parallelism.
+#[derive(Debug, Default)]
+pub(super) struct Ranks {
+    /// Of each rank of data parallelism, the first of tensor parallelism.
+    first: BTreeMap<u32, u32>,
+}
+
+impl Ranks {
+    pub(super) fn of(text: &str) -> Self {
+        let mut first = BTreeMap::new();
+        // Few have any.
+        if text.contains("dp_rank=") {
+            let ranks = |line: Line<'_>| Some((rank(&line, "dp_rank")?, rank(&line, "tp_rank")?));
+            let sglangs = lines(text).flatten().filter(|line| line.name.starts_with("sglang:"));
+            for (dp, tp) in sglangs.filter_map(ranks) {
+                first.entry(dp).and_modify(|first: &mut u32| *first = tp.min(*first)).or_insert(tp);
+            }
+        }
+        Self { first }
+    }
+
+    /// What another rank has told.
+    pub(super) fn tells_again(&self, line: &Line<'_>) -> bool {
+        if !line.name.starts_with("sglang:") {
+            return false;
+        }
+        let first = rank(line, "dp_rank").and_then(|dp| self.first.get(&dp)).copied().unwrap_or(0);
+        let is_other = |name, first| rank(line, name).is_some_and(|rank| rank != first);
+        is_other("tp_rank", first) || is_other("pp_rank", 0)
+    }
+}
+
+fn rank(line: &Line<'_>, label: &str) -> Option<u32> {
+    line.label(label)?.parse().ok()
 }
 
 /// The stack by the first of its metrics; empty when none is of a known one.

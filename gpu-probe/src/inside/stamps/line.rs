@@ -6,8 +6,8 @@ use tailcliff_proto::v1;
 
 use crate::inside::otlp::cut;
 
-/// A number above it is of nanoseconds: as seconds it would lie three million years away, as nanoseconds in 1970.
-const LEAST_NS: u64 = 100_000_000_000_000;
+/// A number above it is of nanoseconds, from 1973 on; today's microseconds lie far below.
+const LEAST_NS: u64 = 100_000_000_000_000_000;
 /// Seconds beyond the year 2286 are no seconds, but milli- or microseconds.
 const MOST_S: f64 = 1e10;
 
@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn what_is_no_line_is_none() {
-        for bad in ["-1", "1795336038889", "1e300", "\"soon\"", "true", "1e11"] {
+        let other_units = ["1795336038889", "1795336038889845", "1.795336038889845e15"];
+        for bad in other_units.into_iter().chain(["-1", "1e300", "\"soon\"", "true", "1e11"]) {
             assert_eq!(enqueued(bad), None, "{bad}");
         }
         let lines =

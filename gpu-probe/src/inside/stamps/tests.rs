@@ -76,16 +76,40 @@ fn truncation_and_rotation_are_followed() {
     File::create(&scene.path).unwrap();
     scene.append("two\n");
     assert_eq!(look(&mut follower, &scene.path), ["BAD", "two"], "the half line is gone");
-    // Rotated: what was written to the old one after the last look is read first, its unfinished last line as it is.
-    scene.append("three\nfour");
+    // Rotated: what was written to the old one after the last look is read first.
+    scene.append("three\n");
     std::fs::rename(&scene.path, scene.dir.path().join("stamps.1")).unwrap();
+    scene.append("four\n");
+    assert_eq!(look(&mut follower, &scene.path), ["three", "four"]);
     scene.append("five\n");
-    assert_eq!(look(&mut follower, &scene.path), ["three", "four", "five"]);
+    assert_eq!(look(&mut follower, &scene.path), ["five"]);
     // Removed, and there again.
     std::fs::remove_file(&scene.path).unwrap();
     assert!(look(&mut follower, &scene.path).is_empty());
     scene.append("six\n");
     assert_eq!(look(&mut follower, &scene.path), ["six"]);
+}
+
+#[test]
+fn a_server_that_has_not_noticed_a_rotation_loses_nothing() {
+    let scene = Scene::new();
+    scene.append("old\n");
+    let mut follower = Follower::at_end(&scene.path);
+    let mut writer = OpenOptions::new().append(true).open(&scene.path).unwrap();
+    std::fs::rename(&scene.path, scene.dir.path().join("stamps.1")).unwrap();
+    assert!(look(&mut follower, &scene.path).is_empty());
+    // Its name is not taken again yet, then is.
+    writer.write_all(b"one\ntw").unwrap();
+    assert_eq!(look(&mut follower, &scene.path), ["one"]);
+    scene.append("new\n");
+    writer.write_all(b"o\nthree").unwrap();
+    assert_eq!(look(&mut follower, &scene.path), ["two", "new"]);
+    // It is left in the end: its unfinished last line as it is.
+    let rest: Vec<String> = (0..follow::LAST_LOOKS).flat_map(|_| look(&mut follower, &scene.path)).collect();
+    assert_eq!(rest, ["three"]);
+    writer.write_all(b"four\n").unwrap();
+    scene.append("newer\n");
+    assert_eq!(look(&mut follower, &scene.path), ["newer"]);
 }
 
 #[test]
@@ -169,4 +193,30 @@ async fn what_cannot_be_read_is_told_once() {
     let told = heard.told.try_recv().unwrap();
     assert!(told.contains("failed to read stamps") && told.contains("no file"), "{told}");
     assert!(heard.told.try_recv().is_err());
+}
+
+/// What is told at the end of a file of so many bytes in lines, and how many lines were read.
+async fn told_of(bytes: Option<usize>) -> (Vec<String>, usize) {
+    let scene = Scene::new();
+    let mut heard = Heard::new(256 << 20);
+    let mut tail = Tail::new(&scene.path, heard.sink.clone());
+    let each = line("a");
+    if let Some(bytes) = bytes {
+        scene.append(&each.repeat(bytes / each.len()));
+    }
+    tail.finish().await;
+    drop(tail);
+    let told = std::iter::from_fn(|| heard.told.try_recv().ok()).collect();
+    (told, heard.all().server_stamps.len())
+}
+
+#[tokio::test]
+async fn at_the_end_what_was_not_read_or_never_there_is_told() {
+    assert_eq!(told_of(Some(0)).await, (Vec::new(), 0));
+    let (told, lines) = told_of(Some(3 << 20)).await;
+    assert_eq!((told, lines), (Vec::new(), (3 << 20) / line("a").len()));
+    let (told, lines) = told_of(Some(70 << 20)).await;
+    assert!(told.len() == 1 && told[0].contains("bytes of stamps") && lines > 0, "{told:?}");
+    let (told, _) = told_of(None).await;
+    assert!(told.len() == 1 && told[0].contains("never was a file"), "{told:?}");
 }

@@ -14,6 +14,8 @@ use super::message::Exported;
 const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// How long an endpoint may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The type of the detail in which a status says when to try again.
+const RETRY_INFO: &[u8] = b"google.rpc.RetryInfo";
 /// Most of an answer that is read.
 const MOST_ANSWER: u64 = 64 * 1024;
 
@@ -65,14 +67,22 @@ async fn call<M: Message + 'static>(channel: Channel, message: M) -> Result<Expo
     client.ready().await.map_err(|_| Failed::Unreached)?;
     let codec = tonic_prost::ProstCodec::<M, Exported>::default();
     let answer = client.unary(tonic::Request::new(message), PathAndQuery::from_static(METHOD), codec).await;
-    // What OTLP calls retryable.
+    answer
+        .map(tonic::Response::into_inner)
+        .map_err(|status| if is_retryable(&status) { Failed::Unreached } else { Failed::Refused })
+}
+
+/// As OTLP has it: who has no room is tried again only where it says when.
+fn is_retryable(status: &tonic::Status) -> bool {
     use tonic::Code::{
         Aborted, Cancelled, DataLoss, DeadlineExceeded, OutOfRange, ResourceExhausted, Unavailable,
     };
-    let again = [Aborted, Cancelled, DataLoss, DeadlineExceeded, OutOfRange, ResourceExhausted, Unavailable];
-    answer
-        .map(tonic::Response::into_inner)
-        .map_err(|status| if again.contains(&status.code()) { Failed::Unreached } else { Failed::Refused })
+    let says_when = || status.details().windows(RETRY_INFO.len()).any(|part| part == RETRY_INFO);
+    match status.code() {
+        Aborted | Cancelled | DataLoss | DeadlineExceeded | OutOfRange | Unavailable => true,
+        ResourceExhausted => says_when(),
+        _ => false,
+    }
 }
 
 async fn post(authority: &str, path: &str, body: &[u8]) -> Result<Exported, Failed> {
@@ -110,6 +120,17 @@ fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_no_room_is_tried_again_only_where_it_says_when() {
+        use tonic::{Code, Status};
+        assert!(is_retryable(&Status::new(Code::Unavailable, "")));
+        assert!(!is_retryable(&Status::new(Code::InvalidArgument, "")));
+        assert!(!is_retryable(&Status::new(Code::ResourceExhausted, "")));
+        let details = b"\x08\x08\x1a\x2a\n(type.googleapis.com/google.rpc.RetryInfo";
+        let says_when = Status::with_details(Code::ResourceExhausted, "", details.as_slice().into());
+        assert!(is_retryable(&says_when));
+    }
 
     #[test]
     fn an_answer_is_read_or_refused() {

@@ -42,59 +42,14 @@ pub(crate) fn row(bench: &Bench) -> anyhow::Result<()> {
 /// Percent of a core that the probe's process takes under load, and the spans that came to it.
 fn percent(bench: &Bench, inside: bool) -> anyhow::Result<(f64, u64)> {
     let dir = bench.dir.path().join("inside");
+    let run = dir.join("run");
     let otlp = format!("127.0.0.1:{}", free_port()?);
-    let endpoint = format!("grpc://{otlp}");
-    let mut args =
-        vec!["--listen", "127.0.0.1:0", "--timing", "paced", "--paced-ttft-ms", "5", "--paced-itl-ms", "2"];
-    if inside {
-        args.extend(["--otlp-endpoint", &endpoint, "--otlp-delay-ms", "1000"]);
-    }
-    let server = Role::start(&bench.binary, "model-sim", &args)?;
+    let server = server(bench, inside.then_some(&otlp))?;
     let address = server.line("listening on ")?;
-    let (run, rate) = (dir.join("run"), SPANS_PER_S.to_string());
-    let length = format!("{}s", bench.seconds + REST_S);
-    let run_dir = run.to_str().context("odd path")?;
-    let mut coordinator = Role::start_heard(
-        Command::new(&bench.binary),
-        "tailcliff",
-        &[
-            "coordinate",
-            "--listen",
-            "127.0.0.1:0",
-            "--url",
-            &address,
-            "--model",
-            "sim",
-            "--ignore-eos",
-            "--output-len",
-            "5",
-            "--request-rate",
-            &rate,
-            "--duration",
-            &length,
-            "--agents",
-            "1",
-            "--probes",
-            "1",
-            "--output-dir",
-            run_dir,
-        ],
-    )?;
+    let mut coordinator = coordinator(bench, &address, run.to_str().context("odd path")?)?;
     let listening = coordinator.announced("listening on ")?;
     let to = listening.split(',').next().context("no address")?;
-    let metrics = format!("http://{address}/metrics");
-    let mut args = vec!["--coordinator", to, "--name", "probe"];
-    if inside {
-        args.extend([
-            "--otlp-listen",
-            &otlp,
-            "--server-metrics",
-            &metrics,
-            "--server-metrics-interval",
-            "100ms",
-        ]);
-    }
-    let probe = Role::start(&bench.binary, "gpu-probe", &args)?;
+    let probe = probe(bench, to, inside.then_some((&otlp, &format!("http://{address}/metrics"))))?;
     let agent = Role::start(&bench.binary, "agent", &["--coordinator", to, "--shards", "1"])?;
     std::thread::sleep(SETTLED);
     let (from, before) = (HostClock.now(), cpu_ns(probe.pid())?);
@@ -107,6 +62,57 @@ fn percent(bench: &Bench, inside: bool) -> anyhow::Result<(f64, u64)> {
     let spans = summary["inside"]["spans"].as_u64().unwrap_or(0);
     ensure!(spans > 0 || !inside, "no span came");
     Ok((100.0 * cpu / took as f64, spans))
+}
+
+/// A server that exports its spans to `otlp`, if there is one.
+fn server(bench: &Bench, otlp: Option<&String>) -> anyhow::Result<Role> {
+    let mut args =
+        vec!["--listen", "127.0.0.1:0", "--timing", "paced", "--paced-ttft-ms", "5", "--paced-itl-ms", "2"];
+    let endpoint = otlp.map(|otlp| format!("grpc://{otlp}"));
+    if let Some(endpoint) = &endpoint {
+        args.extend(["--otlp-endpoint", endpoint, "--otlp-delay-ms", "1000"]);
+    }
+    Ok(Role::start(&bench.binary, "model-sim", &args)?)
+}
+
+/// A run of so many requests a second for as long as the bench takes.
+fn coordinator(bench: &Bench, address: &str, run_dir: &str) -> anyhow::Result<Role> {
+    let rate = SPANS_PER_S.to_string();
+    let length = format!("{}s", bench.seconds + REST_S);
+    let load = ["--request-rate", &rate, "--duration", &length, "--ignore-eos", "--output-len", "5"];
+    let others = [
+        "coordinate",
+        "--listen",
+        "127.0.0.1:0",
+        "--url",
+        address,
+        "--model",
+        "sim",
+        "--agents",
+        "1",
+        "--probes",
+        "1",
+        "--output-dir",
+        run_dir,
+    ];
+    let args = [&others[..], &load].concat();
+    Ok(Role::start_heard(Command::new(&bench.binary), "tailcliff", &args)?)
+}
+
+/// A probe that joins `to`, and where the server's inside is to be seen: where spans come, and where metrics are.
+fn probe(bench: &Bench, to: &str, inside: Option<(&String, &String)>) -> anyhow::Result<Role> {
+    let mut args = vec!["--coordinator", to, "--name", "probe"];
+    if let Some((otlp, metrics)) = inside {
+        args.extend([
+            "--otlp-listen",
+            otlp,
+            "--server-metrics",
+            metrics,
+            "--server-metrics-interval",
+            "100ms",
+        ]);
+    }
+    Ok(Role::start(&bench.binary, "gpu-probe", &args)?)
 }
 
 /// CPU time of a process since it began, ns.
