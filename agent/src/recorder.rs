@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_out_traces_first_and_all_is_counted() {
-        let outbox = Outbox::new(1, 1_300_000);
+        let outbox = Outbox::new(1, 1_500_000);
         let mut recorder = Recorder::new(0, 0, outbox.clone());
         let all = 3_000;
         for number in 0..all {
