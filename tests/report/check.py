@@ -170,13 +170,16 @@ def with_inside(data, one, three):
     inside = {"joined": 30, "unmatched": 10, "sources": [{"source": "spans", "requests": 30}], "servers": [{"server": "probe: <b>sim", "requests": 30}],
               "front_ms": 1.8, "front_share": 0.06, "impossible": 2, "unplaced": 1, "bound_us": 40, "worst_bound_us": 90, "delivery_ms": 0.3,
               "parts": [part(name, hows.get(name, "measured")) for name in names if name in values]}
+    # What the simulated server itself told of the run is another story.
+    for level in data["summary"]["levels"]:
+        level["inside"] = level["server"] = None
     one["inside"] = inside
     three["inside"] = {**inside, "front_ms": None, "bound_us": None, "parts": [part(n, "inferred" if n == "queue" else "measured") for n in ("write", "queue", "prefill", "decode")]}
     cross = {"of": "ttft", "server_count": 30, "client_count": 30, "server_mean_ms": 10, "client_mean_ms": 11.5, "difference_ms": 1.5, "server_p95_ms": [10, None], "words": "as many"}
     one["server"] = {"scrapes": 9, "failed": 1, "took_ms": 3, "running": {"mean": 2, "max": 4}, "waiting": {"mean": 1, "max": 3}, "kv_usage": {"mean": 0.3, "max": 0.5},
                      "preemptions": 2, "cache_hit": 0.25, "spec_accepted": None, "named": [{"series": 'a{b="<i>"}', "mean": 1, "max": 2}],
                      "cross": [cross, {**cross, "of": "queue", "client_mean_ms": None, "difference_ms": None, "server_p95_ms": None}], "notes": ["one scrape failed <b>"]}
-    tally = {key: 0 for key in ("received", "over_rate", "without_ids", "without_room", "malformed", "turned_away", "lines", "bad_lines")}
+    tally = {key: 0 for key in ("received", "over_rate", "without_ids", "without_room", "malformed", "put_off", "turned_away", "lines", "bad_lines")}
     data["summary"]["inside"] = {"spans": 70, "unmatched_spans": 3, "told_twice": 1, "tallies": [{"probe": "p", **tally}], "wall_steps": [{"probe": "p", "by_ms": -2000, "t_s": 5}], "warnings": []}
     for nth, row in enumerate(row for row in data["waterfall"] if row["outcome"] == "completed"):
         whole = row["stamps_ms"][8]
