@@ -64,6 +64,8 @@ fn tell(level: &mut Seen, truth: &model_sim::WorldLevel, warmup_ns: i64) {
     level.server = Some(ServerSeen {
         preemptions: Some(truth.preemptions as f64),
         delivery_ns: (count > 0.0).then_some(of_last.max(late / count)),
+        // One virtual clock stamps both.
+        delivery_bound_ns: Some(0.0),
         ..ServerSeen::default()
     });
 }
