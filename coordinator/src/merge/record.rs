@@ -3,6 +3,16 @@
 
 use tailcliff_proto::v1::{Outcome, RequestRecord};
 
+use crate::stored::Incarnation;
+
+/// Agent, level, stream, number and attempt: one try of a request. A name does not tell two lives of one agent apart.
+pub(crate) type Try = (Incarnation, u32, u32, u64, u32);
+
+/// Which try a record of agent `of` is of.
+pub(crate) fn one_try(of: Incarnation, record: &RequestRecord) -> Try {
+    (of, record.level, record.stream, record.request, record.attempt)
+}
+
 /// How it ended; a value this build does not know counts as incomplete.
 pub(crate) fn outcome(record: &RequestRecord) -> Outcome {
     Outcome::try_from(record.outcome)

@@ -12,16 +12,10 @@ use super::pick::{Pick, key};
 use super::requests::labels;
 use super::wire::{Arg, Args, Track, Writer};
 use crate::inside::{Joined, Part};
+use crate::merge::record::{Try, one_try};
 use crate::merge::tally::of_kind;
 use crate::report::waterfall;
 use crate::stored::{Incarnation, RunData};
-
-/// A request: its agent, level, stream, number and try.
-type One = (Incarnation, u32, u32, u64, u32);
-
-fn one(of: Incarnation, record: &RequestRecord) -> One {
-    (of, record.level, record.stream, record.request, record.attempt)
-}
 
 /// What a server told of one request.
 #[derive(Debug)]
@@ -35,18 +29,18 @@ pub(super) struct Side {
 
 /// The server's sides of the requests that are shown. What has no stamps, such as a reply's durations, has no place.
 #[derive(Debug, Default)]
-pub(super) struct Sides(BTreeMap<One, Side>);
+pub(super) struct Sides(BTreeMap<Try, Side>);
 
 impl Sides {
     pub(super) fn take(&mut self, joined: &Joined<'_>, clock: &Clock<'_>, pick: &Pick) {
         if pick.shows(key(joined.of, joined.record)) {
             let side = side(joined, clock);
-            self.0.extend(side.map(|side| (one(joined.of, joined.record), side)));
+            self.0.extend(side.map(|side| (one_try(joined.of, joined.record), side)));
         }
     }
 
     pub(super) fn of(&self, of: Incarnation, record: &RequestRecord) -> Option<&Side> {
-        self.0.get(&one(of, record))
+        self.0.get(&one_try(of, record))
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tailcliff_proto::v1::{Outcome, Phase, RequestRecord};
 
 use crate::inside::Joined;
-use crate::merge::record;
+use crate::merge::record::{self, Try, one_try};
 use crate::report::text::{json_ms, json_us, number};
 use crate::report::waterfall::impossible_parts;
 use crate::stored::Incarnation;
@@ -22,31 +22,24 @@ const OF_A_KIND: usize = 14;
 /// Longest text of an error that is shown, characters.
 const ERROR: usize = 200;
 
-/// Agent, level, stream, number and try: one request.
-type Key = (Incarnation, u32, u32, u64, u32);
-
-fn key(of: Incarnation, record: &RequestRecord) -> Key {
-    (of, record.level, record.stream, record.request, record.attempt)
-}
-
 /// Requests chosen so far.
 #[derive(Debug)]
 pub(super) struct Waterfall {
     each: usize,
     levels: BTreeMap<u32, [Chosen; 3]>,
     /// What the server told of the chosen; null of those of which nothing came.
-    joined: BTreeMap<Key, Value>,
+    joined: BTreeMap<Try, Value>,
 }
 
 /// Those with the largest keys.
 #[derive(Debug, Default)]
 struct Chosen {
-    all: BTreeMap<(u64, u64), (Key, Value)>,
+    all: BTreeMap<(u64, u64), (Try, Value)>,
 }
 
 impl Chosen {
     /// Makes the request's description only when it is to be kept.
-    fn offer(&mut self, key: (u64, u64), most: usize, describe: impl FnOnce() -> (Key, Value)) {
+    fn offer(&mut self, key: (u64, u64), most: usize, describe: impl FnOnce() -> (Try, Value)) {
         if self.all.len() >= most && self.all.keys().next().is_none_or(|least| *least >= key) {
             return;
         }
@@ -71,7 +64,7 @@ impl Waterfall {
         let measured = u64::from(record.phase == Phase::Measured as i32) << 63;
         let lot =
             mixed(mixed(number) ^ agent.len() as u64 ^ record.intended_raw_ns.unsigned_abs()) >> 1 | measured;
-        let describe = |why: &'static str| move || (key(of, record), one(life, record, agent, why));
+        let describe = |why: &'static str| move || (one_try(of, record), one(life, record, agent, why));
         let length = life.done_ns.saturating_sub(life.intended_ns).max(0).unsigned_abs() | measured;
         match record::outcome(record) {
             Outcome::Completed => {
@@ -90,7 +83,7 @@ impl Waterfall {
 
     /// What the server told of a request, if that is one of the chosen.
     pub(super) fn join(&mut self, of: &Joined<'_>) {
-        if let Some(place) = self.joined.get_mut(&key(of.of, of.record)) {
+        if let Some(place) = self.joined.get_mut(&one_try(of.of, of.record)) {
             *place = inside(of);
         }
     }
@@ -99,7 +92,7 @@ impl Waterfall {
     pub(super) fn json(&self, axis: Axis) -> Value {
         let mut rows = Vec::new();
         for chosen in self.levels.values() {
-            let mut level: Vec<&(Key, Value)> = Vec::new();
+            let mut level: Vec<&(Try, Value)> = Vec::new();
             for row in chosen.iter().flat_map(|chosen| chosen.all.values()) {
                 if !level.iter().any(|other| other.0 == row.0) {
                     level.push(row);
